@@ -1,0 +1,1 @@
+//! Calico's objects as types.

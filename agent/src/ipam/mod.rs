@@ -1,0 +1,1 @@
+//! Address management on Calico's records.

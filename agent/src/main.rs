@@ -1,0 +1,3 @@
+//! The margay binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The cluster in plain types.

@@ -1,0 +1,1 @@
+//! The speaker joined to the model.

@@ -1,0 +1,5 @@
+//! The daemon's sockets.
+
+pub mod admin;
+pub mod cni;
+pub mod control;

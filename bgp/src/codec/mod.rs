@@ -1,0 +1,1 @@
+//! Messages between octets and types.

@@ -1,0 +1,1 @@
+//! Best path selection (RFC 4271 §9.1.2).

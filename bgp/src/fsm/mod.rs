@@ -1,0 +1,1 @@
+//! The session of one neighbour (RFC 4271 §8).

@@ -1,0 +1,1 @@
+//! Graceful restart (RFC 4724).

@@ -1,0 +1,1 @@
+//! What a speaker tells of itself.

@@ -1,0 +1,1 @@
+//! The speaker on tokio sockets.
