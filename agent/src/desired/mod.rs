@@ -1,1 +1,3 @@
 //! What the kernel and the speaker should hold.
+
+pub mod state;
