@@ -16,7 +16,9 @@ impl DirectoryStore {
     /// # Errors
     /// When it cannot be created or read.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { path: path.to_owned() })
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
     /// The directory.
@@ -26,7 +28,10 @@ impl DirectoryStore {
     }
 
     fn absent(&self) -> StoreError {
-        StoreError::Unavailable { place: self.path.display().to_string(), reason: "not yet".to_owned() }
+        StoreError::Unavailable {
+            place: self.path.display().to_string(),
+            reason: "not yet".to_owned(),
+        }
     }
 
     pub(super) async fn get(&self, _: Kind, _: &str) -> Result<Option<Object>, StoreError> {

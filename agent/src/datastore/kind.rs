@@ -44,7 +44,8 @@ macro_rules! kinds {
 const CALICO: &str = "projectcalico.org/v3";
 
 /// Why a policy kind is listed as unsupported.
-const POLICY: Option<&str> = Some("network policy is not enforced: traffic it would deny is allowed");
+const POLICY: Option<&str> =
+    Some("network policy is not enforced: traffic it would deny is allowed");
 const STAGED: Option<&str> = Some("staged policies are not evaluated");
 const SETS: Option<&str> = Some("network sets serve network policy, which is not enforced");
 
@@ -179,7 +180,10 @@ mod tests {
     #[test]
     fn nodes_of_kubernetes_and_calico_are_one_kind() {
         assert_eq!(Kind::from_api("v1", "Node"), Some(Kind::Node));
-        assert_eq!(Kind::from_api("projectcalico.org/v3", "Node"), Some(Kind::Node));
+        assert_eq!(
+            Kind::from_api("projectcalico.org/v3", "Node"),
+            Some(Kind::Node)
+        );
     }
 
     #[test]
@@ -191,7 +195,8 @@ mod tests {
 
     #[test]
     fn plurals_are_distinct() {
-        let plurals: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
+        let plurals: std::collections::BTreeSet<_> =
+            Kind::ALL.iter().map(|kind| kind.plural()).collect();
         assert_eq!(plurals.len(), Kind::ALL.len());
     }
 }

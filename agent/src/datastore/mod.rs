@@ -25,8 +25,6 @@ pub use directory::DirectoryStore;
 pub use kind::Kind;
 pub use queue::Watch;
 
-pub(crate) use queue::{Publisher, watch_channel};
-
 /// One object of the cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
@@ -62,7 +60,8 @@ impl Object {
             if let Some(metadata) = metadata.as_object_mut() {
                 match name.split_once('/') {
                     Some((namespace, name)) => {
-                        metadata.insert("namespace".to_owned(), Value::String(namespace.to_owned()));
+                        metadata
+                            .insert("namespace".to_owned(), Value::String(namespace.to_owned()));
                         metadata.insert("name".to_owned(), Value::String(name.to_owned()));
                     }
                     None => {
@@ -106,7 +105,9 @@ pub enum StoreError {
         name: String,
     },
     /// Update or delete: the object is another version than the caller read.
-    #[error("{kind} {name} was changed by somebody else: expected version {expected}, found {found}")]
+    #[error(
+        "{kind} {name} was changed by somebody else: expected version {expected}, found {found}"
+    )]
     Conflict {
         /// Of which kind.
         kind: Kind,

@@ -112,7 +112,9 @@ impl RouteKey {
 impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.prefix)?;
-        if self.metric != 0 && !(self.metric == IPV6_DEFAULT_METRIC && matches!(self.prefix, Prefix::V6(_))) {
+        if self.metric != 0
+            && !(self.metric == IPV6_DEFAULT_METRIC && matches!(self.prefix, Prefix::V6(_)))
+        {
             write!(f, " metric {}", self.metric)?;
         }
         if self.tos != 0 {
@@ -662,7 +664,10 @@ pub trait Kernel: Send + Sync + 'static {
     fn events(&self) -> Result<tokio::sync::mpsc::Receiver<KernelEvent>, KernelError>;
 
     /// All routes a filter lets through, normalised.
-    fn routes(&self, filter: RouteFilter) -> impl Future<Output = Result<Vec<(RouteKey, Route)>, KernelError>> + Send;
+    fn routes(
+        &self,
+        filter: RouteFilter,
+    ) -> impl Future<Output = Result<Vec<(RouteKey, Route)>, KernelError>> + Send;
 
     /// Applies changes in order, one result each: a failing one does not hold up the others.
     ///
@@ -683,16 +688,25 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Makes a VXLAN device exist as described, deleting one of that name that differs. Returns whether it was
     /// created, in which case its neighbours, forwarding entries, addresses and routes are gone.
-    fn ensure_vxlan(&self, spec: &VxlanSpec) -> impl Future<Output = Result<bool, KernelError>> + Send;
+    fn ensure_vxlan(
+        &self,
+        spec: &VxlanSpec,
+    ) -> impl Future<Output = Result<bool, KernelError>> + Send;
 
     /// Removes a link; one that is gone is no error.
     fn delete_link(&self, name: &str) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Sets a link's MTU and brings it up.
-    fn set_link_up(&self, name: &str, mtu: u32) -> impl Future<Output = Result<(), KernelError>> + Send;
+    fn set_link_up(
+        &self,
+        name: &str,
+        mtu: u32,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Every address of every interface, link-local ones included.
-    fn addresses(&self) -> impl Future<Output = Result<BTreeMap<String, Vec<InterfaceAddress>>, KernelError>> + Send;
+    fn addresses(
+        &self,
+    ) -> impl Future<Output = Result<BTreeMap<String, Vec<InterfaceAddress>>, KernelError>> + Send;
 
     /// Adds and removes addresses of an interface.
     fn change_addresses(
@@ -702,7 +716,10 @@ pub trait Kernel: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Permanent neighbours of an interface.
-    fn neighbours(&self, interface: &str) -> impl Future<Output = Result<Vec<Neighbour>, KernelError>> + Send;
+    fn neighbours(
+        &self,
+        interface: &str,
+    ) -> impl Future<Output = Result<Vec<Neighbour>, KernelError>> + Send;
 
     /// Sets and removes permanent neighbours. Returns the first error after trying all.
     fn change_neighbours(
@@ -712,7 +729,10 @@ pub trait Kernel: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Permanent forwarding entries of a VXLAN interface that name a destination.
-    fn fdb(&self, interface: &str) -> impl Future<Output = Result<Vec<FdbEntry>, KernelError>> + Send;
+    fn fdb(
+        &self,
+        interface: &str,
+    ) -> impl Future<Output = Result<Vec<FdbEntry>, KernelError>> + Send;
 
     /// Sets and removes permanent forwarding entries. Returns the first error after trying all.
     fn change_fdb(
@@ -723,16 +743,26 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Brings our packet filter table and our accept rules to what the specification says; writes nothing when they
     /// already are.
-    fn apply_filter(&self, spec: &FilterSpec) -> impl Future<Output = Result<FilterOutcome, KernelError>> + Send;
+    fn apply_filter(
+        &self,
+        spec: &FilterSpec,
+    ) -> impl Future<Output = Result<FilterOutcome, KernelError>> + Send;
 
     /// Reads a sysctl, without the final newline. Named with dots, or with slashes where an interface's
     /// name may contain dots. `None` when the kernel has no such setting.
-    fn sysctl(&self, name: &str) -> impl Future<Output = Result<Option<String>, KernelError>> + Send;
+    fn sysctl(
+        &self,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<String>, KernelError>> + Send;
 
     /// Writes a sysctl.
     ///
     /// [`KernelError::NotFound`] when the kernel has no such setting.
-    fn set_sysctl(&self, name: &str, value: &str) -> impl Future<Output = Result<(), KernelError>> + Send;
+    fn set_sysctl(
+        &self,
+        name: &str,
+        value: &str,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 }
 
 /// The unspecified address of a family.

@@ -181,10 +181,7 @@ mod tests {
 
     #[test]
     fn communities_of_two_and_three_parts_parse_and_print_alike() {
-        assert_eq!(
-            "64512:1".parse(),
-            Ok(CommunityValue::Standard(64512, 1))
-        );
+        assert_eq!("64512:1".parse(), Ok(CommunityValue::Standard(64512, 1)));
         assert_eq!(
             "4200000000:1:2".parse(),
             Ok(CommunityValue::Large(4_200_000_000, 1, 2))
@@ -194,7 +191,17 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "1", "65536:1", "1:65536", "1:2:3:4", "+1:2", "1:", "a:b", "1:2:4294967296"] {
+        for text in [
+            "",
+            "1",
+            "65536:1",
+            "1:65536",
+            "1:2:3:4",
+            "+1:2",
+            "1:",
+            "a:b",
+            "1:2:4294967296",
+        ] {
             assert!(text.parse::<CommunityValue>().is_err(), "{text}");
         }
     }

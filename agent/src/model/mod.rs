@@ -25,7 +25,7 @@ mod workload;
 
 pub use bgp::{
     BgpConfiguration, BindMode, CommunityValue, DEFAULT_AS, DEFAULT_BGP_PORT,
-    NORMAL_ROUTE_PRIORITY, PrefixAdvertisement, ProgramClusterRoutes,
+    NORMAL_ROUTE_PRIORITY, NotACommunity, PrefixAdvertisement, ProgramClusterRoutes,
 };
 pub use block::Block;
 pub use felix::{FelixConfiguration, NatExclusions, ServiceLoopPrevention};

@@ -32,6 +32,9 @@ mod tests {
 
     #[test]
     fn debug_prints_nothing_of_the_value() {
-        assert_eq!(format!("{:?}", SecretValue::new("hunter2")), "SecretValue(..)");
+        assert_eq!(
+            format!("{:?}", SecretValue::new("hunter2")),
+            "SecretValue(..)"
+        );
     }
 }

@@ -240,7 +240,11 @@ impl<'a> Parser<'a> {
         };
         SelectorError {
             text: self.text.to_owned(),
-            column: self.text.get(..at).map_or(0, |before| before.chars().count()) + 1,
+            column: self
+                .text
+                .get(..at)
+                .map_or(0, |before| before.chars().count())
+                + 1,
             expected: expected.to_owned(),
             found,
         }
@@ -326,9 +330,7 @@ impl<'a> Parser<'a> {
             }
             return Ok(Expr::EndsWith(key, self.string()?));
         }
-        Err(self.expected(
-            "`==`, `!=`, `in`, `not in`, `contains`, `starts with` or `ends with`",
-        ))
+        Err(self.expected("`==`, `!=`, `in`, `not in`, `contains`, `starts with` or `ends with`"))
     }
 
     fn close(&mut self, symbol: &str) -> Result<(), SelectorError> {
@@ -480,7 +482,11 @@ mod tests {
 
     #[test]
     fn keys_may_be_qualified_and_start_with_a_digit() {
-        check("kubernetes.io/hostname == 'n-1'", "kubernetes.io/hostname=n-1", true);
+        check(
+            "kubernetes.io/hostname == 'n-1'",
+            "kubernetes.io/hostname=n-1",
+            true,
+        );
         check("has(3scale.net/x)", "3scale.net/x=", true);
     }
 
@@ -517,7 +523,11 @@ mod tests {
 
     #[test]
     fn global_is_found_wherever_it_stands() {
-        assert!(Selector::parse("has(a) || !(global())").unwrap().uses_global());
+        assert!(
+            Selector::parse("has(a) || !(global())")
+                .unwrap()
+                .uses_global()
+        );
         assert!(!Selector::parse("all()").unwrap().uses_global());
     }
 }
