@@ -1,1 +1,454 @@
-//! Configuration of a speaker.
+//! What a speaker is told to be.
+//!
+//! Everything here is parsed, defaulted and valid by type: a [`PeerConfig`] that exists can be run.
+//! The speaker compares two configurations field by field and touches only the sessions whose part differs,
+//! so equality is meaningful on every type.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::asn::Asn;
+pub use crate::codec::HoldTime;
+use crate::codec::{Community, LargeCommunity, LocalPref, Med, Role};
+use crate::family::Family;
+use crate::prefix::Prefix;
+use crate::router_id::RouterId;
+
+/// Stands in until the policy room is furnished.
+pub type Policy = ();
+
+/// The port assigned to BGP (RFC 4271 §8.2.1).
+pub const BGP_PORT: u16 = 179;
+
+/// The longest TCP-MD5 key the kernel takes, in octets (`TCP_MD5SIG_MAXKEYLEN`).
+pub const MAX_SECRET_LEN: usize = 80;
+
+/// A whole speaker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpeakerConfig {
+    /// Our AS, unless a peer is shown another one ([`PeerConfig::local_asn`]).
+    pub asn: Asn,
+    /// Our BGP Identifier (RFC 6286).
+    pub router_id: RouterId,
+    /// Our cluster as a route reflector (RFC 4456); the router ID where absent.
+    pub cluster_id: Option<RouterId>,
+    /// Where to accept connections; none at all for a speaker that only dials.
+    pub listen: Vec<SocketAddr>,
+    /// Families the speaker has tables for.
+    pub families: Vec<Family>,
+    /// Routes of our own.
+    pub originate: Vec<Originate>,
+    /// Neighbours, unique by name.
+    pub peers: Vec<PeerConfig>,
+    /// The forwarding state of an earlier life survived: R and F bits are set and selection is deferred (RFC 4724 §4.1).
+    pub restarting: bool,
+    /// How long a restarted speaker waits at most for its peers' End-of-RIB.
+    pub selection_deferral: Duration,
+    /// How many equal paths a route may have.
+    pub maximum_paths: usize,
+    /// Paths of equal length through different ASs count as equal.
+    pub multipath_relax: bool,
+}
+
+impl SpeakerConfig {
+    /// A speaker without peers, of both unicast families, with the usual defaults.
+    #[must_use]
+    pub fn new(asn: Asn, router_id: RouterId) -> Self {
+        Self {
+            asn,
+            router_id,
+            cluster_id: None,
+            listen: Vec::new(),
+            families: vec![Family::IPV4_UNICAST, Family::IPV6_UNICAST],
+            originate: Vec::new(),
+            peers: Vec::new(),
+            restarting: false,
+            selection_deferral: Duration::from_secs(120),
+            maximum_paths: 64,
+            multipath_relax: true,
+        }
+    }
+
+    /// Checks what no single field can: unique peer names and unambiguous remotes.
+    ///
+    /// # Errors
+    /// The first clash found, with the names of both peers.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut names = std::collections::BTreeSet::new();
+        let mut remotes = std::collections::BTreeMap::new();
+        for peer in &self.peers {
+            if !names.insert(peer.name.as_str()) {
+                return Err(ConfigError::DuplicateName(peer.name.clone()));
+            }
+            let key = (format!("{}", peer.remote), peer.local_address);
+            if let Some(other) = remotes.insert(key, peer.name.as_str()) {
+                return Err(ConfigError::DuplicateRemote {
+                    remote: peer.remote,
+                    first: other.to_owned(),
+                    second: peer.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a configuration cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// Two peers have one name.
+    #[error("two peers are named {0}")]
+    DuplicateName(String),
+    /// Two peers would claim the same connections.
+    #[error("peers {first} and {second} are both {remote}")]
+    DuplicateRemote {
+        /// What both claim.
+        remote: Remote,
+        /// The earlier peer's name.
+        first: String,
+        /// The later peer's name.
+        second: String,
+    },
+}
+
+/// A route this speaker brings into BGP.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Originate {
+    /// What is reachable here.
+    pub prefix: Prefix,
+    /// Where to send its traffic; this speaker where absent.
+    pub next_hop: Option<IpAddr>,
+    /// Communities the route starts with.
+    pub communities: Vec<Community>,
+    /// Large communities the route starts with.
+    pub large_communities: Vec<LargeCommunity>,
+    /// LOCAL_PREF within our AS; 100 where absent.
+    pub local_pref: Option<LocalPref>,
+    /// MULTI_EXIT_DISC towards other ASs.
+    pub med: Option<Med>,
+}
+
+impl Originate {
+    /// A route to `prefix` through this speaker, without communities.
+    #[must_use]
+    pub const fn new(prefix: Prefix) -> Self {
+        Self {
+            prefix,
+            next_hop: None,
+            communities: Vec::new(),
+            large_communities: Vec::new(),
+            local_pref: None,
+            med: None,
+        }
+    }
+}
+
+/// Whom a [`PeerConfig`] speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Remote {
+    /// One neighbour. The port is where we dial; connections from any port of the address are its own.
+    /// A link-local address carries its interface in the scope.
+    Address(SocketAddr),
+    /// Any neighbour of a range, created when it connects and forgotten when it left.
+    Range(Prefix),
+}
+
+impl Remote {
+    /// A neighbour that is never dialled because it is not known before it calls.
+    #[must_use]
+    pub const fn is_range(&self) -> bool {
+        matches!(self, Self::Range(_))
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Range(prefix) => write!(f, "{prefix}"),
+        }
+    }
+}
+
+/// One neighbour, or one range of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerConfig {
+    /// Unique key, shown to people.
+    pub name: String,
+    /// Address or range.
+    pub remote: Remote,
+    /// The AS the neighbour must show.
+    pub asn: Asn,
+    /// The AS we show it instead of the speaker's.
+    pub local_asn: Option<Asn>,
+    /// Source of our connections, and the only destination its connections may have.
+    pub local_address: Option<IpAddr>,
+    /// Never dial, only wait.
+    pub passive: bool,
+    /// It is a client of ours as route reflector.
+    pub route_reflector_client: bool,
+    /// Cluster towards this peer, where it differs from the speaker's.
+    pub cluster_id: Option<RouterId>,
+    /// Families offered to it.
+    pub families: Vec<Family>,
+    /// Offered hold time; the smaller of both sides' counts.
+    pub hold_time: HoldTime,
+    /// Explicit keepalive interval for the offered hold time; scaled when a smaller hold time is settled.
+    pub keepalive: Option<Duration>,
+    /// First pause between connection attempts; grows to a minute while they fail.
+    pub connect_retry: Duration,
+    /// First pause after a protocol error; doubles up to `idle_hold_max`.
+    pub idle_hold: Duration,
+    /// Longest pause after protocol errors.
+    pub idle_hold_max: Duration,
+    /// How long the peer's window may stay closed (RFC 9687); computed from the hold time where absent.
+    pub send_hold: Option<Duration>,
+    /// Graceful restart; off where absent.
+    pub graceful_restart: Option<GracefulRestart>,
+    /// Long-lived graceful restart; "aware" only where absent. Without [`PeerConfig::graceful_restart`] nothing is said.
+    pub long_lived: Option<LongLived>,
+    /// TCP-MD5 key (RFC 2385).
+    pub password: Option<Secret>,
+    /// GTSM: the peer is at most so many hops away (RFC 5082).
+    pub ttl_security: Option<u8>,
+    /// TTL of what we send where [`PeerConfig::ttl_security`] is absent; the system's where absent too.
+    pub ttl: Option<u8>,
+    /// What the peer is told as next hop.
+    pub next_hop: NextHopMode,
+    /// Subnets shared with the peer: next hops in them may be passed on unchanged (RFC 4271 §5.1.3).
+    pub connected_subnets: Vec<Prefix>,
+    /// How many times our own AS may occur in a received path.
+    pub allowed_local_as: u8,
+    /// What of its routes we take.
+    pub import: Arc<Policy>,
+    /// What of our routes it is told.
+    pub export: Arc<Policy>,
+    /// Limit on its prefixes per family.
+    pub maximum_prefixes: Option<MaximumPrefixes>,
+    /// Take several paths per prefix (RFC 7911).
+    pub add_path_receive: bool,
+    /// Tell it several paths per prefix (RFC 7911).
+    pub add_path_send: bool,
+    /// Offer IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Whether the session may run at all.
+    pub enabled: bool,
+    /// What the peer reads when the session is stopped (RFC 9003).
+    pub shutdown_text: Option<String>,
+    /// Smallest hold time accepted from the peer; a peer that offers none at all is taken in any case.
+    pub minimum_hold_time: HoldTime,
+    /// An external peer's paths must start with its own AS.
+    pub enforce_first_as: bool,
+    /// Accept AS_SET in its paths although RFC 9774 deprecates it.
+    pub allow_as_set: bool,
+    /// What we are to it (RFC 9234); nothing is said where absent.
+    pub role: Option<Role>,
+    /// For a range: how many neighbours may exist at once.
+    pub dynamic_limit: usize,
+}
+
+impl PeerConfig {
+    /// A neighbour with the usual defaults: 90 s hold time, graceful restart helped and asked for, paths of both
+    /// unicast families, no policy beyond the given ones.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        remote: Remote,
+        asn: Asn,
+        import: Arc<Policy>,
+        export: Arc<Policy>,
+    ) -> Self {
+        let over_ipv6 = match remote {
+            Remote::Address(address) => address.is_ipv6(),
+            Remote::Range(prefix) => prefix.family() == Family::IPV6_UNICAST,
+        };
+        Self {
+            name: name.into(),
+            remote,
+            asn,
+            local_asn: None,
+            local_address: None,
+            passive: false,
+            route_reflector_client: false,
+            cluster_id: None,
+            families: vec![Family::IPV4_UNICAST, Family::IPV6_UNICAST],
+            hold_time: HoldTime::default(),
+            keepalive: None,
+            connect_retry: Duration::from_secs(5),
+            idle_hold: Duration::from_secs(1),
+            idle_hold_max: Duration::from_secs(60),
+            send_hold: None,
+            graceful_restart: Some(GracefulRestart::default()),
+            long_lived: None,
+            password: None,
+            ttl_security: None,
+            ttl: None,
+            next_hop: NextHopMode::Auto,
+            connected_subnets: Vec::new(),
+            allowed_local_as: 0,
+            import,
+            export,
+            maximum_prefixes: None,
+            add_path_receive: true,
+            add_path_send: false,
+            extended_next_hop: over_ipv6,
+            enabled: true,
+            shutdown_text: None,
+            minimum_hold_time: HoldTime::NONE,
+            enforce_first_as: true,
+            allow_as_set: false,
+            role: None,
+            dynamic_limit: 10_000,
+        }
+    }
+
+    /// Whether we only wait: configured so, or there is no address to dial.
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        self.passive || self.remote.is_range()
+    }
+
+    /// Whether `other` needs another TCP connection or other OPENs than `self`: what differs is part of the session itself,
+    /// not of the routes carried over it.
+    #[must_use]
+    pub fn needs_new_session(&self, other: &Self) -> bool {
+        // Passwords are changed under a running session (both ends converge by retransmission), so they do not count.
+        self.remote != other.remote
+            || self.asn != other.asn
+            || self.local_asn != other.local_asn
+            || self.local_address != other.local_address
+            || self.families != other.families
+            || self.hold_time != other.hold_time
+            || self.keepalive != other.keepalive
+            || self.graceful_restart != other.graceful_restart
+            || self.long_lived != other.long_lived
+            || self.ttl_security != other.ttl_security
+            || self.ttl != other.ttl
+            || self.add_path_receive != other.add_path_receive
+            || self.add_path_send != other.add_path_send
+            || self.extended_next_hop != other.extended_next_hop
+            || self.minimum_hold_time != other.minimum_hold_time
+            || self.enforce_first_as != other.enforce_first_as
+            || self.allow_as_set != other.allow_as_set
+            || self.role != other.role
+    }
+}
+
+/// A key that never shows: neither `Debug` nor any other trait prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<[u8]>);
+
+impl Secret {
+    /// From the octets of a password.
+    ///
+    /// # Errors
+    /// An empty key would mean no protection, and the kernel takes no more than [`MAX_SECRET_LEN`] octets.
+    pub fn new(octets: impl AsRef<[u8]>) -> Result<Self, SecretError> {
+        let octets = octets.as_ref();
+        if octets.is_empty() {
+            Err(SecretError::Empty)
+        } else if octets.len() > MAX_SECRET_LEN {
+            Err(SecretError::TooLong(octets.len()))
+        } else {
+            Ok(Self(octets.into()))
+        }
+    }
+
+    /// The key itself, for the socket option and nothing else.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Why octets are no usable key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SecretError {
+    /// No octets.
+    #[error("an empty password protects nothing")]
+    Empty,
+    /// More octets than the kernel takes.
+    #[error("a password of {0} octets is longer than 80")]
+    TooLong(usize),
+}
+
+/// Graceful restart with one peer (RFC 4724, RFC 8538).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GracefulRestart {
+    /// How long the peer may wait for us to come back; the wire carries 12 bits of seconds.
+    pub restart_time: Duration,
+    /// How long we keep its routes at most, from the loss to its End-of-RIB.
+    pub stale_time: Duration,
+}
+
+impl GracefulRestart {
+    /// The longest restart time a capability can carry.
+    pub const MAX_RESTART_TIME: Duration = Duration::from_secs(4095);
+}
+
+impl Default for GracefulRestart {
+    fn default() -> Self {
+        Self {
+            restart_time: Duration::from_secs(120),
+            stale_time: Duration::from_secs(180),
+        }
+    }
+}
+
+/// Long-lived graceful restart with one peer (RFC 9494).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LongLived {
+    /// What we ask of the peer, and the most it gets of us.
+    pub stale_time: Duration,
+}
+
+/// What a peer is told as next hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NextHopMode {
+    /// As RFC 4271 §5.1.3: unchanged inside the AS, ourselves or a third party on a shared subnet outside.
+    #[default]
+    Auto,
+    /// Always ourselves.
+    SelfAddress,
+    /// Always unchanged.
+    Keep,
+}
+
+/// How many prefixes of each family a peer may announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MaximumPrefixes {
+    /// The most that is tolerated.
+    pub limit: usize,
+    /// Only count and warn.
+    pub warning_only: bool,
+    /// How long the session rests after it was closed for this; for good where absent.
+    pub restart: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_does_not_show_in_debug_output() {
+        let secret = Secret::new("hunter2").expect("a usable key");
+        assert_eq!(format!("{secret:?}"), "Secret");
+    }
+
+    #[test]
+    fn a_secret_is_neither_empty_nor_longer_than_the_kernel_takes() {
+        assert_eq!(Secret::new(""), Err(SecretError::Empty));
+        assert_eq!(Secret::new([7; 81]), Err(SecretError::TooLong(81)));
+        assert!(Secret::new([7; 80]).is_ok());
+    }
+}

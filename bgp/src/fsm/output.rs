@@ -1,0 +1,170 @@
+//! What a neighbour's machine asks of its surroundings.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::event::Direction;
+use super::state::State;
+use crate::asn::Asn;
+use crate::codec::{
+    Capability, CodecContext, GracefulRestartCapability, HoldTime, LongLivedFamily, Notification,
+    Role, RouteRefresh, Update,
+};
+use crate::family::Family;
+use crate::router_id::RouterId;
+
+/// One request or piece of news; drained with `Peer::poll_output` in order.
+#[derive(Debug)]
+pub enum PeerOutput {
+    /// Dial the neighbour; answered by `ConnectionUp` or `ConnectionFailed` of [`Direction::Outgoing`].
+    Connect,
+    /// Write these octets.
+    Send {
+        /// On which connection.
+        direction: Direction,
+        /// Whole messages.
+        bytes: Bytes,
+    },
+    /// Close a connection, or give up dialling it. Nothing more is to be reported of it.
+    Close {
+        /// Which connection.
+        direction: Direction,
+        /// Write out what is queued and let the peer read it before the socket goes.
+        linger: bool,
+    },
+    /// The OPENs settled how messages are read from here on; the connection waits for this after an OPEN.
+    UseContext {
+        /// On which connection.
+        direction: Direction,
+        /// How to decode.
+        context: CodecContext,
+        /// Send a KEEPALIVE so often, the first one an interval from now; none where absent.
+        keepalive_interval: Option<Duration>,
+    },
+    /// A session is up.
+    Established(Arc<Negotiated>),
+    /// The session that was up is down.
+    Down(DownReason),
+    /// Routes from the Established session.
+    Update(Update),
+    /// A request for our routes, or a marker of enhanced refresh, from the Established session.
+    RouteRefresh(RouteRefresh),
+    /// The state people see changed.
+    StateChanged {
+        /// Before.
+        from: State,
+        /// Now.
+        to: State,
+    },
+}
+
+/// What two OPENs and the connection they travelled on settled.
+#[derive(Clone, Debug)]
+pub struct Negotiated {
+    /// Whose connection it is.
+    pub direction: Direction,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The neighbour's end.
+    pub remote: SocketAddr,
+    /// The AS we showed.
+    pub local_asn: Asn,
+    /// The neighbour's AS.
+    pub peer_asn: Asn,
+    /// The neighbour's BGP Identifier.
+    pub peer_router_id: RouterId,
+    /// Families both sides offered, in our order.
+    pub families: Vec<Family>,
+    /// How messages are read and written.
+    pub context: CodecContext,
+    /// The smaller of both hold times.
+    pub hold_time: HoldTime,
+    /// How often we send KEEPALIVEs.
+    pub keepalive_interval: Option<Duration>,
+    /// The neighbour is in another AS.
+    pub external: bool,
+    /// Its graceful restart capability, where we have graceful restart on as well.
+    pub peer_graceful_restart: Option<GracefulRestartCapability>,
+    /// Its long-lived graceful restart capability; only beside `peer_graceful_restart`. Without families it is merely aware.
+    pub peer_long_lived: Option<Vec<LongLivedFamily>>,
+    /// Both sides set the N bit: routes outlive NOTIFICATIONs and hold expiry (RFC 8538).
+    pub notification_graceful: bool,
+    /// It answers ROUTE-REFRESH.
+    pub route_refresh: bool,
+    /// It understands BoRR and EoRR, and sends them (RFC 7313).
+    pub enhanced_refresh: bool,
+    /// Our role and its own fit (RFC 9234); ours where both said one.
+    pub role: Option<Role>,
+    /// What the peer's OPEN listed, for people.
+    pub peer_capabilities: Vec<Capability>,
+    /// We left all capabilities out because the peer does not understand them.
+    pub without_capabilities: bool,
+}
+
+impl Negotiated {
+    /// Whether the peer would keep our routes over a restart of ours, by its capability.
+    #[must_use]
+    pub const fn helps_restart(&self) -> bool {
+        self.peer_graceful_restart.is_some()
+    }
+}
+
+/// Why a session ended and what becomes of its routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownReason {
+    /// The routes stay as stale ones (RFC 4724 §4.2, RFC 8538 §4), for the families of the peer's capability.
+    pub keep_routes: bool,
+    /// What happened.
+    pub cause: DownCause,
+}
+
+impl fmt::Display for DownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.cause, f)
+    }
+}
+
+/// What ended a session or an attempt at one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DownCause {
+    /// We closed it silently for a restart of ours.
+    ClosedForRestart,
+    /// We said why.
+    NotificationSent(Notification),
+    /// The neighbour said why.
+    NotificationReceived(Notification),
+    /// Nothing heard for the hold time; NOTIFICATION 4/0 was sent.
+    HoldTimeExpired,
+    /// The neighbour took no octets for the send hold time (RFC 9687).
+    SendHoldTimeExpired,
+    /// The TCP connection ended.
+    ConnectionLost,
+    /// Dialling failed.
+    ConnectFailed,
+    /// The neighbour came back with a new connection while the old one seemed to stand (RFC 4724 §4.2).
+    ReplacedByPeer,
+    /// The other connection won the collision (RFC 4271 §6.8).
+    Collision,
+}
+
+impl fmt::Display for DownCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedForRestart => f.write_str("closed for a restart of ours"),
+            Self::NotificationSent(notification) => write!(f, "notification sent: {notification}"),
+            Self::NotificationReceived(notification) => {
+                write!(f, "notification received: {notification}")
+            }
+            Self::HoldTimeExpired => f.write_str("hold timer expired"),
+            Self::SendHoldTimeExpired => f.write_str("send hold timer expired"),
+            Self::ConnectionLost => f.write_str("connection lost"),
+            Self::ConnectFailed => f.write_str("connection failed"),
+            Self::ReplacedByPeer => f.write_str("peer reconnected"),
+            Self::Collision => f.write_str("connection collision"),
+        }
+    }
+}
