@@ -1,1 +1,309 @@
-//! Best path selection (RFC 4271 §9.1.2).
+//! Which of several paths to one prefix is used: RFC 4271 §9.1.2 as a pure comparison that names the step that decided.
+//!
+//! [`choose`] looks at the set of paths and nothing else: not at the order they arrived in, not at what was chosen
+//! before, not at a clock. The same set therefore always gives the same answer, on this speaker and after its restart.
+//!
+//! MED makes this harder than sorting. It may only be compared between paths from the same neighbouring AS, so "better
+//! than" is not transitive over all paths. As RFC 4271 §9.1.2.2 (c) intends, the paths are first grouped by neighbouring
+//! AS and compared with MED inside each group; the winners are then compared without it ("deterministic MED").
+//!
+//! Departs from RFC 4271 §9.1.2 only in additions: a local weight, long-lived stale paths last (RFC 9494 §4.3), locally
+//! originated paths before learned ones, the originator in place of the peer's identifier and the shorter cluster list
+//! (RFC 4456 §9), and the path identifier as last resort (RFC 7911 leaves it open).
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::asn::Asn;
+
+/// Everything the decision reads of a path, extracted when the path's attributes were interned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Kept beyond the restart time, or marked so by another speaker (RFC 9494).
+    pub long_lived_stale: bool,
+    /// Set by import policy, 0 otherwise.
+    pub weight: u32,
+    /// LOCAL_PREF, 100 where the path has none.
+    pub local_pref: u32,
+    /// Originated by this speaker.
+    pub local: bool,
+    /// Hops of the AS_PATH; a set counts as one.
+    pub as_path_len: u32,
+    /// ORIGIN as its code point: IGP, EGP, incomplete.
+    pub origin: u8,
+    /// The AS the path came from: the leftmost of the AS_PATH, AS 0 where it is empty.
+    pub neighbour_as: Asn,
+    /// MULTI_EXIT_DISC, 0 where absent.
+    pub med: u32,
+    /// Learned from another AS.
+    pub external: bool,
+    /// Cost of reaching the next hop.
+    pub next_hop_metric: u32,
+    /// ORIGINATOR_ID, else the BGP Identifier of the peer; 0 for local paths.
+    pub originator: u32,
+    /// Entries of CLUSTER_LIST.
+    pub cluster_list_len: u32,
+    /// Address of the peer; nothing for local paths, which comes first.
+    pub peer_address: Option<IpAddr>,
+    /// Path identifier received (RFC 7911), 0 without.
+    pub path_id: u32,
+    /// Distinguishes next hops: paths of equal value forward to the same place.
+    pub next_hop: u32,
+    /// Distinguishes AS paths; equal paths have equal values.
+    pub as_path: u64,
+}
+
+/// The steps of the decision in the order they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// There was nothing to compare with.
+    OnlyPath,
+    /// Not long-lived stale (RFC 9494 §4.3).
+    LongLivedStale,
+    /// Higher local weight.
+    Weight,
+    /// Higher LOCAL_PREF.
+    LocalPref,
+    /// Originated here.
+    Local,
+    /// Shorter AS_PATH.
+    AsPathLength,
+    /// Lower ORIGIN.
+    Origin,
+    /// Lower MED among paths from one AS.
+    Med,
+    /// Learned from another AS.
+    External,
+    /// Nearer next hop.
+    NextHopMetric,
+    /// Lower originator or BGP Identifier.
+    RouterId,
+    /// Shorter CLUSTER_LIST.
+    ClusterListLength,
+    /// Lower peer address.
+    PeerAddress,
+    /// Lower path identifier.
+    PathId,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OnlyPath => "only path",
+            Self::LongLivedStale => "not long-lived stale",
+            Self::Weight => "higher weight",
+            Self::LocalPref => "higher local preference",
+            Self::Local => "originated here",
+            Self::AsPathLength => "shorter AS path",
+            Self::Origin => "lower origin",
+            Self::Med => "lower MED",
+            Self::External => "external over internal",
+            Self::NextHopMetric => "nearer next hop",
+            Self::RouterId => "lower router id",
+            Self::ClusterListLength => "shorter cluster list",
+            Self::PeerAddress => "lower peer address",
+            Self::PathId => "lower path id",
+        })
+    }
+}
+
+/// How many paths may be used at once, and which count as equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Multipath {
+    /// The most paths used for one prefix; 1 uses the best alone.
+    pub maximum: usize,
+    /// Equal length suffices; otherwise external paths need the same neighbouring AS and internal ones the same AS path.
+    pub relax: bool,
+}
+
+/// The outcome of [`choose`]; indices are those of its argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The best path, the one that is advertised.
+    pub best: usize,
+    /// The step by which the best path beat the nearest other one.
+    pub step: Step,
+    /// The paths used for forwarding, best first, with distinct next hops.
+    pub multipath: SmallVec<[usize; 4]>,
+}
+
+/// Compares two paths of one neighbouring AS: `Less` is better. Never `Equal` for paths that differ in peer or path id.
+#[must_use]
+pub fn compare_with_med(a: &Candidate, b: &Candidate) -> (Ordering, Step) {
+    first_difference(a, b, true)
+}
+
+/// Compares the winners of different neighbouring ASs: `Less` is better.
+#[must_use]
+pub fn compare_without_med(a: &Candidate, b: &Candidate) -> (Ordering, Step) {
+    first_difference(a, b, false)
+}
+
+fn first_difference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, Step) {
+    let (ordering, step) = preference(a, b, with_med);
+    if ordering.is_ne() {
+        return (ordering, step);
+    }
+    let ties = [
+        (a.originator.cmp(&b.originator), Step::RouterId),
+        (a.cluster_list_len.cmp(&b.cluster_list_len), Step::ClusterListLength),
+        (a.peer_address.cmp(&b.peer_address), Step::PeerAddress),
+    ];
+    ties.into_iter()
+        .find(|(ordering, _)| ordering.is_ne())
+        .unwrap_or_else(|| (a.path_id.cmp(&b.path_id), Step::PathId))
+}
+
+/// The steps up to the next hop's cost: paths that tie here are equally good and only need an order.
+fn preference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, Step) {
+    let better_if = |a: bool, b: bool| b.cmp(&a);
+    let mut step = Step::LongLivedStale;
+    let ordering = a
+        .long_lived_stale
+        .cmp(&b.long_lived_stale)
+        .then_with(|| {
+            step = Step::Weight;
+            b.weight.cmp(&a.weight)
+        })
+        .then_with(|| {
+            step = Step::LocalPref;
+            b.local_pref.cmp(&a.local_pref)
+        })
+        .then_with(|| {
+            step = Step::Local;
+            better_if(a.local, b.local)
+        })
+        .then_with(|| {
+            step = Step::AsPathLength;
+            a.as_path_len.cmp(&b.as_path_len)
+        })
+        .then_with(|| {
+            step = Step::Origin;
+            a.origin.cmp(&b.origin)
+        })
+        .then_with(|| {
+            step = Step::Med;
+            if with_med { a.med.cmp(&b.med) } else { Ordering::Equal }
+        })
+        .then_with(|| {
+            step = Step::External;
+            better_if(a.external, b.external)
+        })
+        .then_with(|| {
+            step = Step::NextHopMetric;
+            a.next_hop_metric.cmp(&b.next_hop_metric)
+        });
+    (ordering, step)
+}
+
+/// Chooses among usable paths; nothing where there are none.
+#[must_use]
+pub fn choose(candidates: &[Candidate], options: Multipath) -> Option<Decision> {
+    let (first, rest) = candidates.split_first()?;
+    if rest.is_empty() {
+        return Some(Decision {
+            best: 0,
+            step: Step::OnlyPath,
+            multipath: SmallVec::from_slice(&[0]),
+        });
+    }
+    let one_neighbour = rest.iter().all(|other| other.neighbour_as == first.neighbour_as);
+    let winners = if one_neighbour {
+        SmallVec::from_slice(&[minimum(candidates, 0..candidates.len(), true)?])
+    } else {
+        group_winners(candidates)
+    };
+    let best = minimum(candidates, winners.iter().copied(), false)?;
+    let chosen = candidates.get(best)?;
+    let step = (0..candidates.len())
+        .filter(|index| *index != best)
+        .filter_map(|index| candidates.get(index).map(|other| lost_by(chosen, other)))
+        .max()
+        .unwrap_or(Step::OnlyPath);
+    Some(Decision {
+        best,
+        step,
+        multipath: equal_paths(candidates, best, &winners, options),
+    })
+}
+
+/// The step by which `other` lost against `best`: with MED where both come from one AS.
+#[must_use]
+pub fn lost_by(best: &Candidate, other: &Candidate) -> Step {
+    first_difference(best, other, best.neighbour_as == other.neighbour_as).1
+}
+
+fn minimum(candidates: &[Candidate], among: impl Iterator<Item = usize>, with_med: bool) -> Option<usize> {
+    among
+        .filter_map(|index| candidates.get(index).map(|candidate| (index, candidate)))
+        .min_by(|(_, a), (_, b)| first_difference(a, b, with_med).0)
+        .map(|(index, _)| index)
+}
+
+fn group_winners(candidates: &[Candidate]) -> SmallVec<[usize; 8]> {
+    let mut order: SmallVec<[usize; 16]> = (0..candidates.len()).collect();
+    let neighbour = |index: &usize| candidates.get(*index).map(|candidate| candidate.neighbour_as);
+    order.sort_by_key(neighbour);
+    order
+        .chunk_by(|a, b| neighbour(a) == neighbour(b))
+        .filter_map(|group| minimum(candidates, group.iter().copied(), true))
+        .collect()
+}
+
+/// The paths as good as the best one: they tie with it in every step up to the next hop's cost, did not lose to a lower
+/// MED inside their own AS, and lead elsewhere. Ordered as the last steps order them, so that a change of one path
+/// moves few of the others.
+fn equal_paths(
+    candidates: &[Candidate],
+    best: usize,
+    winners: &[usize],
+    options: Multipath,
+) -> SmallVec<[usize; 4]> {
+    let mut chosen = SmallVec::from_slice(&[best]);
+    let Some(reference) = candidates.get(best) else {
+        return chosen;
+    };
+    if options.maximum <= 1 {
+        return chosen;
+    }
+    let equal = |candidate: &Candidate| {
+        if preference(candidate, reference, false).0.is_ne() {
+            return false;
+        }
+        let same_origin = options.relax
+            || if candidate.external {
+                candidate.neighbour_as == reference.neighbour_as
+            } else {
+                candidate.as_path == reference.as_path
+            };
+        same_origin
+            && winners
+                .iter()
+                .filter_map(|winner| candidates.get(*winner))
+                .find(|winner| winner.neighbour_as == candidate.neighbour_as)
+                .is_none_or(|winner| winner.med == candidate.med)
+    };
+    let mut others: SmallVec<[(usize, &Candidate); 8]> = candidates
+        .iter()
+        .enumerate()
+        .filter(|(index, candidate)| *index != best && equal(candidate))
+        .collect();
+    others.sort_by(|(_, a), (_, b)| first_difference(a, b, false).0);
+    let mut next_hops: SmallVec<[u32; 8]> = SmallVec::from_slice(&[reference.next_hop]);
+    for (index, candidate) in others {
+        if chosen.len() >= options.maximum {
+            break;
+        }
+        if !next_hops.contains(&candidate.next_hop) {
+            next_hops.push(candidate.next_hop);
+            chosen.push(index);
+        }
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests;

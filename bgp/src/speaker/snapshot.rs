@@ -1,1 +1,273 @@
-//! What a speaker tells of itself.
+//! What a speaker tells of itself: [`SpeakerSnapshot`] for peers and totals, [`RouteInfo`] for single prefixes.
+//!
+//! Plain values without references into the speaker: they are made between two slices of its work and then belong to
+//! whoever asked.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::asn::Asn;
+use crate::codec::attribute::PathAttributes;
+use crate::codec::NextHop;
+use crate::decision::Step;
+use crate::family::Family;
+use crate::fsm::State;
+use crate::prefix::Prefix;
+use crate::rib::RouteSource;
+use crate::router_id::RouterId;
+
+/// The whole speaker at one moment.
+#[derive(Clone, Debug)]
+pub struct SpeakerSnapshot {
+    /// Our BGP Identifier.
+    pub router_id: RouterId,
+    /// Our AS.
+    pub asn: Asn,
+    /// Every neighbour, dynamic ones included, by name.
+    pub peers: Vec<PeerSnapshot>,
+    /// Every table.
+    pub tables: Vec<TableSnapshot>,
+    /// Interned attribute sets in use.
+    pub attribute_sets: usize,
+    /// Octets the tables hold, as far as the speaker accounts for them.
+    pub memory: MemorySnapshot,
+    /// Selection is still deferred after a restart of ours, for these families.
+    pub deferring: Vec<Family>,
+}
+
+/// Octets held by the structures that grow with routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemorySnapshot {
+    /// Prefixes and their index.
+    pub prefixes: usize,
+    /// Received paths.
+    pub paths: usize,
+    /// Interned attributes.
+    pub attributes: usize,
+    /// What groups of peers were told, their journals and encoded messages.
+    pub groups: usize,
+}
+
+/// One family's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSnapshot {
+    /// Which.
+    pub family: Family,
+    /// Prefixes with at least one path.
+    pub prefixes: usize,
+    /// Paths, rejected and unusable ones included.
+    pub paths: usize,
+    /// Groups of peers that are told the same.
+    pub update_groups: usize,
+    /// Prefixes waiting for the decision.
+    pub pending_decisions: usize,
+    /// Changes of best routes nobody has fetched yet.
+    pub pending_changes: usize,
+}
+
+/// One neighbour.
+#[derive(Clone, Debug)]
+pub struct PeerSnapshot {
+    /// Its unique name.
+    pub name: Arc<str>,
+    /// Its address and port; for a dynamic peer those it called from.
+    pub address: SocketAddr,
+    /// It came from a range and is forgotten when it leaves.
+    pub dynamic: bool,
+    /// Our address on the session.
+    pub local_address: Option<IpAddr>,
+    /// Its AS.
+    pub asn: Asn,
+    /// The AS we show.
+    pub local_asn: Asn,
+    /// It is in another AS.
+    pub external: bool,
+    /// It is our client as route reflector.
+    pub route_reflector_client: bool,
+    /// May run at all.
+    pub enabled: bool,
+    /// Where its session is.
+    pub state: State,
+    /// How long it has been there.
+    pub state_for: Duration,
+    /// How often a session was established.
+    pub established_count: u64,
+    /// Why the last session or attempt ended.
+    pub last_error: Option<String>,
+    /// Its BGP Identifier, while established.
+    pub router_id: Option<RouterId>,
+    /// Settled hold time, while established.
+    pub hold_time: Option<Duration>,
+    /// Names of the capabilities in force, while established.
+    pub capabilities: Vec<String>,
+    /// One entry per configured family.
+    pub families: Vec<PeerFamilySnapshot>,
+    /// Messages by kind.
+    pub messages: MessageCounters,
+    /// Octets handed to the connection it has not written yet.
+    pub queued_octets: usize,
+}
+
+/// Routes of one family exchanged with one neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerFamilySnapshot {
+    /// Which.
+    pub family: Family,
+    /// The session carries it.
+    pub negotiated: bool,
+    /// Paths it announced.
+    pub received: usize,
+    /// Those of them that import policy and loop checks let pass.
+    pub accepted: usize,
+    /// Prefixes it was told, or is about to be.
+    pub advertised: usize,
+    /// Changes it has not been told yet because it reads slowly or just came up.
+    pub lag: usize,
+    /// It has sent End-of-RIB in this session.
+    pub end_of_rib_received: bool,
+    /// We have sent End-of-RIB in this session.
+    pub end_of_rib_sent: bool,
+    /// How its routes of an earlier session are kept.
+    pub retention: Retention,
+    /// The group of peers it shares its messages with.
+    pub update_group: Option<u32>,
+}
+
+/// Whether routes of an ended session are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Retention {
+    /// Every route is of the running session.
+    #[default]
+    None,
+    /// Graceful restart (RFC 4724).
+    Stale,
+    /// Long-lived graceful restart (RFC 9494).
+    LongLivedStale,
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Stale => "stale",
+            Self::LongLivedStale => "long-lived-stale",
+        })
+    }
+}
+
+/// What went over a neighbour's sessions since the speaker started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageCounters {
+    /// UPDATEs received.
+    pub updates_received: u64,
+    /// Prefixes announced to us.
+    pub announcements_received: u64,
+    /// Prefixes withdrawn from us.
+    pub withdrawals_received: u64,
+    /// Attribute errors answered without a reset (RFC 7606).
+    pub attribute_faults: u64,
+    /// Octets handed to the connection.
+    pub octets_sent: u64,
+    /// Pieces of encoded UPDATEs handed to the connection; shared with other peers where they fit.
+    pub chunks_sent: u64,
+    /// ROUTE-REFRESH requests received.
+    pub refreshes_received: u64,
+}
+
+/// Which routes to show.
+#[derive(Clone, Debug, Default)]
+pub struct RouteQuery {
+    /// Only this prefix or, with [`RouteQuery::matching`], those related to it.
+    pub prefix: Option<Prefix>,
+    /// How prefixes relate to the asked one.
+    pub matching: Matching,
+    /// Only prefixes with a path from the peer of this name.
+    pub from_peer: Option<String>,
+    /// Only prefixes advertised to the peer of this name.
+    pub to_peer: Option<String>,
+    /// Only this family.
+    pub family: Option<Family>,
+    /// Also tell to whom each prefix is advertised; costs a look into every group.
+    pub with_advertised: bool,
+    /// At most so many prefixes; all where absent.
+    pub limit: Option<usize>,
+}
+
+/// How a shown prefix relates to the asked one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Matching {
+    /// Equal.
+    #[default]
+    Exact,
+    /// Equal or inside.
+    Longer,
+    /// The longest one that holds the asked one, as forwarding would choose.
+    Longest,
+    /// Every one that holds the asked one.
+    Covering,
+}
+
+/// Everything known of one prefix.
+#[derive(Clone, Debug)]
+pub struct RouteInfo {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Every path, best first, unusable ones last.
+    pub paths: Vec<PathInfo>,
+    /// Names of the peers that are told of it; only where asked for.
+    pub advertised_to: Vec<Arc<str>>,
+}
+
+/// One path of a prefix.
+#[derive(Clone, Debug)]
+pub struct PathInfo {
+    /// Who it is from.
+    pub source: RouteSource,
+    /// Its identifier where the peer sends several (RFC 7911).
+    pub path_id: Option<u32>,
+    /// Attributes after import policy.
+    pub attributes: Arc<PathAttributes>,
+    /// Next hop as received or set by policy; nothing for local routes without one.
+    pub next_hop: Option<NextHop>,
+    /// Local weight set by import policy.
+    pub weight: u32,
+    /// Is the best path.
+    pub best: bool,
+    /// Is used for forwarding.
+    pub used: bool,
+    /// For the best path the step that beat the nearest other one, for the others the step by which they lost.
+    pub step: Option<Step>,
+    /// Why it takes no part in the decision.
+    pub unusable: Option<Unusable>,
+    /// Kept from an ended session.
+    pub retention: Retention,
+}
+
+/// Why a received path takes no part in the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unusable {
+    /// Import policy rejects it.
+    RejectedByPolicy,
+    /// Our AS is in the AS_PATH more often than allowed.
+    AsLoop,
+    /// We are its ORIGINATOR_ID.
+    OwnOriginator,
+    /// Our cluster is in its CLUSTER_LIST.
+    ClusterLoop,
+    /// The next hop is ourselves, or no unicast address.
+    NextHop,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RejectedByPolicy => "rejected by policy",
+            Self::AsLoop => "own AS in path",
+            Self::OwnOriginator => "own originator id",
+            Self::ClusterLoop => "own cluster in list",
+            Self::NextHop => "unusable next hop",
+        })
+    }
+}
