@@ -149,7 +149,10 @@ fn first_difference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, 
     }
     let ties = [
         (a.originator.cmp(&b.originator), Step::RouterId),
-        (a.cluster_list_len.cmp(&b.cluster_list_len), Step::ClusterListLength),
+        (
+            a.cluster_list_len.cmp(&b.cluster_list_len),
+            Step::ClusterListLength,
+        ),
         (a.peer_address.cmp(&b.peer_address), Step::PeerAddress),
     ];
     ties.into_iter()
@@ -186,7 +189,11 @@ fn preference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, Step) 
         })
         .then_with(|| {
             step = Step::Med;
-            if with_med { a.med.cmp(&b.med) } else { Ordering::Equal }
+            if with_med {
+                a.med.cmp(&b.med)
+            } else {
+                Ordering::Equal
+            }
         })
         .then_with(|| {
             step = Step::External;
@@ -210,7 +217,9 @@ pub fn choose(candidates: &[Candidate], options: Multipath) -> Option<Decision> 
             multipath: SmallVec::from_slice(&[0]),
         });
     }
-    let one_neighbour = rest.iter().all(|other| other.neighbour_as == first.neighbour_as);
+    let one_neighbour = rest
+        .iter()
+        .all(|other| other.neighbour_as == first.neighbour_as);
     let winners = if one_neighbour {
         SmallVec::from_slice(&[minimum(candidates, 0..candidates.len(), true)?])
     } else {
@@ -236,7 +245,11 @@ pub fn lost_by(best: &Candidate, other: &Candidate) -> Step {
     first_difference(best, other, best.neighbour_as == other.neighbour_as).1
 }
 
-fn minimum(candidates: &[Candidate], among: impl Iterator<Item = usize>, with_med: bool) -> Option<usize> {
+fn minimum(
+    candidates: &[Candidate],
+    among: impl Iterator<Item = usize>,
+    with_med: bool,
+) -> Option<usize> {
     among
         .filter_map(|index| candidates.get(index).map(|candidate| (index, candidate)))
         .min_by(|(_, a), (_, b)| first_difference(a, b, with_med).0)
@@ -245,7 +258,11 @@ fn minimum(candidates: &[Candidate], among: impl Iterator<Item = usize>, with_me
 
 fn group_winners(candidates: &[Candidate]) -> SmallVec<[usize; 8]> {
     let mut order: SmallVec<[usize; 16]> = (0..candidates.len()).collect();
-    let neighbour = |index: &usize| candidates.get(*index).map(|candidate| candidate.neighbour_as);
+    let neighbour = |index: &usize| {
+        candidates
+            .get(*index)
+            .map(|candidate| candidate.neighbour_as)
+    };
     order.sort_by_key(neighbour);
     order
         .chunk_by(|a, b| neighbour(a) == neighbour(b))

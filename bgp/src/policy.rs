@@ -17,7 +17,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::asn::Asn;
-use crate::codec::attribute::{LocalPref, Med, Origin, PathAttributes};
+use crate::codec::attribute::{LocalPref, Med, PathAttributes};
 use crate::codec::community::{Community, LargeCommunity};
 use crate::family::Family;
 use crate::prefix::Prefix;
@@ -179,7 +179,11 @@ impl Policy {
         let mut changed: Option<PathAttributes> = None;
         for (index, rule) in self.rules.iter().enumerate() {
             let attributes = changed.as_ref().unwrap_or(route.attributes);
-            if !rule.conditions.iter().all(|condition| condition.holds(route, attributes)) {
+            if !rule
+                .conditions
+                .iter()
+                .all(|condition| condition.holds(route, attributes))
+            {
                 continue;
             }
             if rule.verdict == Some(Verdict::Reject) {
@@ -206,7 +210,10 @@ impl Policy {
     /// Applies the actions of `rules` to `attributes`, as [`Policy::evaluate`] found them.
     pub fn rewrite(&self, rules: &[u16], attributes: &mut PathAttributes) -> Rewrite {
         let mut rewrite = Rewrite::default();
-        for rule in rules.iter().filter_map(|index| self.rules.get(usize::from(*index))) {
+        for rule in rules
+            .iter()
+            .filter_map(|index| self.rules.get(usize::from(*index)))
+        {
             apply(&rule.actions, attributes, &mut rewrite);
         }
         rewrite
@@ -227,10 +234,18 @@ pub struct Rewrite {
 fn apply(actions: &[Action], attributes: &mut PathAttributes, rewrite: &mut Rewrite) {
     for action in actions {
         match action {
-            Action::AddCommunity(community) => attributes.communities.insert(*community),
-            Action::RemoveCommunity(community) => attributes.communities.remove(*community),
-            Action::AddLargeCommunity(community) => attributes.large_communities.insert(*community),
-            Action::RemoveLargeCommunity(community) => attributes.large_communities.remove(*community),
+            Action::AddCommunity(community) => {
+                attributes.communities.insert(*community);
+            }
+            Action::RemoveCommunity(community) => {
+                attributes.communities.remove(community);
+            }
+            Action::AddLargeCommunity(community) => {
+                attributes.large_communities.insert(*community);
+            }
+            Action::RemoveLargeCommunity(community) => {
+                attributes.large_communities.remove(community);
+            }
             Action::SetLocalPref(value) => attributes.local_pref = Some(*value),
             Action::SetMed(value) => {
                 attributes.med = Some(*value);
@@ -238,7 +253,7 @@ fn apply(actions: &[Action], attributes: &mut PathAttributes, rewrite: &mut Rewr
             }
             Action::PrependAs(asns) => {
                 for asn in asns.iter().rev() {
-                    attributes.as_path.prepend(*asn);
+                    attributes.as_path.prepend(*asn, 1);
                 }
             }
             Action::SetNextHop(address) => rewrite.next_hop = Some(*address),
@@ -255,16 +270,20 @@ impl Condition {
             Self::Family(family) => route.prefix.family() == *family,
             Self::Source(kinds) => kinds.contains(&route.source),
             Self::Peer(name) => **name == *route.peer,
-            Self::CommunityAny(any) => any.iter().any(|community| attributes.communities.contains(*community)),
-            Self::LargeCommunityAny(any) => {
-                any.iter().any(|community| attributes.large_communities.contains(*community))
-            }
+            Self::CommunityAny(any) => any
+                .iter()
+                .any(|community| attributes.communities.contains(community)),
+            Self::LargeCommunityAny(any) => any
+                .iter()
+                .any(|community| attributes.large_communities.contains(community)),
             Self::AsPathStartsWith(start) => {
-                let mut path = attributes.as_path.asns();
+                let mut path = attributes.as_path.iter();
                 start.iter().all(|asn| path.next() == Some(*asn))
             }
-            Self::AsPathContains(asn) => attributes.as_path.asns().any(|hop| hop == *asn),
-            Self::LocalPref(value) => attributes.local_pref.unwrap_or(LocalPref::DEFAULT) == *value,
+            Self::AsPathContains(asn) => attributes.as_path.iter().any(|hop| hop == *asn),
+            Self::LocalPref(value) => {
+                attributes.local_pref.unwrap_or(LocalPref::default()) == *value
+            }
             Self::Not(inner) => !inner.holds(route, attributes),
         }
     }
@@ -331,12 +350,16 @@ impl PrefixSet {
             let Ok(cover) = Prefix::new(prefix.addr(), bits) else {
                 return false;
             };
-            self.entries
-                .get(&cover)
-                .is_some_and(|ranges| ranges.iter().any(|range| range.min <= length && length <= range.max))
+            self.entries.get(&cover).is_some_and(|ranges| {
+                ranges
+                    .iter()
+                    .any(|range| range.min <= length && length <= range.max)
+            })
         };
         match prefix {
-            Prefix::V4(_) => (0..=length).any(|bits| self.ipv4_lengths >> bits & 1 == 1 && hit(bits)),
+            Prefix::V4(_) => {
+                (0..=length).any(|bits| self.ipv4_lengths >> bits & 1 == 1 && hit(bits))
+            }
             Prefix::V6(_) => (0..=length).any(|bits| {
                 self.ipv6_lengths
                     .get(usize::from(bits / 64))
@@ -374,6 +397,7 @@ impl FromIterator<Prefix> for PrefixSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Origin;
 
     fn prefix(text: &str) -> Prefix {
         text.parse().expect("a prefix")
@@ -416,8 +440,12 @@ mod tests {
     fn the_first_rule_with_a_verdict_decides() {
         let policy = Policy {
             rules: vec![
-                Rule::reject(vec![Condition::PrefixIn([prefix("10.0.0.0/24")].into_iter().collect())]),
-                Rule::accept(vec![Condition::Source(SmallVec::from_slice(&[SourceKind::Internal]))]),
+                Rule::reject(vec![Condition::PrefixIn(
+                    [prefix("10.0.0.0/24")].into_iter().collect(),
+                )]),
+                Rule::accept(vec![Condition::Source(SmallVec::from_slice(&[
+                    SourceKind::Internal,
+                ]))]),
             ],
             default: Verdict::Reject,
         };
@@ -449,10 +477,12 @@ mod tests {
             default: Verdict::Reject,
         };
         let mut attributes = attributes();
-        let applied = policy.evaluate(&view("10.0.0.0/24", &attributes)).expect("accepted");
+        let applied = policy
+            .evaluate(&view("10.0.0.0/24", &attributes))
+            .expect("accepted");
         assert_eq!(applied.as_slice(), [0, 1]);
         policy.rewrite(&applied, &mut attributes);
         assert_eq!(attributes.local_pref, Some(LocalPref(7)));
-        assert!(attributes.as_path.asns().eq([Asn(1), Asn(2)]));
+        assert!(attributes.as_path.iter().eq([Asn(1), Asn(2)]));
     }
 }

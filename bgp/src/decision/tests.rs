@@ -90,7 +90,14 @@ fn med_inversion_of_three_paths_has_one_winner_in_every_order() {
     (b.neighbour_as, b.med, b.originator) = (Asn(2), 0, 2);
     let mut c = path(3);
     (c.neighbour_as, c.med, c.originator) = (Asn(1), 5, 3);
-    for order in [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {
+    for order in [
+        [a, b, c],
+        [a, c, b],
+        [b, a, c],
+        [b, c, a],
+        [c, a, b],
+        [c, b, a],
+    ] {
         let decision = choose(&order, ECMP).expect("three paths");
         assert_eq!(order[decision.best].path_id, 2);
     }
@@ -115,7 +122,10 @@ fn different_neighbours_are_equal_only_when_relaxed() {
     (other.neighbour_as, other.as_path) = (Asn(64700), 2);
     let relaxed = choose(&[path(1), other], ECMP).expect("two paths");
     assert_eq!(relaxed.multipath.len(), 2);
-    let strict = Multipath { relax: false, ..ECMP };
+    let strict = Multipath {
+        relax: false,
+        ..ECMP
+    };
     let strict = choose(&[path(1), other], strict).expect("two paths");
     assert_eq!(strict.multipath.len(), 1);
 }
@@ -132,10 +142,18 @@ fn a_path_that_lost_by_med_is_not_used_beside_the_best() {
 fn of_more_equal_paths_than_allowed_the_same_ones_are_taken() {
     let mut paths: Vec<_> = (0..70).map(path).collect();
     let forward = choose(&paths, ECMP).expect("paths");
-    let chosen: Vec<_> = forward.multipath.iter().map(|index| paths[*index].path_id).collect();
+    let chosen: Vec<_> = forward
+        .multipath
+        .iter()
+        .map(|index| paths[*index].path_id)
+        .collect();
     paths.reverse();
     let backward = choose(&paths, ECMP).expect("paths");
-    let again: Vec<_> = backward.multipath.iter().map(|index| paths[*index].path_id).collect();
+    let again: Vec<_> = backward
+        .multipath
+        .iter()
+        .map(|index| paths[*index].path_id)
+        .collect();
     assert_eq!(chosen.len(), 64);
     assert_eq!(chosen, again);
 }

@@ -3,7 +3,7 @@
 pub mod config;
 pub mod snapshot;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -119,4 +119,163 @@ pub enum SpeakerShutdown {
         /// Read by people (RFC 9003).
         text: Option<String>,
     },
+}
+
+/// Every peer and table of one BGP speaker.
+#[derive(Debug)]
+pub struct Speaker {
+    config: SpeakerConfig,
+}
+
+#[expect(
+    unused_variables,
+    clippy::unimplemented,
+    clippy::missing_const_for_fn,
+    clippy::needless_pass_by_ref_mut,
+    reason = "the face comes before the body"
+)]
+impl Speaker {
+    /// A speaker that starts every enabled peer. `seed` feeds jitter and hashing.
+    #[must_use]
+    pub fn new(config: SpeakerConfig, seed: u64, now: Instant) -> Self {
+        unimplemented!()
+    }
+
+    /// What the speaker was told to be.
+    #[must_use]
+    pub fn config(&self) -> &SpeakerConfig {
+        &self.config
+    }
+
+    /// Takes a new configuration and touches only what differs.
+    pub fn configure(&mut self, config: SpeakerConfig, now: Instant) {
+        unimplemented!()
+    }
+
+    /// Whose connection a newly accepted one is: the peer of that address, else a new one of the narrowest range that
+    /// holds it. Nothing where nobody is expected from there; close it then. Follow with [`Speaker::handle_connected`].
+    pub fn accept(
+        &mut self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        now: Instant,
+    ) -> Option<PeerId> {
+        unimplemented!()
+    }
+
+    /// The configuration of a neighbour that is known.
+    #[must_use]
+    pub fn peer_config(&self, peer: PeerId) -> Option<&Arc<PeerConfig>> {
+        unimplemented!()
+    }
+
+    /// A TCP connection stands.
+    pub fn handle_connected(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) {
+        unimplemented!()
+    }
+
+    /// Dialling failed.
+    pub fn handle_connect_failed(&mut self, peer: PeerId, now: Instant) {
+        unimplemented!()
+    }
+
+    /// A connection ended, by FIN, RST or an error of the socket.
+    pub fn handle_closed(&mut self, peer: PeerId, direction: Direction, now: Instant) {
+        unimplemented!()
+    }
+
+    /// A well-formed message came.
+    pub fn handle_message(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        message: Message,
+        now: Instant,
+    ) {
+        unimplemented!()
+    }
+
+    /// Octets came that are no message.
+    pub fn handle_malformed(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        error: DecodeError,
+        now: Instant,
+    ) {
+        unimplemented!()
+    }
+
+    /// The peer was heard but what it said is not handed over yet.
+    pub fn handle_heard(&mut self, peer: PeerId, direction: Direction, now: Instant) {
+        unimplemented!()
+    }
+
+    /// The kernel took `octets` of what [`Output::Send`] asked to write. More follows once little is left.
+    pub fn handle_written(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        octets: usize,
+        now: Instant,
+    ) {
+        unimplemented!()
+    }
+
+    /// Deadlines that passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        unimplemented!()
+    }
+
+    /// When to call [`Speaker::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        unimplemented!()
+    }
+
+    /// The next thing to do; call until there is none, after every `handle_*` and [`Speaker::work`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        unimplemented!()
+    }
+
+    /// News for whoever forwards, at most `maximum` changes. Ask only when they can be taken: until then changes of one
+    /// prefix are joined.
+    pub fn poll_table_event(&mut self, maximum: usize) -> Option<TableEvent> {
+        unimplemented!()
+    }
+
+    /// Works on what the events left to do: about `budget` prefixes are decided, and as many told. True while more is
+    /// left; look after sockets in between.
+    pub fn work(&mut self, budget: usize, now: Instant) -> bool {
+        unimplemented!()
+    }
+
+    /// Clears the peer of this name, or every dynamic peer of the range of this name. False where there is none.
+    pub fn clear(&mut self, name: &str, clear: Clear, now: Instant) -> bool {
+        unimplemented!()
+    }
+
+    /// Ends every session for good.
+    pub fn shutdown(&mut self, how: &SpeakerShutdown, now: Instant) {
+        unimplemented!()
+    }
+
+    /// The speaker at this moment.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> SpeakerSnapshot {
+        unimplemented!()
+    }
+
+    /// What is known of the prefixes asked for, in order of prefix.
+    #[must_use]
+    pub fn routes(&self, query: &RouteQuery) -> Vec<RouteInfo> {
+        unimplemented!()
+    }
 }

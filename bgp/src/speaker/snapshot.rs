@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::asn::Asn;
-use crate::codec::attribute::PathAttributes;
 use crate::codec::NextHop;
+use crate::codec::attribute::PathAttributes;
 use crate::decision::Step;
 use crate::family::Family;
 use crate::fsm::State;
