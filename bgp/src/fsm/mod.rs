@@ -1,9 +1,9 @@
 //! The session with one neighbour (RFC 4271 §8), without sockets and without a clock.
 //!
-//! A `Peer` is one configured neighbour and owns up to two TCP connections to it: one we dialled, one it dialled.
+//! A [`Peer`] is one configured neighbour and owns up to two TCP connections to it: one we dialled, one it dialled.
 //! Each runs through OpenSent and OpenConfirm by itself; at most one of them is ever Established. Whoever owns the sockets
-//! tells the peer what happened with `Peer::handle_event` and `Peer::handle_timeout`, then drains `Peer::poll_output`
-//! and sleeps until `Peer::poll_timeout`.
+//! tells the peer what happened with [`Peer::handle_event`] and [`Peer::handle_timeout`], then drains [`Peer::poll_output`]
+//! and sleeps until [`Peer::poll_timeout`].
 //!
 //! ```text
 //!            Start                 ConnectionUp        OPEN accepted          KEEPALIVE
@@ -28,15 +28,31 @@
 //! What this does not do: parse or write routes, know of tables, keep stale routes. It only says, when a session ends, whether
 //! they are to be kept (RFC 4724 §4.2, RFC 8538 §4).
 
+mod collision;
 mod event;
+mod negotiation;
+mod notice;
 mod output;
 mod state;
+mod timer;
 
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::collision::Verdict;
 pub use self::event::{Direction, Event, Shutdown};
+use self::negotiation::Offer;
 pub use self::output::{DownCause, DownReason, Negotiated, PeerOutput};
 pub use self::state::State;
+use self::state::{Connecting, Connection, Established, OpenConfirm, OpenSent, Run};
+use self::timer::{Backoff, Jitter, Timer, Timers};
 use crate::asn::Asn;
+use crate::codec::{ErrorCode, Message, Notification, Open};
 use crate::router_id::RouterId;
+use crate::speaker::config::PeerConfig;
 
 /// What our OPENs say of us, the same to every neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,4 +79,831 @@ pub enum Admission {
     Reject,
     /// Say NOTIFICATION 6/7, collision resolution: there is a session already.
     Collide,
+}
+
+/// One configured neighbour.
+#[derive(Debug)]
+pub struct Peer {
+    config: Arc<PeerConfig>,
+    identity: LocalIdentity,
+    run: Run,
+    outgoing: Option<Connection>,
+    incoming: Option<Connection>,
+    timers: Timers,
+    jitter: Jitter,
+    connect_backoff: Backoff,
+    idle_backoff: Backoff,
+    /// Until when OPENs go without capabilities because the neighbour refused them.
+    without_capabilities_until: Option<Instant>,
+    /// A session was up since the process started.
+    was_established: bool,
+    last_error: Option<DownCause>,
+    reported: State,
+    outputs: VecDeque<PeerOutput>,
+}
+
+/// What follows when the last connection of a neighbour is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Try again soon: nothing is wrong with the protocol.
+    Reconnect,
+    /// Try again after the growing pause between connection attempts.
+    Retry,
+    /// Rest, longer each time; whether the neighbour may call meanwhile.
+    Damp { admits: bool },
+    /// Rest for so long.
+    Rest { pause: Duration, admits: bool },
+    /// Stay Idle.
+    Stop,
+}
+
+impl Peer {
+    /// A neighbour that is stopped. `seed` feeds its jitter.
+    #[must_use]
+    pub fn new(config: Arc<PeerConfig>, identity: LocalIdentity, seed: u64, _now: Instant) -> Self {
+        Self {
+            config,
+            identity,
+            run: Run::Stopped,
+            outgoing: None,
+            incoming: None,
+            timers: Timers::default(),
+            jitter: Jitter::new(seed),
+            connect_backoff: Backoff::new(),
+            idle_backoff: Backoff::new(),
+            without_capabilities_until: None,
+            was_established: false,
+            last_error: None,
+            reported: State::Idle,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub const fn config(&self) -> &Arc<PeerConfig> {
+        &self.config
+    }
+
+    /// Puts another configuration in force. What is settled by OPENs holds from the next session on: send
+    /// [`Event::Reset`] where [`PeerConfig::needs_new_session`] says so.
+    pub fn set_config(&mut self, now: Instant, config: Arc<PeerConfig>) {
+        let waited = self.config.waits();
+        self.config = config;
+        if self.config.waits() {
+            self.timers.stop(Timer::ConnectRetry);
+            if matches!(self.outgoing, Some(Connection::Connecting(_))) {
+                self.abort_dialling();
+            }
+        } else if waited
+            && self.run == Run::Running
+            && self.outgoing.is_none()
+            && self.established().is_none()
+        {
+            self.timers.set(Timer::ConnectRetry, now);
+        }
+        self.report();
+    }
+
+    /// Changes what later OPENs say of us.
+    pub const fn set_identity(&mut self, identity: LocalIdentity) {
+        self.identity = identity;
+    }
+
+    /// The state people see: that of the connection that got farthest.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let farthest = [&self.outgoing, &self.incoming]
+            .into_iter()
+            .flatten()
+            .map(Connection::state)
+            .max();
+        match (farthest, self.run) {
+            (Some(state), _) => state,
+            (None, Run::Running) => State::Active,
+            (None, Run::Stopped | Run::Resting { .. }) => State::Idle,
+        }
+    }
+
+    /// What the Established session settled, if there is one.
+    #[must_use]
+    pub fn established(&self) -> Option<&Arc<Negotiated>> {
+        [&self.outgoing, &self.incoming]
+            .into_iter()
+            .find_map(|slot| match slot {
+                Some(Connection::Established(up)) => Some(&up.negotiated),
+                _ => None,
+            })
+    }
+
+    /// What went wrong last, also before a session was ever up.
+    #[must_use]
+    pub const fn last_error(&self) -> Option<&DownCause> {
+        self.last_error.as_ref()
+    }
+
+    /// The earliest time at which [`Peer::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The next request; call until it returns nothing.
+    pub fn poll_output(&mut self) -> Option<PeerOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether an incoming connection of this neighbour would be taken now.
+    #[must_use]
+    pub fn admit(&self, now: Instant) -> Admission {
+        match self.run {
+            Run::Stopped => return Admission::Reject,
+            Run::Resting { admits: false } => return Admission::Close,
+            Run::Resting { admits: true } | Run::Running => {}
+        }
+        match &self.incoming {
+            None | Some(Connection::Connecting(_)) => Admission::Accept,
+            Some(Connection::OpenSent(older)) => {
+                if now.saturating_duration_since(older.since) >= timer::OPEN_GRACE {
+                    Admission::Accept
+                } else {
+                    Admission::Close
+                }
+            }
+            Some(Connection::OpenConfirm(_)) => Admission::Collide,
+            Some(Connection::Established(up)) => {
+                if gives_way(up, now) {
+                    Admission::Accept
+                } else {
+                    Admission::Collide
+                }
+            }
+        }
+    }
+
+    /// Takes in one event.
+    pub fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Start => self.start(now),
+            Event::Stop(shutdown) => self.end_all(now, &shutdown, Next::Stop),
+            Event::Reset(shutdown) => {
+                if self.run == Run::Stopped {
+                    return;
+                }
+                self.end_all(now, &shutdown, Next::Reconnect);
+            }
+            Event::PrefixLimit {
+                family,
+                limit,
+                restart,
+            } => {
+                let next = restart.map_or(Next::Stop, |pause| Next::Rest {
+                    pause,
+                    admits: false,
+                });
+                let notification = Notification::maximum_prefixes(family, limit);
+                self.cease_all(now, &notification, true, false, next);
+            }
+            Event::ConnectionUp {
+                direction,
+                local,
+                remote,
+            } => self.connection_up(now, direction, local, remote),
+            Event::ConnectionFailed { direction } => self.connection_failed(now, direction),
+            Event::ConnectionClosed { direction } => self.connection_closed(now, direction),
+            Event::Message { direction, message } => self.message(now, direction, message),
+            Event::Malformed { direction, error } => {
+                if self.speaks(direction) {
+                    self.refuse(now, direction, Notification::from(&error));
+                }
+            }
+            Event::BytesAccepted { direction } => self.restart_send_hold(now, direction),
+            Event::Heard { direction } => {
+                let later = now + timer::HEARD_EXTENSION;
+                if self
+                    .timers
+                    .deadline(Timer::Hold(direction))
+                    .is_some_and(|deadline| deadline < later)
+                {
+                    self.timers.set(Timer::Hold(direction), later);
+                }
+            }
+        }
+        self.report();
+    }
+
+    /// Acts on every timer that ran out by `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.expire(now) {
+            match timer {
+                Timer::ConnectRetry => self.dial(now),
+                Timer::IdleHold => {
+                    self.run = Run::Running;
+                    self.dial(now);
+                }
+                Timer::Stable => self.idle_backoff.reset(),
+                Timer::Hold(direction) => self.hold_expired(now, direction),
+                Timer::SendHold => self.send_hold_expired(now),
+            }
+        }
+        self.report();
+    }
+
+    // Starting and stopping.
+
+    fn start(&mut self, now: Instant) {
+        if self.run == Run::Running
+            || self.speaks(Direction::Outgoing)
+            || self.speaks(Direction::Incoming)
+        {
+            self.run = Run::Running;
+            return;
+        }
+        self.run = Run::Running;
+        self.timers.stop(Timer::IdleHold);
+        self.idle_backoff.reset();
+        self.connect_backoff.reset();
+        self.dial(now);
+    }
+
+    /// Ends whatever there is, as an operator or the configuration asks.
+    fn end_all(&mut self, now: Instant, shutdown: &Shutdown, next: Next) {
+        match notice::shutdown(shutdown) {
+            Some(notice) => self.cease_all(
+                now,
+                &notice.notification,
+                notice.hard,
+                notice.may_keep_routes,
+                next,
+            ),
+            None => {
+                for direction in [Direction::Outgoing, Direction::Incoming] {
+                    let Some(connection) = self.take(direction) else {
+                        continue;
+                    };
+                    self.outputs.push_back(PeerOutput::Close {
+                        direction,
+                        linger: false,
+                    });
+                    if let Connection::Established(up) = connection {
+                        let keep = up.negotiated.keeps_routes();
+                        self.down(&up, keep, DownCause::ClosedForRestart);
+                    }
+                }
+                self.then(now, next);
+            }
+        }
+    }
+
+    /// Says `notification` on every connection that understands it and closes all; in a Hard Reset where `hard` and the peer knows
+    /// that (RFC 8538 §3).
+    fn cease_all(
+        &mut self,
+        now: Instant,
+        notification: &Notification,
+        hard: bool,
+        may_keep: bool,
+        next: Next,
+    ) {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            let Some(connection) = self.take(direction) else {
+                continue;
+            };
+            let wraps = match &connection {
+                Connection::Established(up) => up.negotiated.notification_graceful,
+                Connection::Connecting(_)
+                | Connection::OpenSent(_)
+                | Connection::OpenConfirm(_) => false,
+            };
+            let said = if hard && wraps {
+                notification.clone().into_hard_reset()
+            } else {
+                notification.clone()
+            };
+            self.say_and_close(direction, &connection, &said);
+            self.ended(
+                &connection,
+                may_keep && wraps && !hard,
+                DownCause::NotificationSent(said),
+            );
+        }
+        self.then(now, next);
+    }
+
+    // Connections coming and going.
+
+    /// Dials, unless there is nobody to dial or no need to.
+    fn dial(&mut self, now: Instant) {
+        if self.run != Run::Running || self.config.waits() || self.progressed() {
+            return;
+        }
+        match self.outgoing {
+            Some(Connection::Connecting(_)) => self.abort_dialling(),
+            Some(_) => return,
+            None => {}
+        }
+        self.outgoing = Some(Connection::Connecting(Connecting));
+        self.outputs.push_back(PeerOutput::Connect);
+        let pause = self
+            .connect_backoff
+            .next(self.config.connect_retry, timer::CONNECT_RETRY_MAX);
+        self.timers
+            .set(Timer::ConnectRetry, now + self.jitter.apply(pause));
+    }
+
+    fn abort_dialling(&mut self) {
+        self.outgoing = None;
+        self.outputs.push_back(PeerOutput::Close {
+            direction: Direction::Outgoing,
+            linger: false,
+        });
+    }
+
+    /// Whether a connection got so far that dialling another is pointless.
+    fn progressed(&self) -> bool {
+        [&self.outgoing, &self.incoming]
+            .into_iter()
+            .flatten()
+            .any(|connection| connection.state() >= State::OpenConfirm)
+    }
+
+    fn connection_up(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) {
+        match direction {
+            Direction::Outgoing => match &self.outgoing {
+                Some(Connection::Connecting(_)) => self.timers.stop(Timer::ConnectRetry),
+                Some(_) => return,
+                None => {
+                    // Given up while it was being established.
+                    self.outputs.push_back(PeerOutput::Close {
+                        direction,
+                        linger: false,
+                    });
+                    return;
+                }
+            },
+            Direction::Incoming => {
+                if self.admit(now) != Admission::Accept {
+                    // The earlier connection was replaced by the transport all the same, so it is gone.
+                    self.outputs.push_back(PeerOutput::Close {
+                        direction,
+                        linger: false,
+                    });
+                    if let Some(earlier) = self.take(direction) {
+                        let keep = keeps_over_loss(&earlier);
+                        self.ended(&earlier, keep, DownCause::ReplacedByPeer);
+                        self.then(now, Next::Reconnect);
+                    }
+                    return;
+                }
+                if let Some(earlier) = self.take(Direction::Incoming) {
+                    let keep = keeps_over_loss(&earlier);
+                    self.ended(&earlier, keep, DownCause::ReplacedByPeer);
+                }
+                if matches!(&self.outgoing, Some(Connection::Established(up)) if gives_way(up, now))
+                {
+                    // RFC 4724 §4.2: the peer restarted without our noticing.
+                    if let Some(earlier) = self.take(Direction::Outgoing) {
+                        self.outputs.push_back(PeerOutput::Close {
+                            direction: Direction::Outgoing,
+                            linger: false,
+                        });
+                        self.ended(&earlier, true, DownCause::ReplacedByPeer);
+                    }
+                }
+                // A rest that admits calls is over with the first of them.
+                self.run = Run::Running;
+                self.timers.stop(Timer::IdleHold);
+            }
+        }
+        self.open(now, direction, local, remote);
+    }
+
+    /// Sends our OPEN.
+    fn open(&mut self, now: Instant, direction: Direction, local: SocketAddr, remote: SocketAddr) {
+        let without_capabilities = self
+            .without_capabilities_until
+            .is_some_and(|until| now < until);
+        let forwarding_preserved = self.identity.forwarding_preserved || self.was_established;
+        let offer = Offer::new(
+            &self.config,
+            &self.identity,
+            forwarding_preserved,
+            without_capabilities,
+        );
+        self.outputs.push_back(PeerOutput::Send {
+            direction,
+            bytes: offer.encode(),
+        });
+        let patience = if self.config.remote.is_range() {
+            timer::DYNAMIC_OPEN_TIME
+        } else {
+            timer::LARGE_HOLD_TIME
+        };
+        self.timers.set(Timer::Hold(direction), now + patience);
+        *self.slot(direction) = Some(Connection::OpenSent(OpenSent {
+            local,
+            remote,
+            since: now,
+            offer,
+        }));
+    }
+
+    fn connection_failed(&mut self, now: Instant, direction: Direction) {
+        if matches!(self.peek(direction), Some(Connection::Connecting(_))) {
+            self.take(direction);
+            self.last_error = Some(DownCause::ConnectFailed);
+            // The timer that would have ended the attempt now ends the pause.
+            if !self.timers.runs(Timer::ConnectRetry) {
+                self.then(now, Next::Retry);
+            }
+        }
+    }
+
+    fn connection_closed(&mut self, now: Instant, direction: Direction) {
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        let keep = keeps_over_loss(&connection);
+        self.ended(&connection, keep, DownCause::ConnectionLost);
+        let next = match connection {
+            Connection::Connecting(_) | Connection::OpenSent(_) => Next::Retry,
+            Connection::OpenConfirm(_) => Next::Damp { admits: true },
+            Connection::Established(_) => Next::Reconnect,
+        };
+        self.then(now, next);
+    }
+
+    // Messages.
+
+    fn message(&mut self, now: Instant, direction: Direction, message: Message) {
+        let Some(connection) = self.peek(direction) else {
+            return;
+        };
+        match (connection.state(), message) {
+            (State::Idle | State::Active | State::Connect, _) => {}
+            (_, Message::Notification(notification)) => self.notified(now, direction, notification),
+            (State::OpenSent, Message::Open(open)) => self.opened(now, direction, &open),
+            (State::OpenConfirm, Message::Keepalive) => self.confirmed(now, direction),
+            (State::OpenConfirm, Message::Update(update)) => {
+                self.confirmed(now, direction);
+                self.outputs.push_back(PeerOutput::Update(update));
+            }
+            (State::Established, Message::Keepalive) => self.restart_hold(now, direction),
+            (State::Established, Message::Update(update)) => {
+                self.restart_hold(now, direction);
+                self.outputs.push_back(PeerOutput::Update(update));
+            }
+            (State::Established, Message::RouteRefresh(refresh)) => {
+                self.restart_hold(now, direction);
+                self.outputs.push_back(PeerOutput::RouteRefresh(refresh));
+            }
+            (state, unexpected) => {
+                let notification = notice::unexpected_message(state, &unexpected);
+                self.refuse(now, direction, notification);
+            }
+        }
+    }
+
+    /// An OPEN in OpenSent.
+    fn opened(&mut self, now: Instant, direction: Direction, open: &Open) {
+        let Some(Connection::OpenSent(sent)) = self.peek(direction) else {
+            return;
+        };
+        let negotiated = match negotiation::negotiate(
+            &self.config,
+            &sent.offer,
+            open,
+            direction,
+            sent.local,
+            sent.remote,
+        ) {
+            Ok(negotiated) => Arc::new(negotiated),
+            Err(notification) => return self.refuse(now, direction, notification),
+        };
+        let other = direction.other();
+        match collision::judge(&negotiated, self.identity.router_id, self.peek(other)) {
+            Verdict::Both => {}
+            Verdict::AbortOther => {
+                self.take(other);
+                self.outputs.push_back(PeerOutput::Close {
+                    direction: other,
+                    linger: false,
+                });
+            }
+            Verdict::CloseOther => self.collide(other),
+            Verdict::CloseThis => return self.collide(direction),
+        }
+        self.timers.stop(Timer::ConnectRetry);
+        self.outputs.push_back(PeerOutput::Send {
+            direction,
+            bytes: notice::keepalive(),
+        });
+        self.outputs.push_back(PeerOutput::UseContext {
+            direction,
+            context: negotiated.context,
+            keepalive_interval: negotiated.keepalive_interval,
+        });
+        let peer_knows_capabilities = negotiation::has_capabilities(open);
+        *self.slot(direction) = Some(Connection::OpenConfirm(OpenConfirm {
+            negotiated,
+            peer_knows_capabilities,
+        }));
+        self.restart_hold(now, direction);
+    }
+
+    /// A KEEPALIVE, or what counts as one, in OpenConfirm.
+    fn confirmed(&mut self, now: Instant, direction: Direction) {
+        let Some(Connection::OpenConfirm(confirm)) = self.slot(direction).take() else {
+            return;
+        };
+        let negotiated = confirm.negotiated;
+        *self.slot(direction) = Some(Connection::Established(Established {
+            negotiated: Arc::clone(&negotiated),
+            since: now,
+        }));
+        self.was_established = true;
+        self.connect_backoff.reset();
+        self.timers.stop(Timer::ConnectRetry);
+        self.timers.set(Timer::Stable, now + timer::STABLE_AFTER);
+        self.restart_hold(now, direction);
+        self.outputs.push_back(PeerOutput::Established(negotiated));
+        self.restart_send_hold(now, direction);
+    }
+
+    /// A NOTIFICATION; it is never answered (RFC 4271 §6.4).
+    fn notified(&mut self, now: Instant, direction: Direction, notification: Notification) {
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        self.outputs.push_back(PeerOutput::Close {
+            direction,
+            linger: false,
+        });
+        let refuses_capabilities = notice::refuses_capabilities(&notification)
+            && match &connection {
+                Connection::OpenSent(sent) => sent.offer.works_without_capabilities(),
+                Connection::OpenConfirm(confirm) => !confirm.peer_knows_capabilities,
+                Connection::Connecting(_) | Connection::Established(_) => false,
+            };
+        let keep = match &connection {
+            Connection::Established(up) => {
+                up.negotiated.notification_graceful && !notice::is_hard_reset(&notification)
+            }
+            Connection::Connecting(_) | Connection::OpenSent(_) | Connection::OpenConfirm(_) => {
+                false
+            }
+        };
+        let next = if refuses_capabilities {
+            self.without_capabilities_until = Some(now + timer::CAPABILITY_AMNESIA);
+            Next::Reconnect
+        } else {
+            after_notification(&notification)
+        };
+        self.ended(
+            &connection,
+            keep,
+            DownCause::NotificationReceived(notification),
+        );
+        self.then(now, next);
+    }
+
+    // Timers.
+
+    fn hold_expired(&mut self, now: Instant, direction: Direction) {
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        self.say_and_close(
+            direction,
+            &connection,
+            &Notification::new(ErrorCode::HOLD_TIMER_EXPIRED),
+        );
+        let keep = notification_keeps(&connection);
+        self.ended(&connection, keep, DownCause::HoldTimeExpired);
+        self.then(now, Next::Damp { admits: true });
+    }
+
+    fn send_hold_expired(&mut self, now: Instant) {
+        let Some(direction) = self.established().map(|up| up.direction) else {
+            return;
+        };
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        // RFC 9687 §4.1 would have NOTIFICATION 8/0 tried; it would queue behind what the peer does not read.
+        self.outputs.push_back(PeerOutput::Close {
+            direction,
+            linger: false,
+        });
+        let keep = notification_keeps(&connection);
+        self.ended(&connection, keep, DownCause::SendHoldTimeExpired);
+        self.then(now, Next::Damp { admits: true });
+    }
+
+    fn restart_hold(&mut self, now: Instant, direction: Direction) {
+        let hold_time = match self.peek(direction) {
+            Some(
+                Connection::OpenConfirm(OpenConfirm { negotiated, .. })
+                | Connection::Established(Established { negotiated, .. }),
+            ) => negotiated.hold_time.duration(),
+            Some(Connection::Connecting(_) | Connection::OpenSent(_)) | None => return,
+        };
+        match hold_time {
+            Some(hold_time) => self.timers.set(Timer::Hold(direction), now + hold_time),
+            None => self.timers.stop(Timer::Hold(direction)),
+        }
+    }
+
+    fn restart_send_hold(&mut self, now: Instant, direction: Direction) {
+        if let Some(Connection::Established(up)) = self.peek(direction)
+            && let Some(patience) =
+                negotiation::send_hold_time(&self.config, up.negotiated.hold_time)
+        {
+            self.timers.set(Timer::SendHold, now + patience);
+        }
+    }
+
+    // Ends.
+
+    /// Answers an error of the neighbour on one connection: NOTIFICATION, close, rest (the RFC's usual list).
+    fn refuse(&mut self, now: Instant, direction: Direction, notification: Notification) {
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        self.say_and_close(direction, &connection, &notification);
+        let keep = notification_keeps(&connection);
+        self.ended(&connection, keep, DownCause::NotificationSent(notification));
+        self.then(now, Next::Damp { admits: false });
+    }
+
+    /// Closes the connection that lost a collision.
+    fn collide(&mut self, direction: Direction) {
+        if let Some(connection) = self.take(direction) {
+            self.say_and_close(
+                direction,
+                &connection,
+                &Notification::new(ErrorCode::CONNECTION_COLLISION),
+            );
+        }
+    }
+
+    fn say_and_close(
+        &mut self,
+        direction: Direction,
+        connection: &Connection,
+        notification: &Notification,
+    ) {
+        // Before our OPEN nobody would understand it.
+        let speaks = connection.state() >= State::OpenSent;
+        if speaks {
+            self.outputs.push_back(PeerOutput::Send {
+                direction,
+                bytes: notice::encode(notification),
+            });
+        }
+        self.outputs.push_back(PeerOutput::Close {
+            direction,
+            linger: speaks,
+        });
+    }
+
+    /// Books the end of a connection that was taken out.
+    fn ended(&mut self, connection: &Connection, keep_routes: bool, cause: DownCause) {
+        self.last_error = Some(cause.clone());
+        if let Connection::Established(up) = connection {
+            self.down(up, keep_routes, cause);
+        }
+    }
+
+    fn down(&mut self, up: &Established, keep_routes: bool, cause: DownCause) {
+        self.timers.stop(Timer::SendHold);
+        self.timers.stop(Timer::Stable);
+        let keep_routes = keep_routes && up.negotiated.keeps_routes();
+        self.outputs
+            .push_back(PeerOutput::Down(DownReason { keep_routes, cause }));
+    }
+
+    /// What follows the end of a connection.
+    fn then(&mut self, now: Instant, next: Next) {
+        let pause = match next {
+            Next::Stop => {
+                self.run = Run::Stopped;
+                self.timers = Timers::default();
+                return;
+            }
+            Next::Reconnect => timer::RECONNECT_PAUSE.min(self.config.connect_retry),
+            Next::Retry => self
+                .connect_backoff
+                .next(self.config.connect_retry, timer::CONNECT_RETRY_MAX),
+            Next::Damp { admits } => {
+                // An error on one connection is no reason to give up the other.
+                if !self.speaks(Direction::Outgoing) && !self.speaks(Direction::Incoming) {
+                    let pause = self
+                        .idle_backoff
+                        .next(self.config.idle_hold, self.config.idle_hold_max);
+                    self.rest(now, pause, admits);
+                }
+                return;
+            }
+            Next::Rest { pause, admits } => {
+                if !self.speaks(Direction::Outgoing) && !self.speaks(Direction::Incoming) {
+                    self.rest(now, pause, admits);
+                }
+                return;
+            }
+        };
+        // A dial under way has its own timer.
+        if self.run == Run::Running
+            && !self.config.waits()
+            && self.outgoing.is_none()
+            && !self.progressed()
+        {
+            self.timers
+                .set(Timer::ConnectRetry, now + self.jitter.apply(pause));
+        }
+    }
+
+    fn rest(&mut self, now: Instant, pause: Duration, admits: bool) {
+        if matches!(self.outgoing, Some(Connection::Connecting(_))) {
+            self.abort_dialling();
+        }
+        self.timers.stop(Timer::ConnectRetry);
+        self.run = Run::Resting { admits };
+        self.timers.set(Timer::IdleHold, now + pause);
+    }
+
+    // Small tools.
+
+    const fn peek(&self, direction: Direction) -> Option<&Connection> {
+        match direction {
+            Direction::Outgoing => self.outgoing.as_ref(),
+            Direction::Incoming => self.incoming.as_ref(),
+        }
+    }
+
+    const fn slot(&mut self, direction: Direction) -> &mut Option<Connection> {
+        match direction {
+            Direction::Outgoing => &mut self.outgoing,
+            Direction::Incoming => &mut self.incoming,
+        }
+    }
+
+    /// Takes a connection out, with its timers.
+    fn take(&mut self, direction: Direction) -> Option<Connection> {
+        let connection = self.slot(direction).take()?;
+        self.timers.stop(Timer::Hold(direction));
+        Some(connection)
+    }
+
+    /// Whether our OPEN went out on a connection that still stands.
+    fn speaks(&self, direction: Direction) -> bool {
+        self.peek(direction)
+            .is_some_and(|connection| connection.state() >= State::OpenSent)
+    }
+
+    fn report(&mut self) {
+        let to = self.state();
+        if to != self.reported {
+            let from = std::mem::replace(&mut self.reported, to);
+            self.outputs
+                .push_back(PeerOutput::StateChanged { from, to });
+        }
+    }
+}
+
+/// Whether an Established connection gives way to a new one of the same peer: with graceful restart a new connection says that
+/// the peer restarted (RFC 4724 §4.2).
+///
+/// Departs from RFC 4724 §4.2 in the first seconds: then a second connection is what is left of a collision, not a restart, and
+/// giving way would drop a session that both sides just agreed on.
+fn gives_way(up: &Established, now: Instant) -> bool {
+    up.negotiated.keeps_routes() && now.saturating_duration_since(up.since) >= timer::OPEN_GRACE
+}
+
+/// Whether the loss of TCP alone keeps routes (RFC 4724 §4.2).
+fn keeps_over_loss(connection: &Connection) -> bool {
+    matches!(connection, Connection::Established(up) if up.negotiated.keeps_routes())
+}
+
+/// Whether a NOTIFICATION that is no Hard Reset keeps routes (RFC 8538 §4).
+fn notification_keeps(connection: &Connection) -> bool {
+    matches!(connection, Connection::Established(up) if up.negotiated.notification_graceful)
+}
+
+/// What follows a NOTIFICATION of the neighbour.
+fn after_notification(notification: &Notification) -> Next {
+    match notice::meaning(notification) {
+        notice::Meaning::Collision | notice::Meaning::Reset => Next::Reconnect,
+        notice::Meaning::Ceased => Next::Rest {
+            pause: timer::CEASED_PAUSE,
+            admits: true,
+        },
+        notice::Meaning::Error => Next::Damp { admits: true },
+    }
 }

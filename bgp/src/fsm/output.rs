@@ -106,10 +106,12 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
-    /// Whether the peer would keep our routes over a restart of ours, by its capability.
+    /// Whether the peer asked for routes to be kept when the session is lost (RFC 4724 §4.2).
     #[must_use]
-    pub const fn helps_restart(&self) -> bool {
-        self.peer_graceful_restart.is_some()
+    pub fn keeps_routes(&self) -> bool {
+        self.peer_graceful_restart
+            .as_ref()
+            .is_some_and(|capability| !capability.families.is_empty())
     }
 }
 

@@ -4,6 +4,12 @@
 //! What people see is the state of the connection that got farthest.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::negotiation::Offer;
+use super::output::Negotiated;
 
 /// State of a neighbour as RFC 4271 names it; the order is that of progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,5 +47,75 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+/// Whether the neighbour's machine may run, apart from any connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Run {
+    /// Not before a start.
+    Stopped,
+    /// Not before the idle hold timer ran out.
+    Resting {
+        /// The neighbour may call meanwhile.
+        admits: bool,
+    },
+    /// Yes: Active when there is no connection.
+    Running,
+}
+
+/// One TCP connection, or the attempt at one.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Connecting(Connecting),
+    OpenSent(OpenSent),
+    OpenConfirm(OpenConfirm),
+    Established(Established),
+}
+
+/// We are dialling.
+#[derive(Debug)]
+pub(super) struct Connecting;
+
+/// Our OPEN is on its way.
+#[derive(Debug)]
+pub(super) struct OpenSent {
+    /// Our end.
+    pub(super) local: SocketAddr,
+    /// The neighbour's end.
+    pub(super) remote: SocketAddr,
+    /// Since when.
+    pub(super) since: Instant,
+    /// What our OPEN said.
+    pub(super) offer: Offer,
+}
+
+/// Both OPENs agree; a KEEPALIVE is awaited.
+#[derive(Debug)]
+pub(super) struct OpenConfirm {
+    /// What they agreed on.
+    pub(super) negotiated: Arc<Negotiated>,
+    /// The peer's OPEN carried capabilities, so it knows what they are.
+    pub(super) peer_knows_capabilities: bool,
+}
+
+/// Routes flow.
+#[derive(Debug)]
+pub(super) struct Established {
+    /// What the OPENs agreed on.
+    pub(super) negotiated: Arc<Negotiated>,
+    /// Since when.
+    pub(super) since: Instant,
+}
+
+impl Connection {
+    /// The state people see for this connection.
+    pub(super) const fn state(&self) -> State {
+        match self {
+            Self::Connecting(_) => State::Connect,
+            Self::OpenSent(_) => State::OpenSent,
+            Self::OpenConfirm(_) => State::OpenConfirm,
+            Self::Established(_) => State::Established,
+        }
     }
 }

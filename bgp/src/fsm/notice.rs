@@ -1,0 +1,149 @@
+//! The short messages the machine sends by itself, and what the neighbour's NOTIFICATIONs mean for the next attempt.
+
+use bytes::{Bytes, BytesMut};
+
+use super::event::Shutdown;
+use super::state::State;
+use crate::codec::{ErrorCode, Message, Notification, Open};
+
+/// What an orderly end says.
+pub(super) struct Notice {
+    pub(super) notification: Notification,
+    /// The peer shall keep nothing: to be wrapped in a Hard Reset where it knows that (RFC 8538 §3).
+    pub(super) hard: bool,
+    /// Routes may outlive it here.
+    pub(super) may_keep_routes: bool,
+}
+
+/// The NOTIFICATION of an orderly end; none where it is silent.
+///
+/// RFC 8538 §5 advises which subcodes to wrap: those after which the session does not come back by itself.
+pub(super) fn shutdown(shutdown: &Shutdown) -> Option<Notice> {
+    let (notification, hard, may_keep_routes) = match shutdown {
+        Shutdown::Silent => return None,
+        Shutdown::Administrative { text } => (
+            with_text(ErrorCode::ADMINISTRATIVE_SHUTDOWN, text.as_deref()),
+            true,
+            false,
+        ),
+        Shutdown::Deconfigured => (Notification::new(ErrorCode::PEER_DECONFIGURED), true, false),
+        Shutdown::AdministrativeReset { text, hard } => (
+            with_text(ErrorCode::ADMINISTRATIVE_RESET, text.as_deref()),
+            *hard,
+            true,
+        ),
+        Shutdown::ConfigurationChange => (
+            Notification::new(ErrorCode::OTHER_CONFIGURATION_CHANGE),
+            false,
+            true,
+        ),
+        Shutdown::OutOfResources => (Notification::new(ErrorCode::OUT_OF_RESOURCES), false, false),
+        // Whether routes outlive it depends on the peer's BFD (RFC 5882 §4.3); the forwarding path is what failed.
+        Shutdown::BfdDown => (Notification::new(ErrorCode::BFD_DOWN), false, false),
+    };
+    Some(Notice {
+        notification,
+        hard,
+        may_keep_routes,
+    })
+}
+
+fn with_text(code: ErrorCode, text: Option<&str>) -> Notification {
+    Notification::with_text(code, text.unwrap_or_default())
+}
+
+/// 5/1, 5/2 or 5/3: a message that its state does not know (RFC 6608 §4).
+pub(super) fn unexpected_message(state: State, message: &Message) -> Notification {
+    let code = match state {
+        State::OpenSent => ErrorCode::UNEXPECTED_IN_OPEN_SENT,
+        State::OpenConfirm => ErrorCode::UNEXPECTED_IN_OPEN_CONFIRM,
+        State::Established => ErrorCode::UNEXPECTED_IN_ESTABLISHED,
+        State::Idle | State::Active | State::Connect => ErrorCode::FSM_UNSPECIFIC,
+    };
+    Notification::with_data(
+        code,
+        Bytes::copy_from_slice(&[message.message_type() as u8]),
+    )
+}
+
+/// What a NOTIFICATION of the neighbour means for the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Another connection won.
+    Collision,
+    /// It starts over and is back at once.
+    Reset,
+    /// It wants no session for now.
+    Ceased,
+    /// Something of ours is wrong in its eyes, or its hold timer ran out.
+    Error,
+}
+
+/// Reads a NOTIFICATION of the neighbour, also inside a Hard Reset.
+pub(super) fn meaning(notification: &Notification) -> Meaning {
+    let code = notification
+        .hard_reset_cause()
+        .map_or(notification.code, |cause| cause.code);
+    match code {
+        ErrorCode::CONNECTION_COLLISION => Meaning::Collision,
+        ErrorCode::ADMINISTRATIVE_RESET | ErrorCode::OTHER_CONFIGURATION_CHANGE => Meaning::Reset,
+        ErrorCode::MAXIMUM_PREFIXES
+        | ErrorCode::ADMINISTRATIVE_SHUTDOWN
+        | ErrorCode::PEER_DECONFIGURED
+        | ErrorCode::CONNECTION_REJECTED
+        | ErrorCode::OUT_OF_RESOURCES => Meaning::Ceased,
+        _ => Meaning::Error,
+    }
+}
+
+/// Whether the neighbour could not cope with the optional parameters of our OPEN: 2/4 from speakers older than RFC 5492,
+/// 2/7 from some that took its predecessor literally.
+pub(super) fn refuses_capabilities(notification: &Notification) -> bool {
+    matches!(
+        notification.code,
+        ErrorCode::UNSUPPORTED_OPTIONAL_PARAMETER | ErrorCode::UNSUPPORTED_CAPABILITY
+    )
+}
+
+/// Whether routes must not outlive it (RFC 8538 §3).
+pub(super) fn is_hard_reset(notification: &Notification) -> bool {
+    notification.code == ErrorCode::HARD_RESET
+}
+
+/// An OPEN on the wire.
+pub(super) fn open(open: &Open) -> Bytes {
+    // TODO(codec): capabilities, once the codec writes them.
+    let mut body = vec![4];
+    body.extend_from_slice(&open.asn.to_two_octets().to_be_bytes());
+    body.extend_from_slice(&open.hold_time.as_secs().to_be_bytes());
+    body.extend_from_slice(&open.router_id.get().to_be_bytes());
+    body.push(0);
+    message(1, &body)
+}
+
+/// A NOTIFICATION on the wire.
+pub(super) fn encode(notification: &Notification) -> Bytes {
+    let mut body = vec![notification.code.code, notification.code.subcode];
+    body.extend_from_slice(&notification.data);
+    message(3, &body)
+}
+
+/// A KEEPALIVE on the wire.
+pub(super) const fn keepalive() -> Bytes {
+    Bytes::from_static(
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x13\x04",
+    )
+}
+
+fn message(number: u8, body: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(19 + body.len());
+    out.extend_from_slice(&[0xff; 16]);
+    out.extend_from_slice(
+        &u16::try_from(19 + body.len())
+            .unwrap_or(u16::MAX)
+            .to_be_bytes(),
+    );
+    out.extend_from_slice(&[number]);
+    out.extend_from_slice(body);
+    out.freeze()
+}
