@@ -118,6 +118,11 @@ impl EndpointStore {
             if !name.ends_with(".json") {
                 continue;
             }
+            if fs::metadata(&path)?.len() == 0 {
+                // Renamed but never synced before the machine lost power; its pod went with it.
+                fs::remove_file(&path)?;
+                continue;
+            }
             let parsed = fs::read(&path)
                 .map_err(|e| e.to_string())
                 .and_then(|text| {
@@ -252,15 +257,6 @@ impl EndpointStore {
 /// File name of an attachment. Both parts were checked by the plugin and the socket to be harmless in a file name.
 fn file_name(attachment: &AttachmentId) -> String {
     tombstone_name(attachment)
-}
-
-fn write_durably(dir: &Path, name: &str, text: &[u8]) -> io::Result<()> {
-    let temporary = dir.join(format!(".{name}"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(text)?;
-    file.sync_data()?;
-    fs::rename(&temporary, dir.join(name))?;
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
