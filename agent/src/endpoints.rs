@@ -189,10 +189,37 @@ impl EndpointStore {
     /// # Errors
     /// When the disk refuses; the record in memory is then unchanged.
     pub fn put(&mut self, endpoint: Endpoint) -> io::Result<()> {
+        self.write(endpoint, true)
+    }
+
+    /// Records an endpoint so that it survives the daemon, but not necessarily the machine: enough for the phases in
+    /// which a power failure takes the pod along anyway.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub fn note(&mut self, endpoint: Endpoint) -> io::Result<()> {
+        self.write(endpoint, false)
+    }
+
+    /// Changes a record in memory alone. For what the next [`Self::put`] writes and a restart does not need.
+    pub fn hold(&mut self, endpoint: Endpoint) {
+        self.endpoints.insert(endpoint.attachment.clone(), endpoint);
+    }
+
+    fn write(&mut self, endpoint: Endpoint, durably: bool) -> io::Result<()> {
         let name = file_name(&endpoint.attachment);
         let text = serde_json::to_vec_pretty(&endpoint).map_err(io::Error::other)?;
-        write_durably(&self.dir, &name, &text)?;
-        self.endpoints.insert(endpoint.attachment.clone(), endpoint);
+        let temporary = self.dir.join(format!(".{name}"));
+        let mut file = File::create(&temporary)?;
+        file.write_all(&text)?;
+        if durably {
+            file.sync_data()?;
+        }
+        fs::rename(&temporary, self.dir.join(name))?;
+        if durably {
+            File::open(&self.dir)?.sync_all()?;
+        }
+        self.hold(endpoint);
         Ok(())
     }
 
