@@ -209,10 +209,10 @@ impl AsPath {
                 .ok_or(AsPathError::Overrun)?;
             octets = rest;
             let is_set = match kind {
+                3 | 4 if rules.skip_confederations => continue,
                 1 | 4 if !rules.allow_sets => return Err(AsPathError::Set),
                 1 => true,
                 2 => false,
-                3 | 4 if rules.skip_confederations => continue,
                 3 | 4 => return Err(AsPathError::Confederation),
                 _ => return Err(AsPathError::SegmentType(kind)),
             };

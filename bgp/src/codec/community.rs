@@ -205,31 +205,23 @@ impl LargeCommunity {
         Self { asn, data1, data2 }
     }
 
-    pub(crate) fn from_octets(octets: [u8; 12]) -> Self {
-        let number = u128::from_be_bytes(widen(octets));
+    pub(crate) fn from_octets([a, b, c, d, e, f, g, h, i, j, k, l]: [u8; 12]) -> Self {
+        let number = u32::from_be_bytes;
         Self::new(
-            Asn(low_u32(number >> 64)),
-            low_u32(number >> 32),
-            low_u32(number),
+            Asn(number([a, b, c, d])),
+            number([e, f, g, h]),
+            number([i, j, k, l]),
         )
     }
-}
 
-/// Twelve octets as the low end of sixteen.
-fn widen(octets: [u8; 12]) -> [u8; 16] {
-    let mut wide = [0; 16];
-    for (to, from) in wide.iter_mut().skip(4).zip(octets) {
-        *to = from;
+    pub(crate) fn to_octets(self) -> [u8; 12] {
+        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (
+            self.asn.0.to_be_bytes(),
+            self.data1.to_be_bytes(),
+            self.data2.to_be_bytes(),
+        );
+        [a, b, c, d, e, f, g, h, i, j, k, l]
     }
-    wide
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the low 32 bits are what is asked for"
-)]
-const fn low_u32(number: u128) -> u32 {
-    number as u32
 }
 
 impl fmt::Display for LargeCommunity {

@@ -16,12 +16,17 @@
 
 pub mod as_path;
 pub mod attribute;
+mod attribute_list;
 pub mod capability;
 pub mod community;
 pub mod error;
+pub mod framing;
 pub mod iana;
+mod mp_nlri;
+mod nlri;
 pub mod notification;
 pub mod open;
+mod packer;
 pub mod route_refresh;
 pub mod update;
 
@@ -29,6 +34,7 @@ pub use as_path::{AsPath, SegmentKind};
 pub use attribute::{
     Aggregator, LocalPref, Med, NextHop, Origin, PathAttributes, UnknownAttribute,
 };
+pub use attribute_list::{AttributesBlock, attributes_block};
 pub use capability::{
     AddPath, AddPathMode, Capability, ExtendedNextHop, GracefulRestartCapability,
     GracefulRestartFamily, LongLivedFamily, Role,
@@ -38,11 +44,15 @@ pub use community::{
     Ipv6ExtendedCommunity, LargeCommunities, LargeCommunity,
 };
 pub use error::{AttributeFault, DecodeError, EncodeError, FaultAction, FaultKind};
+pub use framing::Frame;
 pub use iana::{AttributeCode, AttributeFlags, ErrorCode, MessageType};
 pub use notification::Notification;
 pub use open::{HoldTime, Open};
+pub use packer::{encode_announcements, encode_end_of_rib, encode_withdrawals};
 pub use route_refresh::{RefreshKind, RouteRefresh};
 pub use update::{Announcement, Nlri, PathId, Update};
+
+use bytes::{Bytes, BytesMut};
 
 use crate::asn::Asn;
 use crate::family::{Family, FamilySet};
@@ -54,8 +64,41 @@ pub const MAX_LEN: usize = 4096;
 /// Longest message where extended messages were negotiated (RFC 8654).
 pub const EXTENDED_MAX_LEN: usize = 65535;
 
+/// A KEEPALIVE: the same 19 octets whoever sends it.
+pub const KEEPALIVE: [u8; HEADER_LEN] = [
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+    0, 19, 4,
+];
+
+/// Reads one whole message, as [`framing`] delivers it.
+///
+/// # Errors
+/// The session does not survive this message; the error makes the NOTIFICATION that says so.
+pub fn decode(message: &[u8], context: &CodecContext) -> Result<Message, DecodeError> {
+    let (message_type, body) = match framing::peek(message, context.max_receive_len())? {
+        Some((message_type, length)) if length == message.len() => {
+            match message.split_at_checked(HEADER_LEN) {
+                Some((_, body)) => (message_type, body),
+                None => return Err(DecodeError::Frame(message.len())),
+            }
+        }
+        _ => return Err(DecodeError::Frame(message.len())),
+    };
+    Ok(match message_type {
+        MessageType::Open => Message::Open(Open::decode(body)?),
+        MessageType::Update => Message::Update(Update::decode(body, context)?),
+        MessageType::Notification => Message::Notification(Notification::decode(body)?),
+        MessageType::Keepalive => Message::Keepalive,
+        MessageType::RouteRefresh => Message::RouteRefresh(RouteRefresh::decode(message, context)?),
+    })
+}
+
 /// A BGP message.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every message is an UPDATE; boxing it would cost each an allocation"
+)]
 pub enum Message {
     /// OPEN.
     Open(Open),
@@ -80,6 +123,31 @@ impl Message {
             Self::Keepalive => MessageType::Keepalive,
             Self::RouteRefresh(_) => MessageType::RouteRefresh,
         }
+    }
+
+    /// Appends the message to `out`; an UPDATE becomes as many messages as it needs.
+    ///
+    /// # Errors
+    /// The message cannot be written for this peer. `out` is left as it was.
+    pub fn encode(&self, context: &CodecContext, out: &mut BytesMut) -> Result<(), EncodeError> {
+        match self {
+            Self::Open(open) => open.encode(out)?,
+            Self::Update(update) => update.encode(context, out)?,
+            Self::Notification(notification) => notification.encode(context, out),
+            Self::Keepalive => out.extend_from_slice(&KEEPALIVE),
+            Self::RouteRefresh(refresh) => refresh.encode(out),
+        }
+        Ok(())
+    }
+
+    /// The message as octets of its own.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn to_bytes(&self, context: &CodecContext) -> Result<Bytes, EncodeError> {
+        let mut out = BytesMut::new();
+        self.encode(context, &mut out)?;
+        Ok(out.freeze())
     }
 }
 

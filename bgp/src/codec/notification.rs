@@ -4,7 +4,9 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::iana::ErrorCode;
+use super::error::DecodeError;
+use super::iana::{ErrorCode, MessageType};
+use super::{CodecContext, HEADER_LEN, framing};
 use crate::family::Family;
 
 /// The last message of a session: why it ends.
@@ -37,9 +39,10 @@ impl Notification {
     /// which every implementation understands.
     #[must_use]
     pub fn with_text(code: ErrorCode, text: &str) -> Self {
-        let text = text
-            .get(..text.floor_char_boundary(255))
-            .unwrap_or_default();
+        let cut = (0..=text.len().min(255))
+            .rev()
+            .find(|&at| text.is_char_boundary(at));
+        let text = cut.and_then(|cut| text.get(..cut)).unwrap_or_default();
         let Ok(length @ 1..) = u8::try_from(text.len()) else {
             return Self::new(code);
         };
@@ -92,6 +95,28 @@ impl Notification {
             ErrorCode::HARD_RESET => self.hard_reset_cause()?.shutdown_text(),
             _ => self.shutdown_text(),
         }
+    }
+
+    /// Reads what follows the header.
+    pub(crate) fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let Some((&[code, subcode], data)) = body.split_first_chunk() else {
+            return Err(DecodeError::Frame(HEADER_LEN + body.len()));
+        };
+        Ok(Self::with_data(
+            ErrorCode::new(code, subcode),
+            Bytes::copy_from_slice(data),
+        ))
+    }
+
+    /// Appends the message to `out`. Data that does not fit is cut off: what it is about is often
+    /// an attribute longer than the peer takes.
+    pub fn encode(&self, context: &CodecContext, out: &mut BytesMut) {
+        let start = framing::start(MessageType::Notification, out);
+        out.put_u8(self.code.code);
+        out.put_u8(self.code.subcode);
+        let room = context.max_send_len() - (HEADER_LEN + 2);
+        out.put_slice(self.data.get(..room).unwrap_or(&self.data));
+        framing::finish(start, out);
     }
 
     fn shutdown_text(&self) -> Option<String> {

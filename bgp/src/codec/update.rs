@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::CodecContext;
 use super::attribute::{NextHop, PathAttributes};
-use super::error::AttributeFault;
+use super::attribute_list::AttributeList;
+use super::error::{AttributeFault, DecodeError, FaultAction, FaultKind};
+use super::iana::AttributeCode;
+use super::nlri::{self, NlriError};
 use crate::family::Family;
 use crate::prefix::Prefix;
 
@@ -75,6 +80,146 @@ impl Update {
     pub fn was_treated_as_withdraw(&self) -> bool {
         self.faults
             .iter()
-            .any(|fault| fault.action == super::error::FaultAction::TreatAsWithdraw)
+            .any(|fault| fault.action == FaultAction::TreatAsWithdraw)
     }
+
+    /// Reads what follows the header, in the order RFC 7606 demands: every list of prefixes is
+    /// read before any of them is acted upon, since a fault further on decides what that is.
+    pub(crate) fn decode(body: &[u8], context: &CodecContext) -> Result<Self, DecodeError> {
+        let lengths = DecodeError::AttributeList("lengths contradict the message's");
+        let (withdrawn_field, rest) = split_length(body).ok_or_else(|| lengths.clone())?;
+        let (attribute_octets, nlri_field) = split_length(rest).ok_or(lengths)?;
+
+        let mut update = Self::default();
+        read_field(
+            withdrawn_field,
+            "withdrawn routes",
+            context,
+            &mut update.withdrawn,
+        )?;
+        if attribute_octets.is_empty() && nlri_field.is_empty() {
+            if withdrawn_field.is_empty() && context.families.has(Family::IPV4_UNICAST) {
+                update.end_of_rib = Some(Family::IPV4_UNICAST);
+            }
+            return Ok(update);
+        }
+
+        let mut list = AttributeList::decode(attribute_octets, context)?;
+        let unreach = list.mp_unreach.take();
+        if let Some((unreach, octets)) = unreach {
+            let code = AttributeCode::MP_UNREACH_NLRI;
+            read_mp(
+                code,
+                unreach.family,
+                unreach.nlri,
+                octets,
+                context,
+                &mut update.withdrawn,
+            )?;
+        }
+        let mut multiprotocol = Vec::new();
+        let reach = list.mp_reach.take();
+        if let Some((reach, octets)) = reach {
+            let code = AttributeCode::MP_REACH_NLRI;
+            read_mp(
+                code,
+                reach.family,
+                reach.nlri,
+                octets,
+                context,
+                &mut multiprotocol,
+            )?;
+        }
+        let mut classic = Vec::new();
+        read_field(nlri_field, "NLRI", context, &mut classic)?;
+        if !nlri_field.is_empty() && classic.is_empty() {
+            let kind = FaultKind::Family(Family::IPV4_UNICAST);
+            list.fault(AttributeCode::NEXT_HOP, kind, FaultAction::AttributeDiscard);
+        }
+
+        if !classic.is_empty() || !multiprotocol.is_empty() {
+            list.require_mandatory(!classic.is_empty(), context);
+        } else if list.treat_as_withdraw()
+            && list.has_more_than_unreach()
+            && nlri_field.is_empty()
+            && !list.has_foreign_reach()
+        {
+            // Whatever the attributes were about cannot be found to be withdrawn (RFC 7606 §5.2).
+            // Prefixes of a family we do not speak were found, if not read, and are no loss.
+            return Err(DecodeError::AttributeList(
+                "malformed attributes without prefixes",
+            ));
+        }
+        if list.treat_as_withdraw() {
+            update.withdrawn.append(&mut classic);
+            update.withdrawn.append(&mut multiprotocol);
+        }
+        if let Some((reach, _)) = reach {
+            update.announce(reach.next_hop, multiprotocol);
+        }
+        if let Some(next_hop) = list.next_hop {
+            update.announce(NextHop::V4(next_hop), classic);
+        }
+        if let Some((unreach, _)) = unreach
+            && unreach.nlri.is_empty()
+            && withdrawn_field.is_empty()
+            && nlri_field.is_empty()
+            && !list.has_more_than_unreach()
+        {
+            update.end_of_rib = Some(unreach.family);
+        }
+        if !update.announced.is_empty() {
+            update.attributes = Some(list.attributes);
+        }
+        update.faults = list.faults;
+        Ok(update)
+    }
+
+    fn announce(&mut self, next_hop: NextHop, nlri: Vec<Nlri>) {
+        if !nlri.is_empty() {
+            self.announced.push(Announcement { next_hop, nlri });
+        }
+    }
+}
+
+/// Splits octets behind a two-octet length into what it counts and the rest.
+fn split_length(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&length, rest) = octets.split_first_chunk()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(length)))
+}
+
+/// Reads one of the two IPv4 fields; on a session without IPv4 unicast only to see that it is
+/// well-formed.
+fn read_field(
+    octets: &[u8],
+    name: &'static str,
+    context: &CodecContext,
+    out: &mut Vec<Nlri>,
+) -> Result<(), DecodeError> {
+    if octets.is_empty() {
+        return Ok(());
+    }
+    let family = Family::IPV4_UNICAST;
+    let path_ids = context.add_path_receive.has(family);
+    nlri::read(family, octets, path_ids, out).map_err(|_| DecodeError::NetworkField(name))?;
+    if !context.families.has(family) {
+        out.clear();
+    }
+    Ok(())
+}
+
+fn read_mp(
+    code: AttributeCode,
+    family: Family,
+    octets: &[u8],
+    attribute: &[u8],
+    context: &CodecContext,
+    out: &mut Vec<Nlri>,
+) -> Result<(), DecodeError> {
+    let path_ids = context.add_path_receive.has(family);
+    nlri::read(family, octets, path_ids, out).map_err(|error: NlriError| DecodeError::MpNlri {
+        code,
+        reason: error.reason(),
+        attribute: Bytes::copy_from_slice(attribute),
+    })
 }
