@@ -1,0 +1,689 @@
+//! The YAML file of `margay speaker`: every field of a speaker and its peers, in camelCase.
+//!
+//! ```yaml
+//! asn: 64512
+//! routerId: 10.100.0.1
+//! listen: ["10.100.0.1:179"]
+//! clusterId: 10.100.0.1
+//! kernel: { install: false }
+//! families: [ipv4-unicast, ipv6-unicast]
+//! originate: [10.65.0.0/26, { prefix: 10.66.0.0/24, communities: ["64512:1"] }]
+//! peers:
+//!   - { name: clients, range: 10.100.128.0/17, asn: 64512, routeReflectorClient: true, passive: true }
+//!   - { name: tor, address: 10.0.0.1, asn: 64601, import: { reject: [10.65.0.0/16] } }
+//! ```
+//!
+//! Durations are seconds, or a number with `ms`, `s`, `m` or `h`. `import` and `export` are `accept` (the default), `reject`, or
+//! `{ accept: [prefixes] }` / `{ reject: [prefixes] }`, where a prefix stands for itself and everything longer inside it and
+//! all else gets the opposite. A mistake is reported with file, line, field and what would be right, and none of the file is used.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use margay_bgp::asn::Asn;
+use margay_bgp::codec::attribute::{LocalPref, Med};
+use margay_bgp::codec::community::{Community, LargeCommunity};
+use margay_bgp::family::Family;
+use margay_bgp::policy::{Condition, Policy, PrefixMatch, Rule, Verdict};
+use margay_bgp::prefix::Prefix;
+use margay_bgp::router_id::RouterId;
+use margay_bgp::speaker::config::{
+    BGP_PORT, GracefulRestart, HoldTime, LongLived, MaximumPrefixes, NextHopMode, Originate, PeerConfig, Remote, Secret,
+    SpeakerConfig,
+};
+use serde::Deserialize;
+use serde::de::Error as _;
+use serde_saphyr::Spanned;
+
+use super::ConfigError;
+
+/// What `margay speaker` runs.
+#[derive(Clone, Debug)]
+pub struct SpeakerFile {
+    /// The speaker itself.
+    pub speaker: SpeakerConfig,
+    /// What happens to its best routes.
+    pub kernel: KernelSection,
+}
+
+/// Whether best routes go to the kernel, and how they are marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KernelSection {
+    /// Install best routes in the main table.
+    pub install: bool,
+    /// Protocol number they carry.
+    pub protocol: u8,
+}
+
+impl Default for KernelSection {
+    fn default() -> Self {
+        Self { install: false, protocol: super::ROUTE_PROTOCOL }
+    }
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// The first mistake in it, with its place.
+pub fn read(path: &Path) -> Result<SpeakerFile, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    parse(path, &text)
+}
+
+/// Reads the file's content; `path` is only for messages and for files named relative to it.
+///
+/// # Errors
+/// The first mistake in it, with its place.
+pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
+    let file: File = super::parse_yaml(path, text)?;
+    let mut speaker = SpeakerConfig::new(file.asn.0, file.router_id.0);
+    speaker.cluster_id = file.cluster_id.map(|id| id.0);
+    speaker.listen = file.listen.into_iter().map(|at| at.0.0).collect();
+    if let Some(families) = file.families {
+        speaker.families = distinct(families);
+    }
+    speaker.originate = file.originate.into_iter().map(OriginateItem::into_originate).collect();
+    if let Some(paths) = file.maximum_paths {
+        speaker.maximum_paths = paths.0.max(1);
+    }
+    if let Some(relax) = file.multipath_relax {
+        speaker.multipath_relax = relax;
+    }
+    if let Some(allow) = file.allow_as_set {
+        speaker.allow_as_set = allow;
+    }
+    if let Some(deferral) = file.selection_deferral {
+        speaker.selection_deferral = deferral.0.0;
+    }
+    if let Some(restarting) = file.restarting {
+        speaker.restarting = restarting;
+    }
+    let base = path.parent().unwrap_or(Path::new("."));
+    let mut seen = std::collections::BTreeMap::new();
+    for section in file.peers {
+        let at = section.referenced;
+        let wrong = |field: &str, reason: String| ConfigError::Parse {
+            path: path.into(),
+            line: at.line(),
+            column: at.column(),
+            field: format!("field `{field}`: "),
+            reason,
+        };
+        let peer = section.value.into_peer(&speaker, base).map_err(|(field, reason)| wrong(field, reason))?;
+        if let Some(line) = seen.insert(peer.name.clone(), at.line()) {
+            return Err(wrong("name", format!("expected a name of its own, found `{}` again (first on line {line})", peer.name)));
+        }
+        speaker.peers.push(peer);
+    }
+    speaker.validate().map_err(|error| ConfigError::Parse {
+        path: path.into(),
+        line: 1,
+        column: 1,
+        field: "field `peers`: ".into(),
+        reason: error.to_string(),
+    })?;
+    Ok(SpeakerFile { speaker, kernel: file.kernel })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    asn: Text<Asn>,
+    router_id: Text<RouterId>,
+    #[serde(default)]
+    cluster_id: Option<Text<RouterId>>,
+    #[serde(default)]
+    listen: Vec<Text<ListenAddress>>,
+    #[serde(default)]
+    kernel: KernelSection,
+    #[serde(default)]
+    families: Option<Vec<Text<Family>>>,
+    #[serde(default)]
+    originate: Vec<OriginateItem>,
+    #[serde(default)]
+    maximum_paths: Option<Text<usize>>,
+    #[serde(default)]
+    multipath_relax: Option<bool>,
+    #[serde(default)]
+    allow_as_set: Option<bool>,
+    #[serde(default)]
+    selection_deferral: Option<Text<Seconds>>,
+    #[serde(default)]
+    restarting: Option<bool>,
+    #[serde(default)]
+    peers: Vec<Spanned<PeerSection>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OriginateItem {
+    Prefix(Text<Prefix>),
+    Section(OriginateSection),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct OriginateSection {
+    prefix: Text<Prefix>,
+    #[serde(default)]
+    next_hop: Option<Text<IpAddr>>,
+    #[serde(default)]
+    communities: Vec<Text<Community>>,
+    #[serde(default)]
+    large_communities: Vec<Text<LargeCommunity>>,
+    #[serde(default)]
+    local_pref: Option<Text<u32>>,
+    #[serde(default)]
+    med: Option<Text<u32>>,
+}
+
+impl OriginateItem {
+    fn into_originate(self) -> Originate {
+        match self {
+            Self::Prefix(prefix) => Originate::new(prefix.0),
+            Self::Section(section) => Originate {
+                prefix: section.prefix.0,
+                next_hop: section.next_hop.map(|hop| hop.0),
+                communities: section.communities.into_iter().map(|value| value.0).collect(),
+                large_communities: section.large_communities.into_iter().map(|value| value.0).collect(),
+                local_pref: section.local_pref.map(|value| LocalPref(value.0)),
+                med: section.med.map(|value| Med(value.0)),
+            },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PeerSection {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    address: Option<Text<IpAddr>>,
+    #[serde(default)]
+    interface: Option<String>,
+    #[serde(default)]
+    port: Option<Text<u16>>,
+    #[serde(default)]
+    range: Option<Text<Prefix>>,
+    asn: Text<Asn>,
+    #[serde(default)]
+    local_asn: Option<Text<Asn>>,
+    #[serde(default)]
+    local_address: Option<Text<IpAddr>>,
+    #[serde(default)]
+    passive: bool,
+    #[serde(default)]
+    route_reflector_client: bool,
+    #[serde(default)]
+    cluster_id: Option<Text<RouterId>>,
+    #[serde(default)]
+    families: Option<Vec<Text<Family>>>,
+    #[serde(default)]
+    hold_time: Option<Text<HoldTime>>,
+    #[serde(default)]
+    minimum_hold_time: Option<Text<HoldTime>>,
+    #[serde(default)]
+    keepalive: Option<Text<Seconds>>,
+    #[serde(default)]
+    connect_retry: Option<Text<Seconds>>,
+    #[serde(default)]
+    idle_hold: Option<Text<Seconds>>,
+    #[serde(default)]
+    idle_hold_max: Option<Text<Seconds>>,
+    #[serde(default)]
+    send_hold: Option<Text<Seconds>>,
+    #[serde(default)]
+    graceful_restart: Option<Switch<GracefulRestartSection>>,
+    #[serde(default)]
+    long_lived: Option<LongLivedSection>,
+    #[serde(default)]
+    password: Option<String>,
+    #[serde(default)]
+    password_file: Option<PathBuf>,
+    #[serde(default)]
+    ttl_security: Option<Text<u8>>,
+    #[serde(default)]
+    ttl: Option<Text<u8>>,
+    #[serde(default)]
+    next_hop: Option<Text<NextHopMode>>,
+    #[serde(default)]
+    connected_subnets: Vec<Text<Prefix>>,
+    #[serde(default)]
+    allowed_local_as: Option<Text<u8>>,
+    #[serde(default)]
+    import: Option<PolicySection>,
+    #[serde(default)]
+    export: Option<PolicySection>,
+    #[serde(default)]
+    maximum_prefixes: Option<MaximumPrefixesItem>,
+    #[serde(default)]
+    add_path_receive: Option<bool>,
+    #[serde(default)]
+    add_path_send: Option<bool>,
+    #[serde(default)]
+    extended_next_hop: Option<bool>,
+    #[serde(default)]
+    enabled: Option<bool>,
+    #[serde(default)]
+    shutdown_text: Option<String>,
+    #[serde(default)]
+    dynamic_limit: Option<Text<usize>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct GracefulRestartSection {
+    restart_time: Option<Text<Seconds>>,
+    stale_time: Option<Text<Seconds>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LongLivedSection {
+    stale_time: Text<Seconds>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum MaximumPrefixesItem {
+    Limit(Text<usize>),
+    Section(MaximumPrefixesSection),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct MaximumPrefixesSection {
+    limit: Text<usize>,
+    #[serde(default)]
+    warning_only: bool,
+    #[serde(default)]
+    restart: Option<Text<Seconds>>,
+}
+
+/// `true`, `false`, or details.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Switch<T> {
+    Flag(bool),
+    Section(T),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PolicySection {
+    All(Text<Verdict>),
+    Lists(PolicyLists),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct PolicyLists {
+    accept: Option<Vec<Text<Prefix>>>,
+    reject: Option<Vec<Text<Prefix>>>,
+}
+
+type Wrong = (&'static str, String);
+
+impl PeerSection {
+    fn into_peer(self, speaker: &SpeakerConfig, base: &Path) -> Result<PeerConfig, Wrong> {
+        let remote = match (self.address, self.range) {
+            (Some(address), None) => {
+                let port = self.port.map_or(BGP_PORT, |port| port.0);
+                if port == 0 {
+                    return Err(("port", "expected a port from 1 to 65535, found `0`".into()));
+                }
+                Remote::Address(socket_address(address.0, port, self.interface.as_deref())?)
+            }
+            (None, Some(range)) => {
+                if self.port.is_some() {
+                    return Err(("port", "expected no port beside `range`: a range is never dialled".into()));
+                }
+                Remote::Range(range.0)
+            }
+            (Some(_), Some(_)) => return Err(("range", "expected `address` or `range`, found both".into())),
+            (None, None) => return Err(("address", "expected `address` or `range`, found neither".into())),
+        };
+        let name = self.name.unwrap_or_else(|| match remote {
+            Remote::Address(address) if address.port() == BGP_PORT => address.ip().to_string(),
+            Remote::Address(_) | Remote::Range(_) => remote.to_string(),
+        });
+        let import = policy("import", self.import)?;
+        let export = policy("export", self.export)?;
+        let mut peer = PeerConfig::new(name, remote, self.asn.0, import, export);
+        peer.families = self.families.map_or_else(|| speaker.families.clone(), distinct);
+        if let Some(family) = peer.families.iter().find(|family| !speaker.families.contains(family)) {
+            return Err(("families", format!("expected families of the speaker, found `{family}`")));
+        }
+        peer.local_asn = self.local_asn.map(|asn| asn.0);
+        let local = self.local_address.map(|address| address.0);
+        peer.local_address = match (local, remote) {
+            (Some(local), Remote::Address(remote)) if local.is_ipv4() != remote.is_ipv4() => {
+                return Err(("localAddress", format!("expected an address of the family of {}, found `{local}`", remote.ip())));
+            }
+            (local, _) => local,
+        };
+        peer.passive = self.passive || remote.is_range();
+        peer.route_reflector_client = self.route_reflector_client;
+        peer.cluster_id = self.cluster_id.map(|id| id.0);
+        set(&mut peer.hold_time, self.hold_time.map(|time| time.0));
+        set(&mut peer.minimum_hold_time, self.minimum_hold_time.map(|time| time.0));
+        peer.keepalive = seconds(self.keepalive);
+        set(&mut peer.connect_retry, seconds(self.connect_retry));
+        set(&mut peer.idle_hold, seconds(self.idle_hold));
+        set(&mut peer.idle_hold_max, seconds(self.idle_hold_max));
+        peer.send_hold = seconds(self.send_hold);
+        match self.graceful_restart {
+            None | Some(Switch::Flag(true)) => {}
+            Some(Switch::Flag(false)) => peer.graceful_restart = None,
+            Some(Switch::Section(section)) => {
+                let mut graceful = GracefulRestart::default();
+                set(&mut graceful.restart_time, seconds(section.restart_time));
+                if graceful.restart_time > GracefulRestart::MAX_RESTART_TIME {
+                    return Err(("restartTime", "expected at most 4095 seconds".into()));
+                }
+                // A helper that forgets before the peer may come back would defeat the point.
+                graceful.stale_time = seconds(section.stale_time)
+                    .unwrap_or_else(|| graceful.stale_time.max(graceful.restart_time.saturating_mul(3) / 2));
+                peer.graceful_restart = Some(graceful);
+            }
+        }
+        peer.long_lived = self.long_lived.map(|section| LongLived { stale_time: section.stale_time.0.0 });
+        peer.password = match (self.password, self.password_file) {
+            (None, None) => None,
+            (Some(password), None) => Some(secret("password", &password)?),
+            (None, Some(file)) => {
+                let file = base.join(file);
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|error| ("passwordFile", format!("cannot read {}: {error}", file.display())))?;
+                Some(secret("passwordFile", text.trim_end_matches(['\n', '\r']))?)
+            }
+            (Some(_), Some(_)) => return Err(("passwordFile", "expected `password` or `passwordFile`, found both".into())),
+        };
+        peer.ttl_security = self.ttl_security.map(|hops| hops.0);
+        if peer.ttl_security == Some(0) {
+            return Err(("ttlSecurity", "expected the number of hops to the peer, from 1, found `0`".into()));
+        }
+        peer.ttl = self.ttl.map(|ttl| ttl.0);
+        set(&mut peer.next_hop, self.next_hop.map(|mode| mode.0));
+        peer.connected_subnets = self.connected_subnets.into_iter().map(|subnet| subnet.0).collect();
+        set(&mut peer.allowed_local_as, self.allowed_local_as.map(|count| count.0));
+        peer.maximum_prefixes = self.maximum_prefixes.map(|item| match item {
+            MaximumPrefixesItem::Limit(limit) => MaximumPrefixes { limit: limit.0, warning_only: false, restart: None },
+            MaximumPrefixesItem::Section(section) => MaximumPrefixes {
+                limit: section.limit.0,
+                warning_only: section.warning_only,
+                restart: seconds(section.restart),
+            },
+        });
+        set(&mut peer.add_path_receive, self.add_path_receive);
+        set(&mut peer.add_path_send, self.add_path_send);
+        set(&mut peer.extended_next_hop, self.extended_next_hop);
+        set(&mut peer.enabled, self.enabled);
+        peer.shutdown_text = self.shutdown_text;
+        set(&mut peer.dynamic_limit, self.dynamic_limit.map(|limit| limit.0));
+        Ok(peer)
+    }
+}
+
+fn set<T>(target: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *target = value;
+    }
+}
+
+fn seconds(value: Option<Text<Seconds>>) -> Option<Duration> {
+    value.map(|value| value.0.0)
+}
+
+fn secret(field: &'static str, text: &str) -> Result<Secret, Wrong> {
+    // The password itself stays out of the message.
+    Secret::new(text).map_err(|error| (field, error.to_string()))
+}
+
+fn distinct(families: Vec<Text<Family>>) -> Vec<Family> {
+    families.into_iter().map(|family| family.0).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn socket_address(address: IpAddr, port: u16, interface: Option<&str>) -> Result<SocketAddr, Wrong> {
+    match (address, interface) {
+        (IpAddr::V6(v6), Some(name)) if v6.is_unicast_link_local() => {
+            let scope = nix::net::if_::if_nametoindex(name)
+                .map_err(|error| ("interface", format!("expected a network interface, found `{name}`: {}", error.desc())))?;
+            Ok(SocketAddr::V6(std::net::SocketAddrV6::new(v6, port, 0, scope)))
+        }
+        (IpAddr::V6(v6), None) if v6.is_unicast_link_local() => {
+            Err(("interface", format!("expected the interface of the link-local address {v6}")))
+        }
+        (_, Some(_)) => Err(("interface", "expected only beside a link-local address".into())),
+        (_, None) => Ok(SocketAddr::new(address, port)),
+    }
+}
+
+fn policy(field: &'static str, section: Option<PolicySection>) -> Result<Arc<Policy>, Wrong> {
+    let lists = match section {
+        None => return Ok(Arc::new(Policy::accept_all())),
+        Some(PolicySection::All(verdict)) => return Ok(Arc::new(Policy { rules: Vec::new(), default: verdict.0 })),
+        Some(PolicySection::Lists(lists)) => lists,
+    };
+    let (prefixes, verdict, default) = match (lists.accept, lists.reject) {
+        (Some(prefixes), None) => (prefixes, Verdict::Accept, Verdict::Reject),
+        (None, Some(prefixes)) => (prefixes, Verdict::Reject, Verdict::Accept),
+        _ => return Err((field, "expected `accept`, `reject`, or one list under one of the two".into())),
+    };
+    let matches = prefixes.into_iter().map(|prefix| PrefixMatch::or_longer(prefix.0)).collect();
+    Ok(Arc::new(Policy {
+        rules: vec![Rule { conditions: vec![Condition::PrefixIn(matches)], actions: Vec::new(), verdict: Some(verdict) }],
+        default,
+    }))
+}
+
+/// A scalar of the file that a type of ours is read from. YAML's own idea of its type (`1.10` a float, `no` a truth value) is not asked.
+#[derive(Clone, Copy, Debug)]
+struct Text<T>(T);
+
+/// What can be read from a scalar, and how to say what was expected.
+trait FromText: Sized {
+    /// Completes "expected …".
+    const WANTED: &'static str;
+    fn from_text(text: &str) -> Option<Self>;
+}
+
+impl<'de, T: FromText> Deserialize<'de> for Text<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        T::from_text(text.trim())
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(format!("expected {}, found `{text}`", T::WANTED)))
+    }
+}
+
+macro_rules! from_text {
+    ($($type:ty: $wanted:literal),+ $(,)?) => {$(
+        impl FromText for $type {
+            const WANTED: &'static str = $wanted;
+            fn from_text(text: &str) -> Option<Self> {
+                Self::from_str(text).ok()
+            }
+        }
+    )+};
+}
+
+from_text! {
+    Asn: "an AS number (64512 or 1.10)",
+    Family: "ipv4-unicast or ipv6-unicast",
+    Prefix: "a prefix (10.0.0.0/8 or fd00::/48)",
+    IpAddr: "an IP address",
+    Community: "a community (64512:1)",
+    LargeCommunity: "a large community (64512:1:2)",
+    u8: "a number from 0 to 255",
+    u16: "a number from 0 to 65535",
+    u32: "a number from 0 to 4294967295",
+    usize: "a number",
+}
+
+impl FromText for RouterId {
+    const WANTED: &'static str = "four octets that are not all zero (10.100.0.1)";
+    fn from_text(text: &str) -> Option<Self> {
+        Self::try_from(text.parse::<std::net::Ipv4Addr>().ok()?).ok()
+    }
+}
+
+impl FromText for HoldTime {
+    const WANTED: &'static str = "a hold time in seconds: 0, or 3 to 65535";
+    fn from_text(text: &str) -> Option<Self> {
+        Self::from_secs(u16::try_from(Seconds::from_text(text)?.0.as_secs()).ok()?).ok()
+    }
+}
+
+impl FromText for NextHopMode {
+    const WANTED: &'static str = "auto, self or keep";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "auto" | "Auto" => Some(Self::Auto),
+            "self" | "Self" => Some(Self::SelfAddress),
+            "keep" | "Keep" => Some(Self::Keep),
+            _ => None,
+        }
+    }
+}
+
+impl FromText for Verdict {
+    const WANTED: &'static str = "accept or reject";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "accept" => Some(Self::Accept),
+            "reject" => Some(Self::Reject),
+            _ => None,
+        }
+    }
+}
+
+/// `ADDRESS:PORT`, or an address for the port of BGP.
+#[derive(Clone, Copy, Debug)]
+struct ListenAddress(SocketAddr);
+
+impl FromText for ListenAddress {
+    const WANTED: &'static str = "ADDRESS:PORT ([::]:179) or an address";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse::<SocketAddr>()
+            .ok()
+            .or_else(|| text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, BGP_PORT)))
+            .map(Self)
+    }
+}
+
+/// A duration.
+#[derive(Clone, Copy, Debug)]
+struct Seconds(Duration);
+
+impl FromText for Seconds {
+    const WANTED: &'static str = "a duration (120, 120s, 2m, 500ms)";
+    fn from_text(text: &str) -> Option<Self> {
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let number: u64 = number.parse().ok()?;
+        Some(Self(match unit {
+            "" | "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            "h" => Duration::from_secs(number.checked_mul(3600)?),
+            _ => return None,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "asn: 64512\nrouterId: 10.100.0.1\n";
+
+    fn ok(text: &str) -> SpeakerFile {
+        parse(Path::new("speaker.yaml"), text).expect("a good file")
+    }
+
+    fn mistake(text: &str) -> String {
+        parse(Path::new("speaker.yaml"), text).expect_err("a bad file").to_string()
+    }
+
+    #[test]
+    fn the_documented_example_is_read() {
+        let file = ok("asn: 64512\nrouterId: 10.100.0.1\nlisten: [\"10.100.0.1:179\"]\nclusterId: 10.100.0.1\n\
+            kernel: { install: false }\nfamilies: [ipv4-unicast, ipv6-unicast]\noriginate: []\npeers:\n  - name: clients\n    \
+            range: 10.100.128.0/17\n    asn: 64512\n    routeReflectorClient: true\n    passive: true\n");
+        assert_eq!(file.speaker.listen, ["10.100.0.1:179".parse().expect("address")]);
+        let [peer] = file.speaker.peers.as_slice() else { panic!("one peer") };
+        assert_eq!(peer.remote, Remote::Range("10.100.128.0/17".parse().expect("prefix")));
+        assert!(peer.route_reflector_client && peer.passive);
+        assert!(!file.kernel.install);
+    }
+
+    #[test]
+    fn a_wrong_value_names_line_field_and_what_would_be_right() {
+        assert_eq!(
+            mistake("asn: many\nrouterId: 10.0.0.1\n"),
+            "speaker.yaml:1:6: field `asn`: expected an AS number (64512 or 1.10), found `many`"
+        );
+        assert_eq!(
+            mistake("asn: 1\nrouterId: 0.0.0.0\n"),
+            "speaker.yaml:2:11: field `routerId`: expected four octets that are not all zero (10.100.0.1), found `0.0.0.0`"
+        );
+    }
+
+    #[test]
+    fn an_unknown_field_is_a_mistake() {
+        let text = mistake(&format!("{HEAD}peers:\n  - address: 10.0.0.1\n    asn: 1\n    holdtime: 3\n"));
+        assert!(text.starts_with("speaker.yaml:6:5: field `holdtime`: unknown field `holdtime`, expected one of"), "{text}");
+    }
+
+    #[test]
+    fn a_peer_needs_an_address_or_a_range() {
+        let text = mistake(&format!("{HEAD}peers:\n  - name: x\n    asn: 1\n"));
+        assert_eq!(text, "speaker.yaml:4:5: field `address`: expected `address` or `range`, found neither");
+    }
+
+    #[test]
+    fn two_peers_of_one_name_are_a_mistake() {
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - {{ name: x, address: 10.0.0.1, asn: 1 }}\n  - {{ name: x, address: 10.0.0.2, asn: 1 }}\n"
+        ));
+        assert!(text.contains("speaker.yaml:5:"), "{text}");
+        assert!(text.contains("field `name`"), "{text}");
+    }
+
+    #[test]
+    fn a_password_never_shows() {
+        let text = mistake(&format!("{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: \"{}\" }}\n", "hunter2".repeat(20)));
+        assert!(!text.contains("hunter2"), "{text}");
+        let file = ok(&format!("{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: hunter2 }}\n"));
+        assert!(!format!("{file:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn every_peer_field_has_a_name_in_the_file() {
+        let file = ok(&format!(
+            "{HEAD}peers:\n- name: p\n  address: fd00::1\n  port: 1790\n  asn: 1.10\n  localAsn: 65000\n  localAddress: fd00::2\n  \
+             passive: true\n  routeReflectorClient: true\n  clusterId: 1.1.1.1\n  families: [ipv6-unicast]\n  holdTime: 9\n  \
+             minimumHoldTime: 3\n  keepalive: 3\n  connectRetry: 500ms\n  idleHold: 1\n  idleHoldMax: 2m\n  sendHold: 480\n  \
+             gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h }}\n  password: k\n  ttlSecurity: 1\n  \
+             ttl: 2\n  nextHop: self\n  connectedSubnets: [fd00::/64]\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
+             export: reject\n  maximumPrefixes: {{ limit: 10, warningOnly: true, restart: 60 }}\n  addPathReceive: false\n  \
+             addPathSend: true\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n"
+        ));
+        let [peer] = file.speaker.peers.as_slice() else { panic!("one peer") };
+        assert_eq!(peer.asn, Asn::from(65546));
+        assert_eq!(peer.keepalive, Some(Duration::from_secs(3)));
+        assert_eq!(peer.connect_retry, Duration::from_millis(500));
+        assert_eq!(peer.next_hop, NextHopMode::SelfAddress);
+        assert_eq!(peer.export.default, Verdict::Reject);
+        assert_eq!(peer.maximum_prefixes.map(|limit| limit.limit), Some(10));
+        assert_eq!(peer.dynamic_limit, 7);
+        assert!(!peer.enabled);
+    }
+}

@@ -1,0 +1,65 @@
+//! The speaker's whole configuration for a node.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use margay_bgp::family::Family;
+use margay_bgp::router_id::RouterId;
+use margay_bgp::speaker::config::SpeakerConfig;
+use sha1::{Digest, Sha1};
+
+use super::advertisements::originate;
+use super::peers::{Session, peer_config, sessions};
+use super::state::{Problem, Underlay};
+use crate::model::{BindMode, ClusterState, Node};
+
+/// A node's part in BGP.
+#[derive(Clone, Debug)]
+pub struct SpeakerPlan {
+    /// What the speaker is told.
+    pub config: SpeakerConfig,
+    /// Why each session exists, in the order of their names; some of them may be kept down and miss in `config`.
+    pub sessions: Vec<Session>,
+    /// What could not be honoured.
+    pub problems: Vec<Problem>,
+}
+
+/// What the speaker of the node that looks is told; `None` while the node has no object, and so no address and no AS.
+#[must_use]
+pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<SpeakerPlan> {
+    let own = cluster.own_node()?;
+    let (sessions, mut problems) = sessions(cluster);
+    let mut config = SpeakerConfig::new(cluster.asn_of(own), router_id(own));
+    config.cluster_id = own.route_reflector_cluster_id;
+    config.listen = listen(cluster, own);
+    config.originate = originate(cluster);
+    config.peers = sessions.iter().filter_map(|session| peer_config(cluster, session, underlay, &mut problems)).collect();
+    problems.sort();
+    problems.dedup();
+    Some(SpeakerPlan { config, sessions, problems })
+}
+
+/// The node's BGP Identifier: annotation `margay.io/routerId`, else its IPv4 address, else a number made from its name.
+#[must_use]
+pub fn router_id(node: &Node) -> RouterId {
+    let written = node.margay.get("routerId").and_then(|text| text.parse().ok());
+    let address = || node.ipv4.and_then(|own| RouterId::try_from(own.address).ok());
+    written.or_else(address).unwrap_or_else(|| {
+        let digest = Sha1::digest(&node.name);
+        let number = digest.iter().take(4).fold(0_u32, |number, octet| number << 8 | u32::from(*octet));
+        // Zero identifies nobody; one name in four thousand million has to share the next number.
+        RouterId::new(number).unwrap_or_else(|| RouterId::from(std::num::NonZeroU32::MIN))
+    })
+}
+
+fn listen(cluster: &ClusterState, own: &Node) -> Vec<SocketAddr> {
+    let port = cluster.bgp.listen_port;
+    Family::ALL
+        .into_iter()
+        .filter_map(|family| own.bgp_address(family))
+        .map(|address| match (cluster.bgp.bind_mode, address) {
+            (BindMode::NodeIp, address) => SocketAddr::new(address, port),
+            (BindMode::None, IpAddr::V4(_)) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
+            (BindMode::None, IpAddr::V6(_)) => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+        })
+        .collect()
+}
