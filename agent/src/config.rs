@@ -120,20 +120,33 @@ impl Config {
         let datastore = args
             .datastore
             .or(file.datastore)
-            .ok_or(ConfigError::Missing("datastore", "--datastore directory:PATH or --datastore kubernetes"))?
+            .ok_or(ConfigError::Missing(
+                "datastore",
+                "--datastore directory:PATH or --datastore kubernetes",
+            ))?
             .parse()?;
         let node_name = match args.node_name.or(file.node_name) {
             Some(name) => name,
             None => host_name().ok_or(ConfigError::Missing("node name", "--node-name NAME"))?,
         };
         if node_name.is_empty() || node_name.contains(|c: char| c == '/' || c.is_whitespace()) {
-            return Err(ConfigError::Value { setting: "node name", expected: "the name of a Node object", found: node_name });
+            return Err(ConfigError::Value {
+                setting: "node name",
+                expected: "the name of a Node object",
+                found: node_name,
+            });
         }
         Ok(Self {
             datastore,
             node_name,
-            run_dir: args.run_dir.or(file.run_dir).unwrap_or_else(|| DEFAULT_RUN_DIR.into()),
-            state_dir: args.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            run_dir: args
+                .run_dir
+                .or(file.run_dir)
+                .unwrap_or_else(|| DEFAULT_RUN_DIR.into()),
+            state_dir: args
+                .state_dir
+                .or(file.state_dir)
+                .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             route_protocol: checked_protocol(args.route_protocol.or(file.route_protocol))?,
             metrics_listen: listener("metricsListen", args.metrics_listen, file.metrics_listen)?,
             health_listen: listener("healthListen", args.health_listen, file.health_listen)?,
@@ -175,7 +188,13 @@ impl std::str::FromStr for DatastoreKind {
 ///
 /// `host` follows Felix: empty means every address, `localhost` the loopback one.
 #[must_use]
-pub fn listen_address(flag: Option<Listen>, enabled: Option<bool>, host: Option<&str>, port: Option<u16>, default: SocketAddr) -> Listen {
+pub fn listen_address(
+    flag: Option<Listen>,
+    enabled: Option<bool>,
+    host: Option<&str>,
+    port: Option<u16>,
+    default: SocketAddr,
+) -> Listen {
     if let Some(listen) = flag {
         return listen;
     }
@@ -187,7 +206,11 @@ pub fn listen_address(flag: Option<Listen>, enabled: Option<bool>, host: Option<
         Some("") => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         Some("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
         Some(text) => text.parse().unwrap_or_else(|_| {
-            tracing::warn!(host = text, "FelixConfiguration names a host that is not an address; using {}", default.ip());
+            tracing::warn!(
+                host = text,
+                "FelixConfiguration names a host that is not an address; using {}",
+                default.ip()
+            );
             default.ip()
         }),
     };
@@ -199,14 +222,22 @@ pub fn listen_address(flag: Option<Listen>, enabled: Option<bool>, host: Option<
 /// # Errors
 /// The file cannot be read, or its content is not what `T` wants.
 pub fn read_yaml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
     parse_yaml(path, &text)
 }
 
 /// The same for text already read; `path` is only for messages.
-pub(crate) fn parse_yaml<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+pub(crate) fn parse_yaml<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    text: &str,
+) -> Result<T, ConfigError> {
     serde_saphyr::from_str(text).map_err(|error| {
-        let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+        let (line, column) = error
+            .location()
+            .map_or((1, 1), |at| (at.line(), at.column()));
         ConfigError::Parse {
             path: path.into(),
             line,
@@ -219,15 +250,22 @@ pub(crate) fn parse_yaml<T: serde::de::DeserializeOwned>(path: &Path, text: &str
 
 /// Names the field a position belongs to: the key on its line, or the nearest key above a bare list item.
 pub(crate) fn field_at(text: &str, line: u64) -> String {
-    let Ok(line) = usize::try_from(line) else { return String::new() };
+    let Ok(line) = usize::try_from(line) else {
+        return String::new();
+    };
     let above: Vec<&str> = text.lines().take(line).collect();
     above
         .iter()
         .rev()
         .find_map(|line| {
             let (key, _) = line.split_once(':')?;
-            let key = key.trim().trim_start_matches("- ").trim_start_matches('{').trim();
-            (!key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric())).then(|| format!("field `{key}`: "))
+            let key = key
+                .trim()
+                .trim_start_matches("- ")
+                .trim_start_matches('{')
+                .trim();
+            (!key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric()))
+                .then(|| format!("field `{key}`: "))
         })
         .unwrap_or_default()
 }
@@ -242,13 +280,18 @@ fn plain(message: &str) -> String {
     }
 }
 
-fn listener(setting: &'static str, flag: Option<Listen>, file: Option<String>) -> Result<Option<Listen>, ConfigError> {
+fn listener(
+    setting: &'static str,
+    flag: Option<Listen>,
+    file: Option<String>,
+) -> Result<Option<Listen>, ConfigError> {
     match (flag, file) {
         (Some(listen), _) => Ok(Some(listen)),
-        (None, Some(text)) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| ConfigError::Value { setting, expected: "ADDRESS:PORT or off", found: text }),
+        (None, Some(text)) => text.parse().map(Some).map_err(|_| ConfigError::Value {
+            setting,
+            expected: "ADDRESS:PORT or off",
+            found: text,
+        }),
         (None, None) => Ok(None),
     }
 }
@@ -267,6 +310,10 @@ fn checked_protocol(protocol: Option<u8>) -> Result<u8, ConfigError> {
 }
 
 fn host_name() -> Option<String> {
-    let name = nix::unistd::gethostname().ok()?.into_string().ok()?.to_lowercase();
+    let name = nix::unistd::gethostname()
+        .ok()?
+        .into_string()
+        .ok()?
+        .to_lowercase();
     (!name.is_empty()).then_some(name)
 }

@@ -56,7 +56,11 @@ impl Health {
     /// Registers a loop that beats at least every `silence`.
     #[must_use]
     pub fn heartbeat(&self, name: &'static str, silence: Duration) -> Heartbeat {
-        let heartbeat = Heartbeat { health: self.clone(), name, silence };
+        let heartbeat = Heartbeat {
+            health: self.clone(),
+            name,
+            silence,
+        };
         heartbeat.beat();
         heartbeat
     }
@@ -65,7 +69,10 @@ impl Health {
     #[must_use]
     pub fn latch(&self, name: &'static str) -> Latch {
         self.lock().latches.entry(name).or_insert(false);
-        Latch { health: self.clone(), name }
+        Latch {
+            health: self.clone(),
+            name,
+        }
     }
 
     /// Every loop, and whether it was heard in time.
@@ -76,7 +83,11 @@ impl Health {
             .iter()
             .map(|(name, part)| {
                 let silent = now.saturating_duration_since(part.last);
-                Check { name, ok: silent <= part.silence, detail: format!("heard {:.1} s ago", silent.as_secs_f64()) }
+                Check {
+                    name,
+                    ok: silent <= part.silence,
+                    detail: format!("heard {:.1} s ago", silent.as_secs_f64()),
+                }
             })
             .collect()
     }
@@ -90,7 +101,11 @@ impl Health {
             .map(|(name, released)| Check {
                 name,
                 ok: *released,
-                detail: if *released { "done".into() } else { "waiting".into() },
+                detail: if *released {
+                    "done".into()
+                } else {
+                    "waiting".into()
+                },
             })
             .collect()
     }
@@ -104,7 +119,13 @@ impl Health {
 impl Heartbeat {
     /// The loop goes round.
     pub fn beat(&self) {
-        self.health.lock().loops.insert(self.name, Loop { last: Instant::now(), silence: self.silence });
+        self.health.lock().loops.insert(
+            self.name,
+            Loop {
+                last: Instant::now(),
+                silence: self.silence,
+            },
+        );
     }
 
     /// How often a loop with nothing to do should wake up to beat.
@@ -133,7 +154,12 @@ mod tests {
         let _heartbeat = health.heartbeat("routing", Duration::from_secs(10));
         let now = Instant::now();
         assert!(health.live(now).iter().all(|check| check.ok));
-        assert!(health.live(now + Duration::from_secs(11)).iter().any(|check| !check.ok));
+        assert!(
+            health
+                .live(now + Duration::from_secs(11))
+                .iter()
+                .any(|check| !check.ok)
+        );
     }
 
     #[test]

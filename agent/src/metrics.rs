@@ -5,12 +5,15 @@
 //! can disagree with the state for longer than a scrape.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// Seconds from a tenth of a millisecond to ten seconds.
-const LATENCY_BUCKETS: [f64; 16] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const LATENCY_BUCKETS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
 
 /// All metrics of a daemon. Clones share the values.
 #[derive(Clone, Debug)]
@@ -88,11 +91,12 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
-        let int_gauges = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
-            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
+        let int_gauges =
+            |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
+                let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
         let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
             let metric = IntCounter::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
@@ -104,51 +108,133 @@ impl Metrics {
             Ok(metric)
         };
         let cni_seconds = HistogramVec::new(
-            HistogramOpts::new("margay_cni_request_duration_seconds", "Time the daemon took to answer the CNI plugin.")
-                .buckets(LATENCY_BUCKETS.to_vec()),
+            HistogramOpts::new(
+                "margay_cni_request_duration_seconds",
+                "Time the daemon took to answer the CNI plugin.",
+            )
+            .buckets(LATENCY_BUCKETS.to_vec()),
             &["verb", "result"],
         )?;
         registry.register(Box::new(cni_seconds.clone()))?;
-        let build = GaugeVec::new(Opts::new("margay_build_info", "Always 1; the label carries the version."), &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let build = GaugeVec::new(
+            Opts::new(
+                "margay_build_info",
+                "Always 1; the label carries the version.",
+            ),
+            &["version"],
+        )?;
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
         registry.register(Box::new(build))?;
-        let start = gauge("process_start_time_seconds", "Start of the process since the epoch in seconds.")?;
-        start.set(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        let start = gauge(
+            "process_start_time_seconds",
+            "Start of the process since the epoch in seconds.",
+        )?;
+        start.set(
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64(),
+        );
         Ok(Self {
             bgp_sessions: int_gauges("margay_bgp_sessions", "BGP sessions by state.", &["state"])?,
-            bgp_received: int_gauges("margay_bgp_routes_received", "Paths received from peers, before import policy.", &["family"])?,
-            bgp_accepted: int_gauges("margay_bgp_routes_accepted", "Paths received from peers that import policy accepted.", &["family"])?,
-            bgp_advertised: int_gauges("margay_bgp_routes_advertised", "Routes advertised, summed over peers.", &["family"])?,
-            bgp_best: int_gauges("margay_bgp_routes_best", "Prefixes with a best route.", &["family"])?,
-            bgp_stale: int_gauge("margay_bgp_routes_stale", "Paths kept while their peer restarts.")?,
-            bgp_established: counter("margay_bgp_sessions_established_total", "Sessions that became Established.")?,
-            bgp_lost: counter("margay_bgp_sessions_lost_total", "Sessions that left Established.")?,
-            bgp_originated: int_gauge("margay_bgp_routes_originated", "Prefixes this node originates.")?,
+            bgp_received: int_gauges(
+                "margay_bgp_routes_received",
+                "Paths received from peers, before import policy.",
+                &["family"],
+            )?,
+            bgp_accepted: int_gauges(
+                "margay_bgp_routes_accepted",
+                "Paths received from peers that import policy accepted.",
+                &["family"],
+            )?,
+            bgp_advertised: int_gauges(
+                "margay_bgp_routes_advertised",
+                "Routes advertised, summed over peers.",
+                &["family"],
+            )?,
+            bgp_best: int_gauges(
+                "margay_bgp_routes_best",
+                "Prefixes with a best route.",
+                &["family"],
+            )?,
+            bgp_stale: int_gauge(
+                "margay_bgp_routes_stale",
+                "Paths kept while their peer restarts.",
+            )?,
+            bgp_established: counter(
+                "margay_bgp_sessions_established_total",
+                "Sessions that became Established.",
+            )?,
+            bgp_lost: counter(
+                "margay_bgp_sessions_lost_total",
+                "Sessions that left Established.",
+            )?,
+            bgp_originated: int_gauge(
+                "margay_bgp_routes_originated",
+                "Prefixes this node originates.",
+            )?,
             bgp_lingering: int_gauge(
                 "margay_bgp_sessions_lingering",
                 "Sessions kept beyond their configuration until what replaces them is complete.",
             )?,
-            kernel_routes: int_gauges("margay_kernel_routes", "Routes this node's kernel should hold.", &["family"])?,
-            kernel_pending: int_gauge("margay_kernel_changes_pending", "Kernel changes that failed and are retried.")?,
-            kernel_writes: counter("margay_kernel_writes_total", "Changes written to the kernel.")?,
+            kernel_routes: int_gauges(
+                "margay_kernel_routes",
+                "Routes this node's kernel should hold.",
+                &["family"],
+            )?,
+            kernel_pending: int_gauge(
+                "margay_kernel_changes_pending",
+                "Kernel changes that failed and are retried.",
+            )?,
+            kernel_writes: counter(
+                "margay_kernel_writes_total",
+                "Changes written to the kernel.",
+            )?,
             kernel_errors: counter("margay_kernel_errors_total", "Changes the kernel refused.")?,
-            kernel_repairs: counter("margay_kernel_repairs_total", "Changes made by others and repaired.")?,
-            kernel_audits: counter("margay_kernel_audits_total", "Whole comparisons of the kernel with what it should hold.")?,
-            ipam_addresses: int_gauges("margay_ipam_addresses", "Addresses of this node's blocks by state.", &["family", "state"])?,
+            kernel_repairs: counter(
+                "margay_kernel_repairs_total",
+                "Changes made by others and repaired.",
+            )?,
+            kernel_audits: counter(
+                "margay_kernel_audits_total",
+                "Whole comparisons of the kernel with what it should hold.",
+            )?,
+            ipam_addresses: int_gauges(
+                "margay_ipam_addresses",
+                "Addresses of this node's blocks by state.",
+                &["family", "state"],
+            )?,
             ipam_blocks: int_gauge("margay_ipam_blocks", "Blocks affine to this node.")?,
             cni_seconds,
             workloads: int_gauge("margay_workloads", "Pods of this node.")?,
-            invalid_objects: int_gauge("margay_config_invalid_objects", "Objects that do not parse and count as absent.")?,
-            problems: int_gauge("margay_config_problems", "Wishes of the cluster that this node cannot honour.")?,
-            in_sync: int_gauge("margay_datastore_in_sync", "1 once every list of the datastore was complete.")?,
+            invalid_objects: int_gauge(
+                "margay_config_invalid_objects",
+                "Objects that do not parse and count as absent.",
+            )?,
+            problems: int_gauge(
+                "margay_config_problems",
+                "Wishes of the cluster that this node cannot honour.",
+            )?,
+            in_sync: int_gauge(
+                "margay_datastore_in_sync",
+                "1 once every list of the datastore was complete.",
+            )?,
             desired_seconds: gauge(
                 "margay_desired_last_duration_seconds",
                 "Time the last computation of the desired state took.",
             )?,
-            desired_runs: counter("margay_desired_runs_total", "Computations of the desired state.")?,
+            desired_runs: counter(
+                "margay_desired_runs_total",
+                "Computations of the desired state.",
+            )?,
             process: Process {
                 // The standard process metrics; prometheus' own collector would bring another dependency for three numbers.
-                cpu: gauge("process_cpu_seconds", "User and system CPU time in seconds.")?,
+                cpu: gauge(
+                    "process_cpu_seconds",
+                    "User and system CPU time in seconds.",
+                )?,
                 resident: int_gauge("process_resident_memory_bytes", "Resident memory in bytes.")?,
                 files: int_gauge("process_open_fds", "Open file descriptors.")?,
             },
@@ -182,18 +268,29 @@ pub fn gauge_value(count: usize) -> i64 {
 
 impl Process {
     fn read(&self) {
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .unwrap_or(4096);
         if let Ok(text) = std::fs::read_to_string("/proc/self/statm")
-            && let Some(pages) = text.split_whitespace().nth(1).and_then(|field| field.parse::<i64>().ok())
+            && let Some(pages) = text
+                .split_whitespace()
+                .nth(1)
+                .and_then(|field| field.parse::<i64>().ok())
         {
             self.resident.set(pages.saturating_mul(page));
         }
-        if let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
+        if let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)
+        {
             let seconds = |time: nix::sys::time::TimeVal| {
                 use nix::sys::time::TimeValLike;
-                std::time::Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0)).as_secs_f64()
+                std::time::Duration::from_micros(
+                    u64::try_from(time.num_microseconds()).unwrap_or(0),
+                )
+                .as_secs_f64()
             };
-            self.cpu.set(seconds(usage.user_time()) + seconds(usage.system_time()));
+            self.cpu
+                .set(seconds(usage.user_time()) + seconds(usage.system_time()));
         }
         if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
             self.files.set(gauge_value(files.count()));

@@ -12,7 +12,10 @@ pub fn draw(heading: &[&str], rows: &[Vec<String>]) -> String {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(heading.iter().copied());
     for row in rows {
-        table.add_row(row.iter().map(|cell| if cell.is_empty() { "-" } else { cell }));
+        table.add_row(
+            row.iter()
+                .map(|cell| if cell.is_empty() { "-" } else { cell }),
+        );
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -44,9 +47,15 @@ mod tests {
     fn columns_line_up_and_empty_cells_show_a_dash() {
         let text = draw(
             &["NAME", "STATE"],
-            &[vec!["a-long-name".into(), String::new()], vec!["b".into(), "up".into()]],
+            &[
+                vec!["a-long-name".into(), String::new()],
+                vec!["b".into(), "up".into()],
+            ],
         );
-        assert_eq!(text, "NAME         STATE\na-long-name  -\nb            up\n");
+        assert_eq!(
+            text,
+            "NAME         STATE\na-long-name  -\nb            up\n"
+        );
     }
 
     #[test]

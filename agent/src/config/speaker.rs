@@ -18,6 +18,7 @@
 //! all else gets the opposite. A mistake is reported with file, line, field and what would be right, and none of the file is used.
 
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -28,12 +29,12 @@ use margay_bgp::asn::Asn;
 use margay_bgp::codec::attribute::{LocalPref, Med};
 use margay_bgp::codec::community::{Community, LargeCommunity};
 use margay_bgp::family::Family;
-use margay_bgp::policy::{Condition, Policy, PrefixMatch, Rule, Verdict};
+use margay_bgp::policy::{Condition, Policy, PrefixSet, Rule, Verdict};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
-    BGP_PORT, GracefulRestart, HoldTime, LongLived, MaximumPrefixes, NextHopMode, Originate, PeerConfig, Remote, Secret,
-    SpeakerConfig,
+    BGP_PORT, GracefulRestart, HoldTime, LongLived, MaximumPrefixes, NextHopMode, Originate,
+    PeerConfig, Remote, Secret, SpeakerConfig,
 };
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -62,7 +63,10 @@ pub struct KernelSection {
 
 impl Default for KernelSection {
     fn default() -> Self {
-        Self { install: false, protocol: super::ROUTE_PROTOCOL }
+        Self {
+            install: false,
+            protocol: super::ROUTE_PROTOCOL,
+        }
     }
 }
 
@@ -71,7 +75,10 @@ impl Default for KernelSection {
 /// # Errors
 /// The first mistake in it, with its place.
 pub fn read(path: &Path) -> Result<SpeakerFile, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
     parse(path, &text)
 }
 
@@ -87,15 +94,16 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
     if let Some(families) = file.families {
         speaker.families = distinct(families);
     }
-    speaker.originate = file.originate.into_iter().map(OriginateItem::into_originate).collect();
+    speaker.originate = file
+        .originate
+        .into_iter()
+        .map(OriginateItem::into_originate)
+        .collect();
     if let Some(paths) = file.maximum_paths {
         speaker.maximum_paths = paths.0.max(1);
     }
     if let Some(relax) = file.multipath_relax {
         speaker.multipath_relax = relax;
-    }
-    if let Some(allow) = file.allow_as_set {
-        speaker.allow_as_set = allow;
     }
     if let Some(deferral) = file.selection_deferral {
         speaker.selection_deferral = deferral.0.0;
@@ -114,9 +122,18 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
             field: format!("field `{field}`: "),
             reason,
         };
-        let peer = section.value.into_peer(&speaker, base).map_err(|(field, reason)| wrong(field, reason))?;
+        let peer = section
+            .value
+            .into_peer(&speaker, base)
+            .map_err(|(field, reason)| wrong(field, reason))?;
         if let Some(line) = seen.insert(peer.name.clone(), at.line()) {
-            return Err(wrong("name", format!("expected a name of its own, found `{}` again (first on line {line})", peer.name)));
+            return Err(wrong(
+                "name",
+                format!(
+                    "expected a name of its own, found `{}` again (first on line {line})",
+                    peer.name
+                ),
+            ));
         }
         speaker.peers.push(peer);
     }
@@ -127,7 +144,10 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
         field: "field `peers`: ".into(),
         reason: error.to_string(),
     })?;
-    Ok(SpeakerFile { speaker, kernel: file.kernel })
+    Ok(SpeakerFile {
+        speaker,
+        kernel: file.kernel,
+    })
 }
 
 #[derive(Deserialize)]
@@ -150,8 +170,6 @@ struct File {
     #[serde(default)]
     multipath_relax: Option<bool>,
     #[serde(default)]
-    allow_as_set: Option<bool>,
-    #[serde(default)]
     selection_deferral: Option<Text<Seconds>>,
     #[serde(default)]
     restarting: Option<bool>,
@@ -159,12 +177,7 @@ struct File {
     peers: Vec<Spanned<PeerSection>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OriginateItem {
-    Prefix(Text<Prefix>),
-    Section(OriginateSection),
-}
+type OriginateItem = ScalarOr<Prefix, OriginateSection>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -185,12 +198,20 @@ struct OriginateSection {
 impl OriginateItem {
     fn into_originate(self) -> Originate {
         match self {
-            Self::Prefix(prefix) => Originate::new(prefix.0),
+            Self::Scalar(prefix) => Originate::new(prefix),
             Self::Section(section) => Originate {
                 prefix: section.prefix.0,
                 next_hop: section.next_hop.map(|hop| hop.0),
-                communities: section.communities.into_iter().map(|value| value.0).collect(),
-                large_communities: section.large_communities.into_iter().map(|value| value.0).collect(),
+                communities: section
+                    .communities
+                    .into_iter()
+                    .map(|value| value.0)
+                    .collect(),
+                large_communities: section
+                    .large_communities
+                    .into_iter()
+                    .map(|value| value.0)
+                    .collect(),
                 local_pref: section.local_pref.map(|value| LocalPref(value.0)),
                 med: section.med.map(|value| Med(value.0)),
             },
@@ -239,7 +260,7 @@ struct PeerSection {
     #[serde(default)]
     send_hold: Option<Text<Seconds>>,
     #[serde(default)]
-    graceful_restart: Option<Switch<GracefulRestartSection>>,
+    graceful_restart: Option<ScalarOr<bool, GracefulRestartSection>>,
     #[serde(default)]
     long_lived: Option<LongLivedSection>,
     #[serde(default)]
@@ -289,12 +310,7 @@ struct LongLivedSection {
     stale_time: Text<Seconds>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum MaximumPrefixesItem {
-    Limit(Text<usize>),
-    Section(MaximumPrefixesSection),
-}
+type MaximumPrefixesItem = ScalarOr<usize, MaximumPrefixesSection>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -306,20 +322,7 @@ struct MaximumPrefixesSection {
     restart: Option<Text<Seconds>>,
 }
 
-/// `true`, `false`, or details.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Switch<T> {
-    Flag(bool),
-    Section(T),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum PolicySection {
-    All(Text<Verdict>),
-    Lists(PolicyLists),
-}
+type PolicySection = ScalarOr<Verdict, PolicyLists>;
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -329,6 +332,49 @@ struct PolicyLists {
 }
 
 type Wrong = (&'static str, String);
+
+/// Sets one field of a peer from an annotation `margay.io/<field>`: the names of this file, for what Calico's API has no field.
+///
+/// # Errors
+/// The value is not what the field takes, or there is no such field for annotations.
+pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), String> {
+    match field {
+        "holdTime" => peer.hold_time = value(text)?,
+        "minimumHoldTime" => peer.minimum_hold_time = value(text)?,
+        "connectRetry" => peer.connect_retry = value::<Seconds>(text)?.0,
+        "idleHold" => peer.idle_hold = value::<Seconds>(text)?.0,
+        "idleHoldMax" => peer.idle_hold_max = value::<Seconds>(text)?.0,
+        "sendHold" => peer.send_hold = Some(value::<Seconds>(text)?.0),
+        "longLived" => {
+            peer.long_lived = Some(LongLived {
+                stale_time: value::<Seconds>(text)?.0,
+            })
+        }
+        "maximumPrefixes" => {
+            peer.maximum_prefixes = Some(MaximumPrefixes {
+                limit: value(text)?,
+                warning_only: false,
+                restart: None,
+            });
+        }
+        "addPathReceive" => peer.add_path_receive = value(text)?,
+        "addPathSend" => peer.add_path_send = value(text)?,
+        "extendedNextHop" => peer.extended_next_hop = value(text)?,
+        "ttl" => peer.ttl = Some(value(text)?),
+        "enabled" => peer.enabled = value(text)?,
+        "shutdownText" => peer.shutdown_text = Some(text.to_owned()),
+        _ => {
+            return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, idleHold, idleHoldMax, sendHold, longLived, \
+                maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText"
+                .into());
+        }
+    }
+    Ok(())
+}
+
+fn value<T: FromText>(text: &str) -> Result<T, String> {
+    T::from_text(text.trim()).ok_or_else(|| format!("expected {}, found `{text}`", T::WANTED))
+}
 
 impl PeerSection {
     fn into_peer(self, speaker: &SpeakerConfig, base: &Path) -> Result<PeerConfig, Wrong> {
@@ -342,12 +388,22 @@ impl PeerSection {
             }
             (None, Some(range)) => {
                 if self.port.is_some() {
-                    return Err(("port", "expected no port beside `range`: a range is never dialled".into()));
+                    return Err((
+                        "port",
+                        "expected no port beside `range`: a range is never dialled".into(),
+                    ));
                 }
                 Remote::Range(range.0)
             }
-            (Some(_), Some(_)) => return Err(("range", "expected `address` or `range`, found both".into())),
-            (None, None) => return Err(("address", "expected `address` or `range`, found neither".into())),
+            (Some(_), Some(_)) => {
+                return Err(("range", "expected `address` or `range`, found both".into()));
+            }
+            (None, None) => {
+                return Err((
+                    "address",
+                    "expected `address` or `range`, found neither".into(),
+                ));
+            }
         };
         let name = self.name.unwrap_or_else(|| match remote {
             Remote::Address(address) if address.port() == BGP_PORT => address.ip().to_string(),
@@ -356,15 +412,30 @@ impl PeerSection {
         let import = policy("import", self.import)?;
         let export = policy("export", self.export)?;
         let mut peer = PeerConfig::new(name, remote, self.asn.0, import, export);
-        peer.families = self.families.map_or_else(|| speaker.families.clone(), distinct);
-        if let Some(family) = peer.families.iter().find(|family| !speaker.families.contains(family)) {
-            return Err(("families", format!("expected families of the speaker, found `{family}`")));
+        peer.families = self
+            .families
+            .map_or_else(|| speaker.families.clone(), distinct);
+        if let Some(family) = peer
+            .families
+            .iter()
+            .find(|family| !speaker.families.contains(family))
+        {
+            return Err((
+                "families",
+                format!("expected families of the speaker, found `{family}`"),
+            ));
         }
         peer.local_asn = self.local_asn.map(|asn| asn.0);
         let local = self.local_address.map(|address| address.0);
         peer.local_address = match (local, remote) {
             (Some(local), Remote::Address(remote)) if local.is_ipv4() != remote.is_ipv4() => {
-                return Err(("localAddress", format!("expected an address of the family of {}, found `{local}`", remote.ip())));
+                return Err((
+                    "localAddress",
+                    format!(
+                        "expected an address of the family of {}, found `{local}`",
+                        remote.ip()
+                    ),
+                ));
             }
             (local, _) => local,
         };
@@ -372,50 +443,81 @@ impl PeerSection {
         peer.route_reflector_client = self.route_reflector_client;
         peer.cluster_id = self.cluster_id.map(|id| id.0);
         set(&mut peer.hold_time, self.hold_time.map(|time| time.0));
-        set(&mut peer.minimum_hold_time, self.minimum_hold_time.map(|time| time.0));
+        set(
+            &mut peer.minimum_hold_time,
+            self.minimum_hold_time.map(|time| time.0),
+        );
         peer.keepalive = seconds(self.keepalive);
         set(&mut peer.connect_retry, seconds(self.connect_retry));
         set(&mut peer.idle_hold, seconds(self.idle_hold));
         set(&mut peer.idle_hold_max, seconds(self.idle_hold_max));
         peer.send_hold = seconds(self.send_hold);
         match self.graceful_restart {
-            None | Some(Switch::Flag(true)) => {}
-            Some(Switch::Flag(false)) => peer.graceful_restart = None,
-            Some(Switch::Section(section)) => {
+            None | Some(ScalarOr::Scalar(true)) => {}
+            Some(ScalarOr::Scalar(false)) => peer.graceful_restart = None,
+            Some(ScalarOr::Section(section)) => {
                 let mut graceful = GracefulRestart::default();
                 set(&mut graceful.restart_time, seconds(section.restart_time));
                 if graceful.restart_time > GracefulRestart::MAX_RESTART_TIME {
                     return Err(("restartTime", "expected at most 4095 seconds".into()));
                 }
                 // A helper that forgets before the peer may come back would defeat the point.
-                graceful.stale_time = seconds(section.stale_time)
-                    .unwrap_or_else(|| graceful.stale_time.max(graceful.restart_time.saturating_mul(3) / 2));
+                graceful.stale_time = seconds(section.stale_time).unwrap_or_else(|| {
+                    graceful
+                        .stale_time
+                        .max(graceful.restart_time.saturating_mul(3) / 2)
+                });
                 peer.graceful_restart = Some(graceful);
             }
         }
-        peer.long_lived = self.long_lived.map(|section| LongLived { stale_time: section.stale_time.0.0 });
+        peer.long_lived = self.long_lived.map(|section| LongLived {
+            stale_time: section.stale_time.0.0,
+        });
         peer.password = match (self.password, self.password_file) {
             (None, None) => None,
             (Some(password), None) => Some(secret("password", &password)?),
             (None, Some(file)) => {
                 let file = base.join(file);
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| ("passwordFile", format!("cannot read {}: {error}", file.display())))?;
+                let text = std::fs::read_to_string(&file).map_err(|error| {
+                    (
+                        "passwordFile",
+                        format!("cannot read {}: {error}", file.display()),
+                    )
+                })?;
                 Some(secret("passwordFile", text.trim_end_matches(['\n', '\r']))?)
             }
-            (Some(_), Some(_)) => return Err(("passwordFile", "expected `password` or `passwordFile`, found both".into())),
+            (Some(_), Some(_)) => {
+                return Err((
+                    "passwordFile",
+                    "expected `password` or `passwordFile`, found both".into(),
+                ));
+            }
         };
         peer.ttl_security = self.ttl_security.map(|hops| hops.0);
         if peer.ttl_security == Some(0) {
-            return Err(("ttlSecurity", "expected the number of hops to the peer, from 1, found `0`".into()));
+            return Err((
+                "ttlSecurity",
+                "expected the number of hops to the peer, from 1, found `0`".into(),
+            ));
         }
         peer.ttl = self.ttl.map(|ttl| ttl.0);
         set(&mut peer.next_hop, self.next_hop.map(|mode| mode.0));
-        peer.connected_subnets = self.connected_subnets.into_iter().map(|subnet| subnet.0).collect();
-        set(&mut peer.allowed_local_as, self.allowed_local_as.map(|count| count.0));
+        peer.connected_subnets = self
+            .connected_subnets
+            .into_iter()
+            .map(|subnet| subnet.0)
+            .collect();
+        set(
+            &mut peer.allowed_local_as,
+            self.allowed_local_as.map(|count| count.0),
+        );
         peer.maximum_prefixes = self.maximum_prefixes.map(|item| match item {
-            MaximumPrefixesItem::Limit(limit) => MaximumPrefixes { limit: limit.0, warning_only: false, restart: None },
-            MaximumPrefixesItem::Section(section) => MaximumPrefixes {
+            ScalarOr::Scalar(limit) => MaximumPrefixes {
+                limit,
+                warning_only: false,
+                restart: None,
+            },
+            ScalarOr::Section(section) => MaximumPrefixes {
                 limit: section.limit.0,
                 warning_only: section.warning_only,
                 restart: seconds(section.restart),
@@ -426,7 +528,10 @@ impl PeerSection {
         set(&mut peer.extended_next_hop, self.extended_next_hop);
         set(&mut peer.enabled, self.enabled);
         peer.shutdown_text = self.shutdown_text;
-        set(&mut peer.dynamic_limit, self.dynamic_limit.map(|limit| limit.0));
+        set(
+            &mut peer.dynamic_limit,
+            self.dynamic_limit.map(|limit| limit.0),
+        );
         Ok(peer)
     }
 }
@@ -447,20 +552,42 @@ fn secret(field: &'static str, text: &str) -> Result<Secret, Wrong> {
 }
 
 fn distinct(families: Vec<Text<Family>>) -> Vec<Family> {
-    families.into_iter().map(|family| family.0).collect::<BTreeSet<_>>().into_iter().collect()
+    families
+        .into_iter()
+        .map(|family| family.0)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
-fn socket_address(address: IpAddr, port: u16, interface: Option<&str>) -> Result<SocketAddr, Wrong> {
+fn socket_address(
+    address: IpAddr,
+    port: u16,
+    interface: Option<&str>,
+) -> Result<SocketAddr, Wrong> {
     match (address, interface) {
         (IpAddr::V6(v6), Some(name)) if v6.is_unicast_link_local() => {
-            let scope = nix::net::if_::if_nametoindex(name)
-                .map_err(|error| ("interface", format!("expected a network interface, found `{name}`: {}", error.desc())))?;
-            Ok(SocketAddr::V6(std::net::SocketAddrV6::new(v6, port, 0, scope)))
+            let scope = nix::net::if_::if_nametoindex(name).map_err(|error| {
+                (
+                    "interface",
+                    format!(
+                        "expected a network interface, found `{name}`: {}",
+                        error.desc()
+                    ),
+                )
+            })?;
+            Ok(SocketAddr::V6(std::net::SocketAddrV6::new(
+                v6, port, 0, scope,
+            )))
         }
-        (IpAddr::V6(v6), None) if v6.is_unicast_link_local() => {
-            Err(("interface", format!("expected the interface of the link-local address {v6}")))
-        }
-        (_, Some(_)) => Err(("interface", "expected only beside a link-local address".into())),
+        (IpAddr::V6(v6), None) if v6.is_unicast_link_local() => Err((
+            "interface",
+            format!("expected the interface of the link-local address {v6}"),
+        )),
+        (_, Some(_)) => Err((
+            "interface",
+            "expected only beside a link-local address".into(),
+        )),
         (_, None) => Ok(SocketAddr::new(address, port)),
     }
 }
@@ -468,17 +595,34 @@ fn socket_address(address: IpAddr, port: u16, interface: Option<&str>) -> Result
 fn policy(field: &'static str, section: Option<PolicySection>) -> Result<Arc<Policy>, Wrong> {
     let lists = match section {
         None => return Ok(Arc::new(Policy::accept_all())),
-        Some(PolicySection::All(verdict)) => return Ok(Arc::new(Policy { rules: Vec::new(), default: verdict.0 })),
-        Some(PolicySection::Lists(lists)) => lists,
+        Some(ScalarOr::Scalar(verdict)) => {
+            return Ok(Arc::new(Policy {
+                rules: Vec::new(),
+                default: verdict,
+            }));
+        }
+        Some(ScalarOr::Section(lists)) => lists,
     };
     let (prefixes, verdict, default) = match (lists.accept, lists.reject) {
         (Some(prefixes), None) => (prefixes, Verdict::Accept, Verdict::Reject),
         (None, Some(prefixes)) => (prefixes, Verdict::Reject, Verdict::Accept),
-        _ => return Err((field, "expected `accept`, `reject`, or one list under one of the two".into())),
+        _ => {
+            return Err((
+                field,
+                "expected `accept`, `reject`, or one list under one of the two".into(),
+            ));
+        }
     };
-    let matches = prefixes.into_iter().map(|prefix| PrefixMatch::or_longer(prefix.0)).collect();
+    let mut matches = PrefixSet::new();
+    for prefix in prefixes {
+        matches.insert_or_longer(prefix.0);
+    }
     Ok(Arc::new(Policy {
-        rules: vec![Rule { conditions: vec![Condition::PrefixIn(matches)], actions: Vec::new(), verdict: Some(verdict) }],
+        rules: vec![Rule {
+            conditions: vec![Condition::PrefixIn(matches)],
+            actions: Vec::new(),
+            verdict: Some(verdict),
+        }],
         default,
     }))
 }
@@ -500,6 +644,65 @@ impl<'de, T: FromText> Deserialize<'de> for Text<T> {
         T::from_text(text.trim())
             .map(Self)
             .ok_or_else(|| D::Error::custom(format!("expected {}, found `{text}`", T::WANTED)))
+    }
+}
+
+/// A scalar, or a mapping with the details. An untagged enum could say only that neither fits.
+enum ScalarOr<T, M> {
+    Scalar(T),
+    Section(M),
+}
+
+impl<'de, T: FromText, M: Deserialize<'de>> Deserialize<'de> for ScalarOr<T, M> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarOrVisitor(PhantomData))
+    }
+}
+
+struct ScalarOrVisitor<T, M>(PhantomData<(T, M)>);
+
+impl<T: FromText, M> ScalarOrVisitor<T, M> {
+    fn scalar<E: serde::de::Error>(text: &str) -> Result<ScalarOr<T, M>, E> {
+        T::from_text(text.trim())
+            .map(ScalarOr::Scalar)
+            .ok_or_else(|| {
+                E::custom(format!(
+                    "expected {} or a mapping, found `{text}`",
+                    T::WANTED
+                ))
+            })
+    }
+}
+
+impl<'de, T: FromText, M: Deserialize<'de>> serde::de::Visitor<'de> for ScalarOrVisitor<T, M> {
+    type Value = ScalarOr<T, M>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} or a mapping", T::WANTED)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Self::scalar(text)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
+        Self::scalar(&value.to_string())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
+        Self::scalar(&value.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
+        Self::scalar(&value.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
+        Self::scalar(&value.to_string())
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        M::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(ScalarOr::Section)
     }
 }
 
@@ -525,19 +728,14 @@ from_text! {
     u16: "a number from 0 to 65535",
     u32: "a number from 0 to 4294967295",
     usize: "a number",
-}
-
-impl FromText for RouterId {
-    const WANTED: &'static str = "four octets that are not all zero (10.100.0.1)";
-    fn from_text(text: &str) -> Option<Self> {
-        Self::try_from(text.parse::<std::net::Ipv4Addr>().ok()?).ok()
-    }
+    bool: "true or false",
+    RouterId: "four octets that are not all zero (10.100.0.1)",
 }
 
 impl FromText for HoldTime {
     const WANTED: &'static str = "a hold time in seconds: 0, or 3 to 65535";
     fn from_text(text: &str) -> Option<Self> {
-        Self::from_secs(u16::try_from(Seconds::from_text(text)?.0.as_secs()).ok()?).ok()
+        Self::from_secs(u16::try_from(Seconds::from_text(text)?.0.as_secs()).ok()?)
     }
 }
 
@@ -573,7 +771,11 @@ impl FromText for ListenAddress {
     fn from_text(text: &str) -> Option<Self> {
         text.parse::<SocketAddr>()
             .ok()
-            .or_else(|| text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, BGP_PORT)))
+            .or_else(|| {
+                text.parse::<IpAddr>()
+                    .ok()
+                    .map(|address| SocketAddr::new(address, BGP_PORT))
+            })
             .map(Self)
     }
 }
@@ -585,7 +787,9 @@ struct Seconds(Duration);
 impl FromText for Seconds {
     const WANTED: &'static str = "a duration (120, 120s, 2m, 500ms)";
     fn from_text(text: &str) -> Option<Self> {
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let split = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(split);
         let number: u64 = number.parse().ok()?;
         Some(Self(match unit {
@@ -609,17 +813,29 @@ mod tests {
     }
 
     fn mistake(text: &str) -> String {
-        parse(Path::new("speaker.yaml"), text).expect_err("a bad file").to_string()
+        parse(Path::new("speaker.yaml"), text)
+            .expect_err("a bad file")
+            .to_string()
     }
 
     #[test]
     fn the_documented_example_is_read() {
-        let file = ok("asn: 64512\nrouterId: 10.100.0.1\nlisten: [\"10.100.0.1:179\"]\nclusterId: 10.100.0.1\n\
+        let file = ok(
+            "asn: 64512\nrouterId: 10.100.0.1\nlisten: [\"10.100.0.1:179\"]\nclusterId: 10.100.0.1\n\
             kernel: { install: false }\nfamilies: [ipv4-unicast, ipv6-unicast]\noriginate: []\npeers:\n  - name: clients\n    \
-            range: 10.100.128.0/17\n    asn: 64512\n    routeReflectorClient: true\n    passive: true\n");
-        assert_eq!(file.speaker.listen, ["10.100.0.1:179".parse().expect("address")]);
-        let [peer] = file.speaker.peers.as_slice() else { panic!("one peer") };
-        assert_eq!(peer.remote, Remote::Range("10.100.128.0/17".parse().expect("prefix")));
+            range: 10.100.128.0/17\n    asn: 64512\n    routeReflectorClient: true\n    passive: true\n",
+        );
+        assert_eq!(
+            file.speaker.listen,
+            ["10.100.0.1:179".parse().expect("address")]
+        );
+        let [peer] = file.speaker.peers.as_slice() else {
+            panic!("one peer")
+        };
+        assert_eq!(
+            peer.remote,
+            Remote::Range("10.100.128.0/17".parse().expect("prefix"))
+        );
         assert!(peer.route_reflector_client && peer.passive);
         assert!(!file.kernel.install);
     }
@@ -638,14 +854,24 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_a_mistake() {
-        let text = mistake(&format!("{HEAD}peers:\n  - address: 10.0.0.1\n    asn: 1\n    holdtime: 3\n"));
-        assert!(text.starts_with("speaker.yaml:6:5: field `holdtime`: unknown field `holdtime`, expected one of"), "{text}");
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - address: 10.0.0.1\n    asn: 1\n    holdtime: 3\n"
+        ));
+        assert!(
+            text.starts_with(
+                "speaker.yaml:6:5: field `holdtime`: unknown field `holdtime`, expected one of"
+            ),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_peer_needs_an_address_or_a_range() {
         let text = mistake(&format!("{HEAD}peers:\n  - name: x\n    asn: 1\n"));
-        assert_eq!(text, "speaker.yaml:4:5: field `address`: expected `address` or `range`, found neither");
+        assert_eq!(
+            text,
+            "speaker.yaml:4:5: field `address`: expected `address` or `range`, found neither"
+        );
     }
 
     #[test]
@@ -659,9 +885,14 @@ mod tests {
 
     #[test]
     fn a_password_never_shows() {
-        let text = mistake(&format!("{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: \"{}\" }}\n", "hunter2".repeat(20)));
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: \"{}\" }}\n",
+            "hunter2".repeat(20)
+        ));
         assert!(!text.contains("hunter2"), "{text}");
-        let file = ok(&format!("{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: hunter2 }}\n"));
+        let file = ok(&format!(
+            "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: hunter2 }}\n"
+        ));
         assert!(!format!("{file:?}").contains("hunter2"));
     }
 
@@ -676,7 +907,9 @@ mod tests {
              export: reject\n  maximumPrefixes: {{ limit: 10, warningOnly: true, restart: 60 }}\n  addPathReceive: false\n  \
              addPathSend: true\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n"
         ));
-        let [peer] = file.speaker.peers.as_slice() else { panic!("one peer") };
+        let [peer] = file.speaker.peers.as_slice() else {
+            panic!("one peer")
+        };
         assert_eq!(peer.asn, Asn::from(65546));
         assert_eq!(peer.keepalive, Some(Duration::from_secs(3)));
         assert_eq!(peer.connect_retry, Duration::from_millis(500));

@@ -37,8 +37,10 @@ impl OriginatedKind {
 #[must_use]
 pub fn originated(cluster: &ClusterState) -> BTreeMap<Prefix, OriginatedKind> {
     let me = cluster.node_name.as_str();
-    let mut prefixes: BTreeMap<Prefix, OriginatedKind> =
-        cluster.blocks_of(me).map(|block| (block.cidr, OriginatedKind::Block)).collect();
+    let mut prefixes: BTreeMap<Prefix, OriginatedKind> = cluster
+        .blocks_of(me)
+        .map(|block| (block.cidr, OriginatedKind::Block))
+        .collect();
     let covered: Vec<Prefix> = prefixes.keys().copied().collect();
     let outside = |address: IpAddr| !covered.iter().any(|block| block.contains_addr(address));
     let mut single = |address: IpAddr, kind: OriginatedKind| {
@@ -59,7 +61,11 @@ pub fn originated(cluster: &ClusterState) -> BTreeMap<Prefix, OriginatedKind> {
         }
     }
     // The pods that run here: known from this node's own disk, whatever the datastore's watch has told.
-    for address in cluster.workloads.values().flat_map(|workload| &workload.addresses) {
+    for address in cluster
+        .workloads
+        .values()
+        .flat_map(|workload| &workload.addresses)
+    {
         single(*address, OriginatedKind::Borrowed);
     }
     for block in cluster.blocks.values() {
@@ -86,7 +92,10 @@ pub fn originate(cluster: &ClusterState) -> Vec<Originate> {
             let (address, priority) = if prefix.family() == Family::IPV4_UNICAST {
                 (None, cluster.bgp.ipv4_normal_route_priority)
             } else {
-                (own.and_then(|node| node.bgp_address(Family::IPV6_UNICAST)), cluster.bgp.ipv6_normal_route_priority)
+                (
+                    own.and_then(|node| node.bgp_address(Family::IPV6_UNICAST)),
+                    cluster.bgp.ipv6_normal_route_priority,
+                )
             };
             route.next_hop = address;
             route.local_pref = priority.map(local_pref);

@@ -4,6 +4,7 @@
 //! Then the built-in rules. Import: accept. Export: nothing of pools with `disableBGPExport`; communities of `prefixAdvertisements`
 //! added; of our own blocks exactly the blocks; service ranges where this node reflects; what lies in a pool; nothing else.
 
+use margay_bgp::asn::Asn;
 use margay_bgp::codec::attribute::LocalPref;
 use margay_bgp::codec::community::{Community, LargeCommunity};
 use margay_bgp::family::Family;
@@ -11,32 +12,74 @@ use margay_bgp::policy::{Action, Condition, Policy, PrefixSet, Rule, SourceKind,
 use margay_bgp::prefix::Prefix;
 
 use super::peers::Session;
-use crate::model::{ClusterState, CommunityValue, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType};
+use crate::model::{
+    ClusterState, CommunityValue, FilterAction, FilterOperation, FilterRule, MatchOperator,
+    PeerType,
+};
 
 /// Calico's LOCAL_PREF is this number less the kernel's metric.
 pub const PRIORITY_BASE: u32 = 2_147_483_647;
 
 /// What is believed of a peer.
-pub(super) fn import(cluster: &ClusterState, session: &Session, problem: &mut impl FnMut(String)) -> Policy {
+pub(super) fn import(
+    cluster: &ClusterState,
+    session: &Session,
+    problem: &mut impl FnMut(String),
+) -> Policy {
     let mut rules = Vec::new();
     for name in &session.filters {
         // A filter that does not exist is reported once, by the export side.
         if let Some(filter) = cluster.filters.get(name) {
-            append(&mut rules, &filter.import_v4, Family::IPV4_UNICAST, session, name, problem);
-            append(&mut rules, &filter.import_v6, Family::IPV6_UNICAST, session, name, problem);
+            append(
+                &mut rules,
+                &filter.import_v4,
+                Family::IPV4_UNICAST,
+                session,
+                name,
+                problem,
+            );
+            append(
+                &mut rules,
+                &filter.import_v6,
+                Family::IPV6_UNICAST,
+                session,
+                name,
+                problem,
+            );
         }
     }
-    Policy { rules, default: Verdict::Accept }
+    Policy {
+        rules,
+        default: Verdict::Accept,
+    }
 }
 
 /// What a peer is told.
-pub(super) fn export(cluster: &ClusterState, session: &Session, problem: &mut impl FnMut(String)) -> Policy {
+pub(super) fn export(
+    cluster: &ClusterState,
+    session: &Session,
+    problem: &mut impl FnMut(String),
+) -> Policy {
     let mut rules = Vec::new();
     for name in &session.filters {
         match cluster.filters.get(name) {
             Some(filter) => {
-                append(&mut rules, &filter.export_v4, Family::IPV4_UNICAST, session, name, problem);
-                append(&mut rules, &filter.export_v6, Family::IPV6_UNICAST, session, name, problem);
+                append(
+                    &mut rules,
+                    &filter.export_v4,
+                    Family::IPV4_UNICAST,
+                    session,
+                    name,
+                    problem,
+                );
+                append(
+                    &mut rules,
+                    &filter.export_v6,
+                    Family::IPV6_UNICAST,
+                    session,
+                    name,
+                    problem,
+                );
             }
             None => problem(format!("spec.filters: there is no BGPFilter {name}")),
         }
@@ -44,7 +87,12 @@ pub(super) fn export(cluster: &ClusterState, session: &Session, problem: &mut im
     let mut hidden = PrefixSet::new();
     let mut pools = PrefixSet::new();
     for pool in cluster.pools.values() {
-        if pool.disable_bgp_export { &mut hidden } else { &mut pools }.insert_or_longer(pool.cidr);
+        if pool.disable_bgp_export {
+            &mut hidden
+        } else {
+            &mut pools
+        }
+        .insert_or_longer(pool.cidr);
     }
     if !hidden.is_empty() {
         rules.push(Rule::reject(vec![Condition::PrefixIn(hidden)]));
@@ -54,7 +102,12 @@ pub(super) fn export(cluster: &ClusterState, session: &Session, problem: &mut im
         inside.insert_or_longer(advertisement.cidr);
         rules.push(Rule {
             conditions: vec![Condition::PrefixIn(inside)],
-            actions: advertisement.communities.iter().copied().map(add_community).collect(),
+            actions: advertisement
+                .communities
+                .iter()
+                .copied()
+                .map(add_community)
+                .collect(),
             verdict: None,
         });
     }
@@ -73,9 +126,17 @@ pub(super) fn export(cluster: &ClusterState, session: &Session, problem: &mut im
             Condition::Source([SourceKind::Local].into_iter().collect()),
         ]));
     }
-    if cluster.own_node().is_some_and(|node| node.route_reflector_cluster_id.is_some()) {
+    if cluster
+        .own_node()
+        .is_some_and(|node| node.route_reflector_cluster_id.is_some())
+    {
         let mut services = PrefixSet::new();
-        for range in cluster.bgp.service_external_ips.iter().chain(&cluster.bgp.service_load_balancer_ips) {
+        for range in cluster
+            .bgp
+            .service_external_ips
+            .iter()
+            .chain(&cluster.bgp.service_load_balancer_ips)
+        {
             services.insert_or_longer(*range);
         }
         if !services.is_empty() {
@@ -85,7 +146,10 @@ pub(super) fn export(cluster: &ClusterState, session: &Session, problem: &mut im
     if !pools.is_empty() {
         rules.push(Rule::accept(vec![Condition::PrefixIn(pools)]));
     }
-    Policy { rules, default: Verdict::Reject }
+    Policy {
+        rules,
+        default: Verdict::Reject,
+    }
 }
 
 /// The communities the built-in rules give a prefix, as text, sorted.
@@ -117,7 +181,9 @@ fn append(
     for rule in from {
         if let Some(glob) = &rule.interface {
             // A route in BGP has a next hop and no interface; guessing one would make a filter say what nobody wrote.
-            problem(format!("BGPFilter {filter}: a rule with interface {glob:?} never matches, because margay's BGP routes have none"));
+            problem(format!(
+                "BGPFilter {filter}: a rule with interface {glob:?} never matches, because margay's BGP routes have none"
+            ));
             continue;
         }
         let internal = match rule.peer_type {
@@ -132,9 +198,15 @@ fn append(
         if let Some(prefix) = &rule.prefix {
             let mut set = PrefixSet::new();
             match (prefix.operator, prefix.lengths) {
-                (MatchOperator::Equal | MatchOperator::NotEqual, _) => set.insert_exact(prefix.cidr),
-                (MatchOperator::In | MatchOperator::NotIn, None) => set.insert_or_longer(prefix.cidr),
-                (MatchOperator::In | MatchOperator::NotIn, Some((min, max))) => set.insert(prefix.cidr, min, max),
+                (MatchOperator::Equal | MatchOperator::NotEqual, _) => {
+                    set.insert_exact(prefix.cidr)
+                }
+                (MatchOperator::In | MatchOperator::NotIn, None) => {
+                    set.insert_or_longer(prefix.cidr)
+                }
+                (MatchOperator::In | MatchOperator::NotIn, Some((min, max))) => {
+                    set.insert(prefix.cidr, min, max)
+                }
             }
             conditions.push(match prefix.operator {
                 MatchOperator::Equal | MatchOperator::In => Condition::PrefixIn(set),
@@ -143,14 +215,24 @@ fn append(
         }
         if rule.from_remote_peers {
             conditions.push(Condition::Source(
-                [SourceKind::External, SourceKind::Internal, SourceKind::Client].into_iter().collect(),
+                [
+                    SourceKind::External,
+                    SourceKind::Internal,
+                    SourceKind::Client,
+                ]
+                .into_iter()
+                .collect(),
             ));
         }
         match rule.community {
             None => {}
-            Some(CommunityValue::Standard(asn, value)) => conditions.push(Condition::CommunityAny(vec![standard(asn, value)])),
+            Some(CommunityValue::Standard(asn, value)) => {
+                conditions.push(Condition::CommunityAny(vec![standard(asn, value)]))
+            }
             Some(CommunityValue::Large(asn, first, second)) => {
-                conditions.push(Condition::LargeCommunityAny(vec![large(asn, first, second)]));
+                conditions.push(Condition::LargeCommunityAny(vec![large(
+                    asn, first, second,
+                )]));
             }
         }
         if !rule.as_path_prefix.is_empty() {
@@ -165,11 +247,17 @@ fn append(
             .map(|operation| match operation {
                 FilterOperation::AddCommunity(value) => add_community(*value),
                 FilterOperation::PrependAsPath(asns) => Action::PrependAs(asns.clone()),
-                FilterOperation::SetPriority(priority) => Action::SetLocalPref(local_pref(*priority)),
+                FilterOperation::SetPriority(priority) => {
+                    Action::SetLocalPref(local_pref(*priority))
+                }
             })
             .collect();
         rules.push(match rule.action {
-            FilterAction::Accept => Rule { conditions, actions, verdict: Some(Verdict::Accept) },
+            FilterAction::Accept => Rule {
+                conditions,
+                actions,
+                verdict: Some(Verdict::Accept),
+            },
             FilterAction::Reject => Rule::reject(conditions),
         });
     }
@@ -184,7 +272,9 @@ pub fn local_pref(metric: u32) -> LocalPref {
 fn add_community(value: CommunityValue) -> Action {
     match value {
         CommunityValue::Standard(asn, value) => Action::AddCommunity(standard(asn, value)),
-        CommunityValue::Large(asn, first, second) => Action::AddLargeCommunity(large(asn, first, second)),
+        CommunityValue::Large(asn, first, second) => {
+            Action::AddLargeCommunity(large(asn, first, second))
+        }
     }
 }
 
@@ -193,5 +283,5 @@ fn standard(asn: u16, value: u16) -> Community {
 }
 
 fn large(asn: u32, first: u32, second: u32) -> LargeCommunity {
-    LargeCommunity::new(asn, first, second)
+    LargeCommunity::new(Asn(asn), first, second)
 }

@@ -11,25 +11,45 @@ use crate::model::{ClusterState, NatExclusions};
 pub(super) fn masquerade(cluster: &ClusterState, state: &DesiredState) -> Masquerade {
     let felix = &cluster.felix;
     // Disabled pools stay in both sets: their pods keep running.
-    let pools = || cluster.pools.values().filter(|pool| !pool.load_balancer_only());
+    let pools = || {
+        cluster
+            .pools
+            .values()
+            .filter(|pool| !pool.load_balancer_only())
+    };
     let excluded_hosts = match felix.nat_outgoing_exclusions {
         NatExclusions::IpPoolsOnly => Default::default(),
         NatExclusions::IpPoolsAndHostIps => cluster
             .nodes
             .values()
-            .flat_map(|node| Family::ALL.into_iter().filter_map(|family| node.data_address(family)))
+            .flat_map(|node| {
+                Family::ALL
+                    .into_iter()
+                    .filter_map(|family| node.data_address(family))
+            })
             .collect(),
     };
     let mut tunnels = Vec::new();
     let vxlan_port = (!state.vxlan.is_empty()).then_some(felix.vxlan_port);
     if let Some(device) = &state.ipip {
-        tunnels.push(TunnelSource { device: IPIP_DEVICE.to_owned(), address: IpAddr::V4(device.address), vxlan_port });
+        tunnels.push(TunnelSource {
+            device: IPIP_DEVICE.to_owned(),
+            address: IpAddr::V4(device.address),
+            vxlan_port,
+        });
     }
     for device in state.vxlan.values() {
-        tunnels.push(TunnelSource { device: device.name.clone(), address: device.address, vxlan_port });
+        tunnels.push(TunnelSource {
+            device: device.name.clone(),
+            address: device.address,
+            vxlan_port,
+        });
     }
     Masquerade {
-        outgoing: pools().filter(|pool| pool.nat_outgoing).map(|pool| pool.cidr).collect(),
+        outgoing: pools()
+            .filter(|pool| pool.nat_outgoing)
+            .map(|pool| pool.cidr)
+            .collect(),
         pools: pools().map(|pool| pool.cidr).collect(),
         excluded_hosts,
         interface_filter: felix.nat_outgoing_interface.clone(),

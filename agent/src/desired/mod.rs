@@ -23,8 +23,6 @@ mod routes;
 pub mod show;
 pub mod speaker;
 pub mod state;
-#[cfg(test)]
-mod tests;
 pub mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +75,12 @@ pub struct Settings {
 
 /// What the kernel of the node that looks should hold.
 #[must_use]
-pub fn desired(cluster: &ClusterState, best: &BestRoutes, underlay: &Underlay, settings: &Settings) -> DesiredState {
+pub fn desired(
+    cluster: &ClusterState,
+    best: &BestRoutes,
+    underlay: &Underlay,
+    settings: &Settings,
+) -> DesiredState {
     let mut state = DesiredState {
         in_sync: cluster.in_sync,
         keep_unlisted: settings.keep_unlisted.clone(),
@@ -85,7 +88,10 @@ pub fn desired(cluster: &ClusterState, best: &BestRoutes, underlay: &Underlay, s
         ..DesiredState::default()
     };
     let (sessions, _) = peers::sessions(cluster);
-    let gateways = sessions.iter().filter_map(|session| Some((session.address, session.reachable_by?))).collect();
+    let gateways = sessions
+        .iter()
+        .filter_map(|session| Some((session.address, session.reachable_by?)))
+        .collect();
     match cluster.own_node() {
         Some(own) => {
             state.ipip = tunnels::ipip(cluster, own, underlay, &mut state.problems);
@@ -97,7 +103,8 @@ pub fn desired(cluster: &ClusterState, best: &BestRoutes, underlay: &Underlay, s
             state.in_sync = false;
             state.problems.push(Problem {
                 subject: format!("Node {}", cluster.node_name),
-                reason: "there is no such Node object: this node has no address to peer from".into(),
+                reason: "there is no such Node object: this node has no address to peer from"
+                    .into(),
             });
         }
     }
@@ -125,7 +132,10 @@ fn sysctls(cluster: &ClusterState, state: &DesiredState) -> BTreeMap<String, Str
     if cluster.felix.ip_forwarding {
         set("net.ipv4.ip_forward", "1");
         // Forwarding for IPv6 stops the host from taking router advertisements, so it is switched on only where pods need it.
-        let v6 = cluster.pools.values().any(|pool| pool.cidr.family() == Family::IPV6_UNICAST);
+        let v6 = cluster
+            .pools
+            .values()
+            .any(|pool| pool.cidr.family() == Family::IPV6_UNICAST);
         if v6 && cluster.felix.ipv6_support {
             set("net.ipv6.conf.all.forwarding", "1");
         }
@@ -139,7 +149,10 @@ fn sysctls(cluster: &ClusterState, state: &DesiredState) -> BTreeMap<String, Str
         set(&format!("net/ipv4/conf/{}/rp_filter", device.name), "2");
         if let Some(own) = cluster.own_node()
             && let Some(parent) = &device.parent
-            && cluster.nodes.values().any(|node| tunnels::masks_disagree(Family::IPV4_UNICAST, own, node))
+            && cluster
+                .nodes
+                .values()
+                .any(|node| tunnels::masks_disagree(Family::IPV4_UNICAST, own, node))
         {
             set(&format!("net/ipv4/conf/{parent}/rp_filter"), "2");
         }

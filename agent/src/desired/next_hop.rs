@@ -33,7 +33,10 @@ impl fmt::Display for Unresolved {
         match self {
             Self::Own(address) => write!(f, "next hop {address} is this node itself"),
             Self::NoRoute(address) => write!(f, "no route to next hop {address}"),
-            Self::NoInterface(address) => write!(f, "next hop {address} is link-local, of an unknown interface"),
+            Self::NoInterface(address) => write!(
+                f,
+                "next hop {address} is link-local, of an unknown interface"
+            ),
         }
     }
 }
@@ -52,7 +55,11 @@ impl<'a> Resolver<'a> {
     /// A resolver; `gateways` are `reachableBy`'s: peer address → gateway.
     #[must_use]
     pub fn new(underlay: &'a Underlay, gateways: BTreeMap<IpAddr, IpAddr>) -> Self {
-        Self { underlay, gateways, known: RefCell::default() }
+        Self {
+            underlay,
+            gateways,
+            known: RefCell::default(),
+        }
     }
 
     /// The underlay asked.
@@ -86,7 +93,11 @@ impl<'a> Resolver<'a> {
         if self.underlay.owner_of(address).is_some() {
             return Err(Unresolved::Own(address));
         }
-        if let Some(gateway) = self.gateways.get(&address).filter(|gateway| **gateway != address && depth < MAX_DEPTH) {
+        if let Some(gateway) = self
+            .gateways
+            .get(&address)
+            .filter(|gateway| **gateway != address && depth < MAX_DEPTH)
+        {
             return self.look_up(*gateway, depth + 1);
         }
         // A kernel route may be longer than the connected subnet, and then it is the one packets take.
@@ -94,18 +105,31 @@ impl<'a> Resolver<'a> {
         if let Some(subnet) = self.underlay.connected_to(address)
             && route.is_none_or(|route| route.prefix.len() <= subnet.prefix.len())
         {
-            return Ok([KernelNextHop::gateway(address, Some(subnet.interface.clone()))].into());
+            return Ok([KernelNextHop::gateway(
+                address,
+                Some(subnet.interface.clone()),
+            )]
+            .into());
         }
-        let Some(route) = route else { return Err(Unresolved::NoRoute(address)) };
+        let Some(route) = route else {
+            return Err(Unresolved::NoRoute(address));
+        };
         let hops: Rc<[KernelNextHop]> = route
             .next_hops
             .iter()
             .map(|hop| match hop.via {
                 Some(_) => hop.clone(),
-                None => KernelNextHop { via: Some(address), ..hop.clone() },
+                None => KernelNextHop {
+                    via: Some(address),
+                    ..hop.clone()
+                },
             })
             .collect();
-        if hops.is_empty() { Err(Unresolved::NoRoute(address)) } else { Ok(hops) }
+        if hops.is_empty() {
+            Err(Unresolved::NoRoute(address))
+        } else {
+            Ok(hops)
+        }
     }
 }
 
@@ -133,22 +157,46 @@ mod tests {
                 interface: "eth0".into(),
                 address: "10.0.1.2".parse().expect("address"),
             }],
-            routes: vec![route("10.0.1.0/24", None), route("0.0.0.0/0", Some("10.0.1.1")), route("10.9.0.7/32", None)],
-            links: [("eth0".to_owned(), UnderlayLink { mtu: 1500, up: true, running: true })].into(),
+            routes: vec![
+                route("10.0.1.0/24", None),
+                route("0.0.0.0/0", Some("10.0.1.1")),
+                route("10.9.0.7/32", None),
+            ],
+            links: [(
+                "eth0".to_owned(),
+                UnderlayLink {
+                    mtu: 1500,
+                    up: true,
+                    running: true,
+                },
+            )]
+            .into(),
             ipip_available: true,
         }
     }
 
     fn via(resolver: &Resolver<'_>, address: &str) -> Result<Vec<String>, Unresolved> {
         let hops = resolver.resolve(address.parse().expect("address"), None)?;
-        Ok(hops.iter().map(|hop| format!("{} {}", hop.via.expect("gateway"), hop.interface.as_deref().unwrap_or("-"))).collect())
+        Ok(hops
+            .iter()
+            .map(|hop| {
+                format!(
+                    "{} {}",
+                    hop.via.expect("gateway"),
+                    hop.interface.as_deref().unwrap_or("-")
+                )
+            })
+            .collect())
     }
 
     #[test]
     fn a_next_hop_on_a_shared_subnet_is_used_as_it_is() {
         let underlay = underlay();
         let resolver = Resolver::new(&underlay, BTreeMap::new());
-        assert_eq!(via(&resolver, "10.0.1.77"), Ok(vec!["10.0.1.77 eth0".into()]));
+        assert_eq!(
+            via(&resolver, "10.0.1.77"),
+            Ok(vec!["10.0.1.77 eth0".into()])
+        );
         assert_eq!(via(&resolver, "10.9.0.7"), Ok(vec!["10.9.0.7 eth0".into()]));
     }
 
@@ -162,8 +210,15 @@ mod tests {
     #[test]
     fn reachable_by_names_the_gateway() {
         let underlay = underlay();
-        let gateways = [("10.7.7.7".parse().expect("address"), "10.0.1.9".parse().expect("address"))].into();
-        assert_eq!(via(&Resolver::new(&underlay, gateways), "10.7.7.7"), Ok(vec!["10.0.1.9 eth0".into()]));
+        let gateways = [(
+            "10.7.7.7".parse().expect("address"),
+            "10.0.1.9".parse().expect("address"),
+        )]
+        .into();
+        assert_eq!(
+            via(&Resolver::new(&underlay, gateways), "10.7.7.7"),
+            Ok(vec!["10.0.1.9 eth0".into()])
+        );
     }
 
     #[test]
@@ -179,7 +234,10 @@ mod tests {
         let underlay = underlay();
         let resolver = Resolver::new(&underlay, BTreeMap::new());
         let address = "fe80::1".parse().expect("address");
-        assert_eq!(resolver.resolve(address, None), Err(Unresolved::NoInterface(address)));
+        assert_eq!(
+            resolver.resolve(address, None),
+            Err(Unresolved::NoInterface(address))
+        );
         assert!(resolver.resolve(address, Some("eth0")).is_ok());
     }
 }

@@ -26,8 +26,8 @@ use super::filters;
 use super::state::{Problem, Underlay};
 use crate::config::speaker::annotate;
 use crate::model::{
-    BgpPeer, ClusterState, DEFAULT_BGP_PORT, Labels, LocalSide, NextHopMode, Node, RemoteSide, ReversePeering, SecretKeyRef,
-    SourceAddress,
+    BgpPeer, ClusterState, DEFAULT_BGP_PORT, Labels, LocalSide, NextHopMode, Node, RemoteSide,
+    ReversePeering, SecretKeyRef, SourceAddress,
 };
 
 /// Restart time a peer is told where nobody says otherwise, as in Calico.
@@ -142,10 +142,18 @@ pub fn sessions(cluster: &ClusterState) -> (Vec<Session>, Vec<Problem>) {
         sessions: BTreeMap::new(),
         problems: Vec::new(),
     };
-    for peer in cluster.peers.values().filter(|peer| peer.local == LocalSide::AllNodes) {
+    for peer in cluster
+        .peers
+        .values()
+        .filter(|peer| peer.local == LocalSide::AllNodes)
+    {
         expansion.explicit(peer, Origin::Global);
     }
-    for peer in cluster.peers.values().filter(|peer| peer.local != LocalSide::AllNodes) {
+    for peer in cluster
+        .peers
+        .values()
+        .filter(|peer| peer.local != LocalSide::AllNodes)
+    {
         if local_side_matches(&peer.local, own) {
             expansion.explicit(peer, Origin::Node);
         }
@@ -166,7 +174,10 @@ pub fn sessions(cluster: &ClusterState) -> (Vec<Session>, Vec<Problem>) {
 pub fn nodes_by_address(cluster: &ClusterState) -> BTreeMap<IpAddr, &Node> {
     let mut map = BTreeMap::new();
     for node in cluster.nodes.values() {
-        for address in Family::ALL.into_iter().filter_map(|family| node.bgp_address(family)) {
+        for address in Family::ALL
+            .into_iter()
+            .filter_map(|family| node.bgp_address(family))
+        {
             map.entry(address).or_insert(node);
         }
     }
@@ -182,7 +193,11 @@ fn local_side_matches(side: &LocalSide, node: &Node) -> bool {
 }
 
 fn family_of(address: IpAddr) -> Family {
-    if address.is_ipv4() { Family::IPV4_UNICAST } else { Family::IPV6_UNICAST }
+    if address.is_ipv4() {
+        Family::IPV4_UNICAST
+    } else {
+        Family::IPV6_UNICAST
+    }
 }
 
 struct Expansion<'a> {
@@ -195,11 +210,15 @@ struct Expansion<'a> {
 
 impl<'a> Expansion<'a> {
     fn problem(&mut self, subject: String, reason: impl Into<String>) {
-        self.problems.push(Problem { subject, reason: reason.into() });
+        self.problems.push(Problem {
+            subject,
+            reason: reason.into(),
+        });
     }
 
     fn node_port(&self, node: &Node) -> u16 {
-        node.listen_port.unwrap_or(self.cluster.bgp.cluster_listen_port)
+        node.listen_port
+            .unwrap_or(self.cluster.bgp.cluster_listen_port)
     }
 
     fn own_asn(&self) -> Asn {
@@ -207,24 +226,40 @@ impl<'a> Expansion<'a> {
     }
 
     /// One session a family that both nodes have an address in; or one for all, where the annotation asks for that.
-    fn addresses_towards(&self, node: &Node, margay: &Labels, only: Option<Family>) -> Vec<(IpAddr, Option<Vec<Family>>)> {
+    fn addresses_towards(
+        &self,
+        node: &Node,
+        margay: &Labels,
+        only: Option<Family>,
+    ) -> Vec<(IpAddr, Option<Vec<Family>>)> {
         let shared: Vec<IpAddr> = Family::ALL
             .into_iter()
-            .filter(|family| only.is_none_or(|only| only == *family) && self.own.bgp_address(*family).is_some())
+            .filter(|family| {
+                only.is_none_or(|only| only == *family) && self.own.bgp_address(*family).is_some()
+            })
             .filter_map(|family| node.bgp_address(family))
             .collect();
         match wanted_families(margay) {
-            Some(Ok(families)) if families.len() > 1 => shared.first().map(|address| (*address, Some(families))).into_iter().collect(),
+            Some(Ok(families)) if families.len() > 1 => shared
+                .first()
+                .map(|address| (*address, Some(families)))
+                .into_iter()
+                .collect(),
             _ => shared.into_iter().map(|address| (address, None)).collect(),
         }
     }
 
     fn explicit(&mut self, peer: &'a BgpPeer, origin: Origin) {
         if let Some(Err(reason)) = wanted_families(&peer.margay) {
-            self.problem(format!("BGPPeer {}", peer.name), format!("annotation margay.io/{FAMILIES}: {reason}"));
+            self.problem(
+                format!("BGPPeer {}", peer.name),
+                format!("annotation margay.io/{FAMILIES}: {reason}"),
+            );
         }
         match &peer.remote {
-            RemoteSide::Address { address, port, asn } => self.explicit_address(peer, origin, *address, *port, *asn),
+            RemoteSide::Address { address, port, asn } => {
+                self.explicit_address(peer, origin, *address, *port, *asn)
+            }
             RemoteSide::Nodes(selector) => {
                 let cluster = self.cluster;
                 for node in cluster.nodes.values() {
@@ -235,9 +270,20 @@ impl<'a> Expansion<'a> {
             }
             RemoteSide::LocalWorkloads { selector, asn } => {
                 let cluster = self.cluster;
-                for workload in cluster.workloads.values().filter(|workload| selector.matches(&workload.labels)) {
+                for workload in cluster
+                    .workloads
+                    .values()
+                    .filter(|workload| selector.matches(&workload.labels))
+                {
                     for address in &workload.addresses {
-                        let mut session = self.session(peer, Origin::Workload, *address, DEFAULT_BGP_PORT, *asn, None);
+                        let mut session = self.session(
+                            peer,
+                            Origin::Workload,
+                            *address,
+                            DEFAULT_BGP_PORT,
+                            *asn,
+                            None,
+                        );
                         session.passive = true;
                         session.source = None;
                         session.password = None;
@@ -249,21 +295,45 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    fn explicit_address(&mut self, peer: &'a BgpPeer, origin: Origin, address: IpAddr, port: Option<u16>, asn: Option<Asn>) {
-        if self.by_address.get(&address).is_some_and(|node| node.name == self.own.name) {
+    fn explicit_address(
+        &mut self,
+        peer: &'a BgpPeer,
+        origin: Origin,
+        address: IpAddr,
+        port: Option<u16>,
+        asn: Option<Asn>,
+    ) {
+        if self
+            .by_address
+            .get(&address)
+            .is_some_and(|node| node.name == self.own.name)
+        {
             return;
         }
         let subject = format!("BGPPeer {}", peer.name);
         if self.own.bgp_address(family_of(address)).is_none() {
-            self.problem(subject, format!("spec.peerIP: {address} is of a family this node has no BGP address in"));
+            self.problem(
+                subject,
+                format!("spec.peerIP: {address} is of a family this node has no BGP address in"),
+            );
             return;
         }
         let node = self.by_address.get(&address).copied();
-        let Some(asn) = asn.or_else(|| node.map(|node| self.cluster.asn_of(node))).filter(|asn| asn.0 != 0) else {
-            self.problem(subject, format!("spec.asNumber: {address} is no node of the cluster, so its AS must be given"));
+        let Some(asn) = asn
+            .or_else(|| node.map(|node| self.cluster.asn_of(node)))
+            .filter(|asn| asn.0 != 0)
+        else {
+            self.problem(
+                subject,
+                format!(
+                    "spec.asNumber: {address} is no node of the cluster, so its AS must be given"
+                ),
+            );
             return;
         };
-        let node_port = node.filter(|node| self.cluster.asn_of(node) == asn).map(|node| self.node_port(node));
+        let node_port = node
+            .filter(|node| self.cluster.asn_of(node) == asn)
+            .map(|node| self.node_port(node));
         let port = port.or(node_port).unwrap_or(DEFAULT_BGP_PORT);
         let mut session = self.session(peer, origin, address, port, asn, node);
         if origin == Origin::Global && node.is_some() {
@@ -285,12 +355,21 @@ impl<'a> Expansion<'a> {
     /// Both ends would dial; the one with the lexically smaller address waits instead. Text and not number is compared because
     /// Calico's nodes do so: with two rules there would be pairs in which nobody dials.
     fn waits_for(&self, peer: IpAddr) -> bool {
-        self.own.bgp_address(family_of(peer)).is_some_and(|own| peer.to_string() > own.to_string())
+        self.own
+            .bgp_address(family_of(peer))
+            .is_some_and(|own| peer.to_string() > own.to_string())
     }
 
     fn towards_node(&mut self, peer: &'a BgpPeer, origin: Origin, node: &'a Node) {
         for (address, families) in self.addresses_towards(node, &peer.margay, None) {
-            let mut session = self.session(peer, origin, address, self.node_port(node), self.cluster.asn_of(node), Some(node));
+            let mut session = self.session(
+                peer,
+                origin,
+                address,
+                self.node_port(node),
+                self.cluster.asn_of(node),
+                Some(node),
+            );
             if let Some(families) = families {
                 session.families = families;
             }
@@ -327,8 +406,14 @@ impl<'a> Expansion<'a> {
                 continue;
             }
             for (address, families) in self.addresses_towards(node, &peer.margay, only) {
-                let mut session =
-                    self.session(peer, Origin::Reverse, address, self.node_port(node), self.cluster.asn_of(node), Some(node));
+                let mut session = self.session(
+                    peer,
+                    Origin::Reverse,
+                    address,
+                    self.node_port(node),
+                    self.cluster.asn_of(node),
+                    Some(node),
+                );
                 if let Some(families) = families {
                     session.families = families;
                 }
@@ -346,7 +431,10 @@ impl<'a> Expansion<'a> {
         }
         let cluster = self.cluster;
         if let Some(Err(reason)) = wanted_families(&cluster.bgp.margay) {
-            self.problem("BGPConfiguration default".into(), format!("annotation margay.io/{FAMILIES}: {reason}"));
+            self.problem(
+                "BGPConfiguration default".into(),
+                format!("annotation margay.io/{FAMILIES}: {reason}"),
+            );
         }
         for node in cluster.nodes.values() {
             if node.name == self.own.name || node.route_reflector_cluster_id.is_some() {
@@ -367,7 +455,9 @@ impl<'a> Expansion<'a> {
                     route_reflector_client: false,
                     cluster_id: None,
                     ttl_security: None,
-                    restart_time: whole_seconds(bgp.mesh_max_restart_time.unwrap_or(DEFAULT_RESTART_TIME)),
+                    restart_time: whole_seconds(
+                        bgp.mesh_max_restart_time.unwrap_or(DEFAULT_RESTART_TIME),
+                    ),
                     keepalive_time: None,
                     next_hop_mode: NextHopMode::Auto,
                     allowed_local_as: 0,
@@ -382,7 +472,15 @@ impl<'a> Expansion<'a> {
     }
 
     /// What forward and reverse peerings of a BGPPeer share.
-    fn session(&self, peer: &BgpPeer, origin: Origin, address: IpAddr, port: u16, asn: Asn, node: Option<&Node>) -> Session {
+    fn session(
+        &self,
+        peer: &BgpPeer,
+        origin: Origin,
+        address: IpAddr,
+        port: u16,
+        asn: Asn,
+        node: Option<&Node>,
+    ) -> Session {
         let families = match wanted_families(&peer.margay) {
             Some(Ok(families)) => families,
             Some(Err(_)) | None => vec![family_of(address)],
@@ -417,7 +515,9 @@ impl<'a> Expansion<'a> {
 
     /// A peer inside our AS is a client of ours when we are a reflector, unless it is one of the same cluster.
     fn reflect(&self, session: &mut Session) {
-        let Some(cluster_id) = self.own.route_reflector_cluster_id else { return };
+        let Some(cluster_id) = self.own.route_reflector_cluster_id else {
+            return;
+        };
         let theirs = session
             .node
             .as_ref()
@@ -437,21 +537,26 @@ impl<'a> Expansion<'a> {
     }
 
     fn add(&mut self, session: Session) {
-        self.sessions.entry((session.address, session.port)).or_insert(session);
+        self.sessions
+            .entry((session.address, session.port))
+            .or_insert(session);
     }
 }
 
 /// The families an annotation lists; `None` without one.
 fn wanted_families(margay: &Labels) -> Option<Result<Vec<Family>, String>> {
     let text = margay.get(FAMILIES)?;
-    let families: Result<Vec<Family>, _> = text.split(',').map(|name| name.trim().parse()).collect();
+    let families: Result<Vec<Family>, _> =
+        text.split(',').map(|name| name.trim().parse()).collect();
     Some(match families {
         Ok(mut families) => {
             families.sort_unstable();
             families.dedup();
             Ok(families)
         }
-        Err(_) => Err(format!("expected ipv4-unicast, ipv6-unicast, or both with a comma between, found {text:?}")),
+        Err(_) => Err(format!(
+            "expected ipv4-unicast, ipv6-unicast, or both with a comma between, found {text:?}"
+        )),
     })
 }
 
@@ -465,18 +570,36 @@ fn whole_seconds(time: Duration) -> Duration {
 ///
 /// `None` where the session must not run: its secret is missing or unusable. What could not be honoured is added to `problems`.
 #[must_use]
-pub fn peer_config(cluster: &ClusterState, session: &Session, underlay: &Underlay, problems: &mut Vec<Problem>) -> Option<PeerConfig> {
+pub fn peer_config(
+    cluster: &ClusterState,
+    session: &Session,
+    underlay: &Underlay,
+    problems: &mut Vec<Problem>,
+) -> Option<PeerConfig> {
     let subject = match session.origin {
         Origin::Mesh => format!("mesh session with {}", session.object),
-        Origin::Global | Origin::Node | Origin::Reverse | Origin::Workload => format!("BGPPeer {}", session.object),
+        Origin::Global | Origin::Node | Origin::Reverse | Origin::Workload => {
+            format!("BGPPeer {}", session.object)
+        }
     };
-    let mut problem = |reason: String| problems.push(Problem { subject: subject.clone(), reason });
+    let mut problem = |reason: String| {
+        problems.push(Problem {
+            subject: subject.clone(),
+            reason,
+        })
+    };
     let password = match &session.password {
         None => None,
-        Some(reference) => match cluster.secret(reference).map(|value| Secret::new(value.expose())) {
+        Some(reference) => match cluster
+            .secret(reference)
+            .map(|value| Secret::new(value.expose()))
+        {
             Some(Ok(secret)) => Some(secret),
             Some(Err(error)) => {
-                problem(format!("the session with {} stays down: secret {} key {}: {error}", session.address, reference.name, reference.key));
+                problem(format!(
+                    "the session with {} stays down: secret {} key {}: {error}",
+                    session.address, reference.name, reference.key
+                ));
                 return None;
             }
             None => {
@@ -508,7 +631,9 @@ pub fn peer_config(cluster: &ClusterState, session: &Session, underlay: &Underla
     peer.graceful_restart = (!restart_time.is_zero()).then(|| GracefulRestart {
         restart_time,
         // A helper that forgot us before we may come back would defeat the restart time.
-        stale_time: GracefulRestart::default().stale_time.max(restart_time.saturating_mul(3) / 2),
+        stale_time: GracefulRestart::default()
+            .stale_time
+            .max(restart_time.saturating_mul(3) / 2),
     });
     peer.password = password;
     peer.ttl_security = session.ttl_security;
@@ -517,11 +642,19 @@ pub fn peer_config(cluster: &ClusterState, session: &Session, underlay: &Underla
         NextHopMode::SelfAddress => speaker::NextHopMode::SelfAddress,
         NextHopMode::Keep => speaker::NextHopMode::Keep,
     };
-    peer.connected_subnets = underlay.connected_to(session.address).map(|subnet| subnet.prefix).into_iter().collect();
+    peer.connected_subnets = underlay
+        .connected_to(session.address)
+        .map(|subnet| subnet.prefix)
+        .into_iter()
+        .collect();
     peer.allowed_local_as = session.allowed_local_as;
     // Adding a family must not change what the peers of Calico's sort are offered.
     peer.extended_next_hop = false;
-    for (field, text) in session.margay.iter().filter(|(field, _)| *field != FAMILIES) {
+    for (field, text) in session
+        .margay
+        .iter()
+        .filter(|(field, _)| *field != FAMILIES)
+    {
         if let Err(reason) = annotate(&mut peer, field, text) {
             problem(format!("annotation margay.io/{field}: {reason}"));
         }
@@ -530,7 +663,9 @@ pub fn peer_config(cluster: &ClusterState, session: &Session, underlay: &Underla
 }
 
 fn own_asn(cluster: &ClusterState) -> Asn {
-    cluster.own_node().map_or(cluster.bgp.asn, |node| cluster.asn_of(node))
+    cluster
+        .own_node()
+        .map_or(cluster.bgp.asn, |node| cluster.asn_of(node))
 }
 
 fn shared(policy: Policy) -> Arc<Policy> {

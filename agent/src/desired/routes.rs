@@ -32,10 +32,21 @@ pub(super) struct Routes<'a> {
 }
 
 impl<'a> Routes<'a> {
-    pub(super) fn new(cluster: &'a ClusterState, resolver: &'a Resolver<'a>, protocol: u8, state: &DesiredState) -> Self {
+    pub(super) fn new(
+        cluster: &'a ClusterState,
+        resolver: &'a Resolver<'a>,
+        protocol: u8,
+        state: &DesiredState,
+    ) -> Self {
         let mut pools: Vec<&IpPool> = cluster.pools.values().collect();
         // Longest first; the name breaks ties so that a misconfigured cluster looks the same on every node.
-        pools.sort_by(|one, other| other.cidr.len().cmp(&one.cidr.len()).then_with(|| one.name.cmp(&other.name)));
+        pools.sort_by(|one, other| {
+            other
+                .cidr
+                .len()
+                .cmp(&one.cidr.len())
+                .then_with(|| one.name.cmp(&other.name))
+        });
         Self {
             cluster,
             own: cluster.own_node(),
@@ -45,7 +56,11 @@ impl<'a> Routes<'a> {
             pools,
             ipip_ready: state.ipip.is_some(),
             ipip_mtu: state.ipip.map_or(0, |device| device.mtu),
-            vxlan: state.vxlan.iter().map(|(family, device)| (*family, device.mtu)).collect(),
+            vxlan: state
+                .vxlan
+                .iter()
+                .map(|(family, device)| (*family, device.mtu))
+                .collect(),
         }
     }
 
@@ -58,11 +73,17 @@ impl<'a> Routes<'a> {
     }
 
     fn pool_of(&self, prefix: Prefix) -> Option<&'a IpPool> {
-        self.pools.iter().copied().find(|pool| pool.cidr.contains(prefix))
+        self.pools
+            .iter()
+            .copied()
+            .find(|pool| pool.cidr.contains(prefix))
     }
 
     fn ours(&self, route: Route) -> Route {
-        Route { protocol: self.protocol, ..route }
+        Route {
+            protocol: self.protocol,
+            ..route
+        }
     }
 
     fn is_own_address(&self, address: IpAddr) -> bool {
@@ -82,22 +103,36 @@ impl<'a> Routes<'a> {
             for address in &workload.addresses {
                 let subject = || format!("pod {}/{}", workload.namespace, workload.pod);
                 if self.is_own_address(*address) {
-                    state.problems.push(Problem { subject: subject(), reason: format!("{address} is an address of the node itself") });
+                    state.problems.push(Problem {
+                        subject: subject(),
+                        reason: format!("{address} is an address of the node itself"),
+                    });
                     continue;
                 }
                 if let Some(other) = owners.insert(*address, &workload.key.container_id) {
                     owners.insert(*address, other);
-                    state.problems.push(Problem { subject: subject(), reason: format!("{address} belongs to container {other} already") });
+                    state.problems.push(Problem {
+                        subject: subject(),
+                        reason: format!("{address} belongs to container {other} already"),
+                    });
                     continue;
                 }
                 let mut route = self.ours(Route::device(workload.host_interface.as_str()));
                 route.source = if address.is_ipv4() {
-                    self.cluster.felix.device_route_source_address.map(IpAddr::V4)
+                    self.cluster
+                        .felix
+                        .device_route_source_address
+                        .map(IpAddr::V4)
                 } else {
-                    self.cluster.felix.device_route_source_address_v6.map(IpAddr::V6)
+                    self.cluster
+                        .felix
+                        .device_route_source_address_v6
+                        .map(IpAddr::V6)
                 };
                 // Metric 0, the plugin's own key: what the plugin writes and what we want is one route, not two.
-                state.routes.insert(RouteKey::main(Prefix::host(*address), 0), route);
+                state
+                    .routes
+                    .insert(RouteKey::main(Prefix::host(*address), 0), route);
             }
         }
     }
@@ -106,8 +141,12 @@ impl<'a> Routes<'a> {
     fn vxlan(&self, state: &mut DesiredState) {
         let Some(own) = self.own else { return };
         for block in self.cluster.blocks.values() {
-            let Some(pool) = self.pool_of(block.cidr) else { continue };
-            let Encapsulation::Vxlan(mode) = pool.encapsulation else { continue };
+            let Some(pool) = self.pool_of(block.cidr) else {
+                continue;
+            };
+            let Encapsulation::Vxlan(mode) = pool.encapsulation else {
+                continue;
+            };
             if let Some(owner) = block.owner().filter(|owner| *owner != own.name) {
                 self.vxlan_route(state, own, owner, block.cidr, mode);
             }
@@ -119,17 +158,34 @@ impl<'a> Routes<'a> {
         }
     }
 
-    fn vxlan_route(&self, state: &mut DesiredState, own: &Node, node: &str, prefix: Prefix, mode: EncapsulationMode) {
+    fn vxlan_route(
+        &self,
+        state: &mut DesiredState,
+        own: &Node,
+        node: &str,
+        prefix: Prefix,
+        mode: EncapsulationMode,
+    ) {
         let family = prefix.family();
-        let mut problem = |reason: String| state.problems.push(Problem { subject: format!("route {prefix}"), reason });
+        let mut problem = |reason: String| {
+            state.problems.push(Problem {
+                subject: format!("route {prefix}"),
+                reason,
+            })
+        };
         let Some(remote) = self.cluster.nodes.get(node) else {
             return problem(format!("node {node} has no Node object"));
         };
         let route = if encapsulated(mode, family, own, remote) {
             let Some(mtu) = self.vxlan.get(&family) else {
-                return problem(format!("{} is not there yet", tunnels::vxlan_device_name(family)));
+                return problem(format!(
+                    "{} is not there yet",
+                    tunnels::vxlan_device_name(family)
+                ));
             };
-            let Some(tunnel) = tunnels::vxlan_tunnel(remote, family).filter(|_| remote.data_address(family).is_some()) else {
+            let Some(tunnel) = tunnels::vxlan_tunnel(remote, family)
+                .filter(|_| remote.data_address(family).is_some())
+            else {
                 return problem(format!("node {node} has no VXLAN tunnel address yet"));
             };
             let device = tunnels::vxlan_device_name(family).to_owned();
@@ -150,14 +206,25 @@ impl<'a> Routes<'a> {
                 Err(reason) => return problem(reason.to_string()),
             }
         };
-        state.routes.entry(RouteKey::main(prefix, 0)).or_insert_with(|| self.ours(route));
+        state
+            .routes
+            .entry(RouteKey::main(prefix, 0))
+            .or_insert_with(|| self.ours(route));
     }
 
     fn bgp(&self, best: &BestRoutes, state: &mut DesiredState) {
-        let foreign: std::collections::BTreeSet<Prefix> =
-            self.resolver.underlay().routes.iter().map(|route| route.prefix).collect();
-        let own_blocks: std::collections::BTreeSet<Prefix> =
-            self.cluster.blocks_of(&self.cluster.node_name).map(|block| block.cidr).collect();
+        let foreign: std::collections::BTreeSet<Prefix> = self
+            .resolver
+            .underlay()
+            .routes
+            .iter()
+            .map(|route| route.prefix)
+            .collect();
+        let own_blocks: std::collections::BTreeSet<Prefix> = self
+            .cluster
+            .blocks_of(&self.cluster.node_name)
+            .map(|block| block.cidr)
+            .collect();
         for (prefix, learned) in &best.routes {
             if own_blocks.contains(prefix) {
                 continue;
@@ -180,7 +247,12 @@ impl<'a> Routes<'a> {
     }
 
     /// The kernel's route for a best BGP route; `None` where BGP has no say.
-    fn bgp_route(&self, prefix: Prefix, learned: &Learned, foreign: bool) -> Result<Option<Route>, String> {
+    fn bgp_route(
+        &self,
+        prefix: Prefix,
+        learned: &Learned,
+        foreign: bool,
+    ) -> Result<Option<Route>, String> {
         if let Some(reason) = unroutable(prefix) {
             return Err(reason.into());
         }
@@ -190,7 +262,9 @@ impl<'a> Routes<'a> {
         if foreign {
             return Err("the kernel has a route for it that is not margay's".into());
         }
-        let encapsulation = self.pool_of(prefix).map_or(Encapsulation::None, |pool| pool.encapsulation);
+        let encapsulation = self
+            .pool_of(prefix)
+            .map_or(Encapsulation::None, |pool| pool.encapsulation);
         let mut hops = Vec::new();
         let mut tunnelled = false;
         let mut refused = None;
@@ -202,7 +276,10 @@ impl<'a> Routes<'a> {
                     Ok(false) => self.plain(hop.address, hop.interface.as_deref()),
                     Ok(true) => {
                         tunnelled = true;
-                        Ok(vec![KernelNextHop::gateway(hop.address, Some(IPIP_DEVICE.to_owned())).onlink()])
+                        Ok(vec![
+                            KernelNextHop::gateway(hop.address, Some(IPIP_DEVICE.to_owned()))
+                                .onlink(),
+                        ])
                     }
                     Err(reason) => Err(reason),
                 },
@@ -222,8 +299,15 @@ impl<'a> Routes<'a> {
         Ok(Some(route))
     }
 
-    fn plain(&self, address: IpAddr, interface: Option<&str>) -> Result<Vec<KernelNextHop>, String> {
-        self.resolver.resolve(address, interface).map(|hops| hops.to_vec()).map_err(|reason| reason.to_string())
+    fn plain(
+        &self,
+        address: IpAddr,
+        interface: Option<&str>,
+    ) -> Result<Vec<KernelNextHop>, String> {
+        self.resolver
+            .resolve(address, interface)
+            .map(|hops| hops.to_vec())
+            .map_err(|reason| reason.to_string())
     }
 
     /// Whether packets to this next hop go through `tunl0`, or why they can go no way at all.
@@ -233,11 +317,25 @@ impl<'a> Routes<'a> {
             (Some(remote), Some(own)) => encapsulated(mode, Family::IPV4_UNICAST, own, remote),
             // A router on our own subnet that carries the route: within the subnet nothing is encapsulated.
             _ if mode == EncapsulationMode::CrossSubnet && shared => false,
-            _ if self.cluster.felix.external_nodes.iter().any(|range| range.contains_addr(next_hop)) => true,
-            _ => return Err(format!("next hop {next_hop} is no node: nobody there would take packets out of IP-in-IP")),
+            _ if self
+                .cluster
+                .felix
+                .external_nodes
+                .iter()
+                .any(|range| range.contains_addr(next_hop)) =>
+            {
+                true
+            }
+            _ => {
+                return Err(format!(
+                    "next hop {next_hop} is no node: nobody there would take packets out of IP-in-IP"
+                ));
+            }
         };
         match wanted {
-            true if !self.ipip_ready => Err("tunl0 is not there (see the problems of its pool and node)".into()),
+            true if !self.ipip_ready => {
+                Err("tunl0 is not there (see the problems of its pool and node)".into())
+            }
             _ => Ok(wanted),
         }
     }
@@ -260,18 +358,23 @@ impl<'a> Routes<'a> {
     fn blackholes(&self, state: &mut DesiredState) {
         for block in self.cluster.blocks_of(&self.cluster.node_name) {
             if !block.cidr.is_host() {
-                state.routes.entry(RouteKey::main(block.cidr, 0)).or_insert_with(|| self.ours(Route::blackhole()));
+                state
+                    .routes
+                    .entry(RouteKey::main(block.cidr, 0))
+                    .or_insert_with(|| self.ours(Route::blackhole()));
             }
         }
     }
 }
 
-
 fn unroutable(prefix: Prefix) -> Option<&'static str> {
     let address = prefix.addr();
     let bad = match address {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_multicast() || v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V4(v4) => {
+            v4.is_loopback() || v4.is_multicast() || v4.is_link_local() || v4.is_broadcast()
+        }
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local(),
     };
-    (bad && prefix.len() > 0).then_some("not a prefix that is routed (loopback, link-local or multicast)")
+    (bad && prefix.len() > 0)
+        .then_some("not a prefix that is routed (loopback, link-local or multicast)")
 }

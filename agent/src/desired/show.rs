@@ -122,7 +122,10 @@ pub fn show(cluster: &ClusterState) -> (ConfigShow, Vec<Problem>) {
             .map(|(prefix, kind)| ShownRoute {
                 prefix: prefix.to_string(),
                 origin: kind.as_str(),
-                communities: communities_of(cluster, prefix).iter().map(ToString::to_string).collect(),
+                communities: communities_of(cluster, prefix)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
             })
             .collect(),
         pools: cluster.pools.values().map(pool).collect(),
@@ -154,10 +157,10 @@ fn shown(session: &Session) -> ShownSession {
             NextHopMode::Keep => "keep",
         },
         num_allowed_local_as_numbers: session.allowed_local_as,
-        password_from: session
-            .password
-            .as_ref()
-            .map(|reference| PasswordFrom { secret: reference.name.clone(), key: reference.key.clone() }),
+        password_from: session.password.as_ref().map(|reference| PasswordFrom {
+            secret: reference.name.clone(),
+            key: reference.key.clone(),
+        }),
         filters: session.filters.clone(),
         families: (!plain).then(|| session.families.iter().map(ToString::to_string).collect()),
     }
@@ -173,7 +176,12 @@ fn pool(pool: &IpPool) -> ShownPool {
         Encapsulation::IpIp(when) => ("IpIp", Some(mode(when))),
         Encapsulation::Vxlan(when) => ("Vxlan", Some(mode(when))),
     };
-    ShownPool { cidr: pool.cidr.to_string(), encapsulation, mode, nat_outgoing: pool.nat_outgoing }
+    ShownPool {
+        cidr: pool.cidr.to_string(),
+        encapsulation,
+        mode,
+        nat_outgoing: pool.nat_outgoing,
+    }
 }
 
 impl ConfigShow {

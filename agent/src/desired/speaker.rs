@@ -32,22 +32,38 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
     config.cluster_id = own.route_reflector_cluster_id;
     config.listen = listen(cluster, own);
     config.originate = originate(cluster);
-    config.peers = sessions.iter().filter_map(|session| peer_config(cluster, session, underlay, &mut problems)).collect();
+    config.peers = sessions
+        .iter()
+        .filter_map(|session| peer_config(cluster, session, underlay, &mut problems))
+        .collect();
     problems.sort();
     problems.dedup();
-    Some(SpeakerPlan { config, sessions, problems })
+    Some(SpeakerPlan {
+        config,
+        sessions,
+        problems,
+    })
 }
 
 /// The node's BGP Identifier: annotation `margay.io/routerId`, else its IPv4 address, else a number made from its name.
 #[must_use]
 pub fn router_id(node: &Node) -> RouterId {
-    let written = node.margay.get("routerId").and_then(|text| text.parse().ok());
-    let address = || node.ipv4.and_then(|own| RouterId::try_from(own.address).ok());
+    let written = node
+        .margay
+        .get("routerId")
+        .and_then(|text| text.parse().ok());
+    let address = || {
+        node.ipv4
+            .and_then(|own| RouterId::try_from(own.address).ok())
+    };
     written.or_else(address).unwrap_or_else(|| {
         let digest = Sha1::digest(&node.name);
-        let number = digest.iter().take(4).fold(0_u32, |number, octet| number << 8 | u32::from(*octet));
-        // Zero identifies nobody; one name in four thousand million has to share the next number.
-        RouterId::new(number).unwrap_or_else(|| RouterId::from(std::num::NonZeroU32::MIN))
+        let number = digest
+            .iter()
+            .take(4)
+            .fold(0_u32, |number, octet| number << 8 | u32::from(*octet));
+        // Zero identifies nobody; the lowest bit set, every number does.
+        RouterId::new(number | 1).unwrap_or_else(|| unreachable!())
     })
 }
 
@@ -58,8 +74,12 @@ fn listen(cluster: &ClusterState, own: &Node) -> Vec<SocketAddr> {
         .filter_map(|family| own.bgp_address(family))
         .map(|address| match (cluster.bgp.bind_mode, address) {
             (BindMode::NodeIp, address) => SocketAddr::new(address, port),
-            (BindMode::None, IpAddr::V4(_)) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
-            (BindMode::None, IpAddr::V6(_)) => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+            (BindMode::None, IpAddr::V4(_)) => {
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+            }
+            (BindMode::None, IpAddr::V6(_)) => {
+                SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
+            }
         })
         .collect()
 }

@@ -7,7 +7,9 @@ use margay_bgp::family::Family;
 use regex::Regex;
 use sha1::{Digest, Sha1};
 
-use super::state::{IpipDevice, Problem, Underlay, VXLAN_DEVICE_V4, VXLAN_DEVICE_V6, Vtep, VxlanDevice};
+use super::state::{
+    IpipDevice, Problem, Underlay, VXLAN_DEVICE_V4, VXLAN_DEVICE_V6, Vtep, VxlanDevice,
+};
 use crate::kernel::MacAddress;
 use crate::model::{ClusterState, Encapsulation, EncapsulationMode, Node};
 
@@ -53,13 +55,20 @@ pub fn host_mtu(cluster: &ClusterState, underlay: &Underlay) -> u32 {
     let matching = underlay
         .links
         .iter()
-        .filter(|(name, link)| link.up && pattern.as_ref().is_some_and(|pattern| pattern.is_match(name)))
+        .filter(|(name, link)| {
+            link.up
+                && pattern
+                    .as_ref()
+                    .is_some_and(|pattern| pattern.is_match(name))
+        })
         .map(|(_, link)| link.mtu)
         .min();
     matching
         .or_else(|| {
             let own = cluster.own_node()?;
-            let address = Family::ALL.into_iter().find_map(|family| own.data_address(family))?;
+            let address = Family::ALL
+                .into_iter()
+                .find_map(|family| own.data_address(family))?;
             let link = underlay.links.get(&underlay.owner_of(address)?.interface)?;
             Some(link.mtu)
         })
@@ -69,7 +78,11 @@ pub fn host_mtu(cluster: &ClusterState, underlay: &Underlay) -> u32 {
 /// MTU of `tunl0`.
 #[must_use]
 pub fn ipip_mtu(cluster: &ClusterState, underlay: &Underlay) -> u32 {
-    cluster.felix.ipip_mtu.filter(|mtu| *mtu > 0).unwrap_or_else(|| host_mtu(cluster, underlay).saturating_sub(IPIP_OVERHEAD))
+    cluster
+        .felix
+        .ipip_mtu
+        .filter(|mtu| *mtu > 0)
+        .unwrap_or_else(|| host_mtu(cluster, underlay).saturating_sub(IPIP_OVERHEAD))
 }
 
 /// MTU of a VXLAN device.
@@ -80,7 +93,9 @@ pub fn vxlan_mtu(cluster: &ClusterState, underlay: &Underlay, family: Family) ->
     } else {
         (cluster.felix.vxlan_mtu_v6, VXLAN_OVERHEAD_V6)
     };
-    configured.filter(|mtu| *mtu > 0).unwrap_or_else(|| host_mtu(cluster, underlay).saturating_sub(overhead))
+    configured
+        .filter(|mtu| *mtu > 0)
+        .unwrap_or_else(|| host_mtu(cluster, underlay).saturating_sub(overhead))
 }
 
 /// MTU of a pod's interface: the smallest of the encapsulations in use, so that no pod has to learn it the hard way.
@@ -102,24 +117,34 @@ pub fn pod_mtu(cluster: &ClusterState, underlay: &Underlay) -> u32 {
 #[must_use]
 pub fn wants_ipip(cluster: &ClusterState) -> bool {
     cluster.felix.ipip_enabled.unwrap_or_else(|| {
-        cluster.pools.values().any(|pool| matches!(pool.encapsulation, Encapsulation::IpIp(_)))
+        cluster
+            .pools
+            .values()
+            .any(|pool| matches!(pool.encapsulation, Encapsulation::IpIp(_)))
     })
 }
 
 /// Whether some pool of the family needs a VXLAN device. FelixConfiguration can overrule that for IPv4 only, as in Calico.
 #[must_use]
 pub fn wants_vxlan(cluster: &ClusterState, family: Family) -> bool {
-    let by_pools = cluster
-        .pools
-        .values()
-        .any(|pool| pool.cidr.family() == family && matches!(pool.encapsulation, Encapsulation::Vxlan(_)));
-    if family == Family::IPV4_UNICAST { cluster.felix.vxlan_enabled.unwrap_or(by_pools) } else { by_pools && cluster.felix.ipv6_support }
+    let by_pools = cluster.pools.values().any(|pool| {
+        pool.cidr.family() == family && matches!(pool.encapsulation, Encapsulation::Vxlan(_))
+    });
+    if family == Family::IPV4_UNICAST {
+        cluster.felix.vxlan_enabled.unwrap_or(by_pools)
+    } else {
+        by_pools && cluster.felix.ipv6_support
+    }
 }
 
 /// The inner MAC of a node's VXLAN device: what its Node object says, else computed from its name, alike on every node.
 #[must_use]
 pub fn vtep_mac(node: &Node, family: Family) -> MacAddress {
-    let (written, suffix) = if family == Family::IPV4_UNICAST { (node.vxlan_mac_v4, "") } else { (node.vxlan_mac_v6, "-v6") };
+    let (written, suffix) = if family == Family::IPV4_UNICAST {
+        (node.vxlan_mac_v4, "")
+    } else {
+        (node.vxlan_mac_v6, "-v6")
+    };
     written.map(MacAddress).unwrap_or_else(|| {
         let digest = Sha1::digest(format!("{}{suffix}", node.name));
         let mut octets = [0x66; 6];
@@ -133,22 +158,39 @@ pub fn vtep_mac(node: &Node, family: Family) -> MacAddress {
 /// The tunnel address of a node's VXLAN device.
 #[must_use]
 pub fn vxlan_tunnel(node: &Node, family: Family) -> Option<IpAddr> {
-    if family == Family::IPV4_UNICAST { node.vxlan_tunnel_v4.map(IpAddr::V4) } else { node.vxlan_tunnel_v6.map(IpAddr::V6) }
+    if family == Family::IPV4_UNICAST {
+        node.vxlan_tunnel_v4.map(IpAddr::V4)
+    } else {
+        node.vxlan_tunnel_v6.map(IpAddr::V6)
+    }
 }
 
 /// The name of the VXLAN device of a family.
 #[must_use]
 pub fn vxlan_device_name(family: Family) -> &'static str {
-    if family == Family::IPV4_UNICAST { VXLAN_DEVICE_V4 } else { VXLAN_DEVICE_V6 }
+    if family == Family::IPV4_UNICAST {
+        VXLAN_DEVICE_V4
+    } else {
+        VXLAN_DEVICE_V6
+    }
 }
 
 /// `tunl0`, where some pool needs it and it can be had.
-pub(super) fn ipip(cluster: &ClusterState, own: &Node, underlay: &Underlay, problems: &mut Vec<Problem>) -> Option<IpipDevice> {
+pub(super) fn ipip(
+    cluster: &ClusterState,
+    own: &Node,
+    underlay: &Underlay,
+    problems: &mut Vec<Problem>,
+) -> Option<IpipDevice> {
     if !wants_ipip(cluster) {
         return None;
     }
     if !underlay.ipip_available {
-        for pool in cluster.pools.values().filter(|pool| matches!(pool.encapsulation, Encapsulation::IpIp(_))) {
+        for pool in cluster
+            .pools
+            .values()
+            .filter(|pool| matches!(pool.encapsulation, Encapsulation::IpIp(_)))
+        {
             problems.push(Problem {
                 subject: format!("IPPool {}", pool.name),
                 reason: "spec.ipipMode: this kernel cannot do IP-in-IP (load the module ipip, or use vxlanMode)".into(),
@@ -159,11 +201,15 @@ pub(super) fn ipip(cluster: &ClusterState, own: &Node, underlay: &Underlay, prob
     let Some(address) = own.ipip_tunnel else {
         problems.push(Problem {
             subject: format!("Node {}", own.name),
-            reason: "spec.bgp.ipv4IPIPTunnelAddr: no tunnel address yet; tunl0 waits for one".into(),
+            reason: "spec.bgp.ipv4IPIPTunnelAddr: no tunnel address yet; tunl0 waits for one"
+                .into(),
         });
         return None;
     };
-    Some(IpipDevice { address, mtu: ipip_mtu(cluster, underlay) })
+    Some(IpipDevice {
+        address,
+        mtu: ipip_mtu(cluster, underlay),
+    })
 }
 
 /// The VXLAN devices that pools need.
@@ -178,10 +224,14 @@ pub(super) fn vxlan(
         if !wants_vxlan(cluster, family) {
             continue;
         }
-        let (Some(address), Some(local)) = (vxlan_tunnel(own, family), own.data_address(family)) else {
+        let (Some(address), Some(local)) = (vxlan_tunnel(own, family), own.data_address(family))
+        else {
             problems.push(Problem {
                 subject: format!("Node {}", own.name),
-                reason: format!("no address or no tunnel address in {family} yet; {} waits for both", vxlan_device_name(family)),
+                reason: format!(
+                    "no address or no tunnel address in {family} yet; {} waits for both",
+                    vxlan_device_name(family)
+                ),
             });
             continue;
         };
@@ -205,7 +255,9 @@ pub(super) fn vxlan(
                 vni: cluster.felix.vxlan_vni,
                 port: cluster.felix.vxlan_port,
                 local,
-                parent: underlay.owner_of(local).map(|subnet| subnet.interface.clone()),
+                parent: underlay
+                    .owner_of(local)
+                    .map(|subnet| subnet.interface.clone()),
                 mac: vtep_mac(own, family),
                 address,
                 mtu: vxlan_mtu(cluster, underlay, family),
@@ -224,7 +276,10 @@ mod tests {
     fn node(name: &str, address: &str, prefix_len: u8) -> Node {
         Node {
             name: name.into(),
-            ipv4: Some(NodeAddress { address: address.parse().expect("address"), prefix_len }),
+            ipv4: Some(NodeAddress {
+                address: address.parse().expect("address"),
+                prefix_len,
+            }),
             ..Node::default()
         }
     }
@@ -250,7 +305,14 @@ mod tests {
             }
         }
         let [a, b, c, d, e, _] = &nodes;
-        let cross = |one, other| encapsulated(EncapsulationMode::CrossSubnet, Family::IPV4_UNICAST, one, other);
+        let cross = |one, other| {
+            encapsulated(
+                EncapsulationMode::CrossSubnet,
+                Family::IPV4_UNICAST,
+                one,
+                other,
+            )
+        };
         assert!(!cross(a, b));
         assert!(cross(a, c));
         assert!(!cross(a, d));
@@ -263,6 +325,9 @@ mod tests {
         // sha1("node1") = f6e9..., so Calico on every other node computes the same.
         let mac = vtep_mac(&node("node1", "10.0.0.1", 24), Family::IPV4_UNICAST);
         assert!(mac.to_string().starts_with("66:"));
-        assert_ne!(mac, vtep_mac(&node("node1", "10.0.0.1", 24), Family::IPV6_UNICAST));
+        assert_ne!(
+            mac,
+            vtep_mac(&node("node1", "10.0.0.1", 24), Family::IPV6_UNICAST)
+        );
     }
 }

@@ -15,11 +15,9 @@ use crate::asn::Asn;
 pub use crate::codec::HoldTime;
 use crate::codec::{Community, LargeCommunity, LocalPref, Med, Role};
 use crate::family::Family;
+use crate::policy::Policy;
 use crate::prefix::Prefix;
 use crate::router_id::RouterId;
-
-/// Stands in until the policy room is furnished.
-pub type Policy = ();
 
 /// The port assigned to BGP (RFC 4271 §8.2.1).
 pub const BGP_PORT: u16 = 179;
