@@ -15,6 +15,15 @@
 //! Refuses to: append to multipath groups (the kernel merges hops of different owners), touch nexthop objects,
 //! policy rules and every table but the one it is asked about.
 
+mod convert;
+mod errno;
+mod monitor;
+pub mod netlink;
+mod nftables;
+mod socket;
+mod sysctl;
+mod worker;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -543,9 +552,9 @@ impl<T> EntryChanges<T> {
 pub struct FilterSpec {
     /// The masquerade table; empty means the table should not exist.
     pub masquerade: Masquerade,
-    /// Interfaces of pods by name prefix, when their traffic must be let through a foreign FORWARD chain whose policy
-    /// is to drop. `None`: no accept rule of ours anywhere.
-    pub forward_accept: Option<String>,
+    /// Name prefixes of pods' interfaces, when their traffic must be let through foreign FORWARD chains whose policy
+    /// is to drop. Empty: no accept rule of ours anywhere.
+    pub forward_accept: Vec<String>,
 }
 
 /// What applying a [`FilterSpec`] did.
