@@ -1,0 +1,50 @@
+//! Scenarios: each builds a lab, does something to it and states what must be seen.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a lab has four nodes and two racks; what is missing fails the scenario"
+)]
+
+pub mod fabric;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::report::Report;
+
+/// What running a scenario came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything that was expected was seen.
+    Passed,
+    /// It could not be run here, for this reason.
+    Skipped(String),
+}
+
+/// A scenario's body: builds its lab in the folder and adds checks to the report.
+pub type Run = fn(&Path, &mut Report) -> Result<Outcome>;
+
+/// A scenario by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// As given to `lab scenario NAME`.
+    pub name: &'static str,
+    /// One line about it.
+    pub about: &'static str,
+    /// Its body.
+    pub run: Run,
+}
+
+/// Every scenario, in the order the tests run them.
+pub const ALL: &[Scenario] = &[Scenario {
+    name: "fabric",
+    about: "the lab itself: two racks with BIRD and FRR as routers and BIRD on every node, no margay",
+    run: fabric::run,
+}];
+
+/// Finds a scenario.
+#[must_use]
+pub fn find(name: &str) -> Option<Scenario> {
+    ALL.iter().copied().find(|scenario| scenario.name == name)
+}

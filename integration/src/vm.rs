@@ -1,0 +1,179 @@
+//! Runs a lab inside Debian's own kernel under QEMU's software emulation, on this machine's file system.
+//!
+//! Some kernels lack what a lab needs, IP-in-IP above all. `integration/setup` then unpacks a distribution kernel into
+//! `integration/cache/vm`; this module boots it with the host's root as its root file system (9p), runs this very
+//! program there and takes the verdict from a file the guest writes. QEMU's own exit status says nothing, and a missing
+//! file is a failure. The guest works in memory; its logs are copied to the lab's folder at the end.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::eventually::idle;
+use crate::pace::PACE_VARIABLE;
+use crate::report::say;
+use crate::workdir::{self, LABS_VARIABLE};
+use crate::{netns::Netns, process};
+
+/// How much slower than a real machine the guest may be.
+const GUEST_PACE: u32 = 6;
+
+/// Environment variable that tells a lab it runs in the guest.
+pub const GUEST_VARIABLE: &str = "MARGAY_LAB_GUEST";
+
+/// Whether this process runs in the emulated machine.
+#[must_use]
+pub fn is_guest() -> bool {
+    std::env::var_os(GUEST_VARIABLE).is_some()
+}
+
+/// Whether the running kernel can make an IP-in-IP device, tried in a namespace of the lab.
+///
+/// # Errors
+/// When not even a namespace can be made.
+pub fn kernel_has_ipip() -> Result<bool> {
+    let probe = Netns::create("probe")?;
+    let made = probe
+        .ip("link add name probe0 type ipip local 192.0.2.1 remote 192.0.2.2")
+        .is_ok();
+    probe.delete()?;
+    Ok(made)
+}
+
+/// Runs `lab <arguments>` in the guest, prints what it prints, and returns its exit status.
+///
+/// # Errors
+/// When the kernel was not unpacked, the guest does not boot or gives no verdict within the limit.
+pub fn run(arguments: &[&str], folder: &Path, limit: Duration) -> Result<i32> {
+    let cache = workdir::checkout().join("integration/cache/vm");
+    let release = fs::read_to_string(cache.join("ready"))
+        .with_context(|| format!("no kernel in {}: run integration/setup", cache.display()))?;
+    let script = folder.join("guest.sh");
+    let (console, verdict) = (folder.join("output.txt"), folder.join("verdict"));
+    File::create(&console)?;
+    fs::write(&script, guest_script(&cache, arguments, folder)?)?;
+    let mut qemu = Command::new("setpriv");
+    qemu.args([
+        "--pdeathsig",
+        "KILL",
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg,thread=multi",
+        "-smp",
+        "2",
+        "-m",
+        "2G",
+    ]);
+    qemu.args([
+        "-cpu",
+        "max",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-nic",
+        "none",
+        "-kernel",
+    ])
+    .arg(cache.join("vmlinuz"));
+    qemu.arg("-initrd")
+        .arg(cache.join("initrd.gz"))
+        .arg("-append");
+    qemu.arg(format!(
+        "console=ttyS0 quiet panic=1 lab.script={}",
+        script.display()
+    ));
+    qemu.arg("-serial")
+        .arg(format!("file:{}", folder.join("serial.log").display()));
+    qemu.args([
+        "-virtfs",
+        "local,path=/,mount_tag=root,security_model=passthrough,multidevs=remap",
+    ])
+    .stdin(Stdio::null());
+    say(format_args!("booting Linux {} under QEMU", release.trim()));
+    let mut machine = process::Daemon::start("qemu", &mut qemu, &folder.join("qemu.log"))?;
+    let mut tail = Tail {
+        file: File::open(&console)?,
+        rest: Vec::new(),
+    };
+    let start = Instant::now();
+    while machine.ended().is_none() {
+        tail.print()?;
+        if start.elapsed() > limit {
+            bail!(
+                "no verdict from the guest after {limit:.0?}; its logs are in {}",
+                folder.display()
+            );
+        }
+        idle(Duration::from_millis(100));
+    }
+    tail.print()?;
+    let verdict = fs::read_to_string(&verdict).with_context(|| {
+        let serial = fs::read_to_string(folder.join("serial.log")).unwrap_or_default();
+        format!(
+            "the guest ended without a verdict; its console: {}",
+            serial.trim()
+        )
+    })?;
+    verdict
+        .trim()
+        .parse()
+        .with_context(|| format!("verdict {verdict:?}"))
+}
+
+fn guest_script(cache: &Path, arguments: &[&str], folder: &Path) -> Result<String> {
+    let program = std::env::current_exe()?;
+    let (program, folder, modules) = (program.display(), folder.display(), cache.join("root"));
+    let modules = modules.display();
+    let arguments = arguments.join(" ");
+    // The kernel asks /proc/sys/kernel/modprobe for whatever a netlink request needs: ipip, vxlan, nf_tables …
+    Ok(format!(
+        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs run /run
+mount -t tmpfs lab /mnt
+printf '#!/bin/sh\\nexec /sbin/modprobe -d {modules} \"$@\"\\n' > /mnt/modprobe
+chmod 755 /mnt/modprobe
+echo /mnt/modprobe > /proc/sys/kernel/modprobe
+/mnt/modprobe -a ipip vxlan veth bridge nf_tables nft_chain_nat nft_masq
+{GUEST_VARIABLE}=1 {PACE_VARIABLE}={GUEST_PACE} {LABS_VARIABLE}=/mnt/labs {program} {arguments} > '{folder}/output.txt' 2>&1
+status=$?
+[ ! -d /mnt/labs ] || cp -r /mnt/labs '{folder}/guest' 2>/dev/null
+echo $status > '{folder}/verdict.part'
+sync
+mv '{folder}/verdict.part' '{folder}/verdict'
+sync
+echo o > /proc/sysrq-trigger
+while :; do read -r _ < /dev/console; done
+"
+    ))
+}
+
+/// Prints a growing file line by line.
+struct Tail {
+    file: File,
+    rest: Vec<u8>,
+}
+
+impl Tail {
+    fn print(&mut self) -> Result<()> {
+        let position = self.file.stream_position()?;
+        self.file.seek(SeekFrom::Start(position))?;
+        self.file.read_to_end(&mut self.rest)?;
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            say(String::from_utf8_lossy(&line).trim_end());
+        }
+        Ok(())
+    }
+}
+
+/// Where the guest's logs are after [`run`].
+#[must_use]
+pub fn guest_logs(folder: &Path) -> PathBuf {
+    folder.join("guest")
+}
