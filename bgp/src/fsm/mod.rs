@@ -36,6 +36,8 @@ mod output;
 mod state;
 mod timer;
 
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -52,6 +52,12 @@ impl Offer {
         }
     }
 
+    /// What it says.
+    #[cfg(test)]
+    pub(super) const fn open(&self) -> &Open {
+        &self.open
+    }
+
     /// The OPEN on the wire.
     pub(super) fn encode(&self) -> Bytes {
         notice::open(&self.open)
@@ -207,17 +213,16 @@ pub(super) fn negotiate(
 
     // Of several graceful restart capabilities the last counts (RFC 4724 §3).
     let peer_graceful_restart = graceful_restart(ours)
-        .and(graceful_restart(theirs))
+        .and_then(|_| graceful_restart(theirs))
         .cloned();
     let peer_long_lived = peer_graceful_restart.as_ref().and_then(|_| {
-        theirs
-            .capabilities
-            .iter()
-            .rev()
-            .find_map(|capability| match capability {
-                Capability::LongLivedGracefulRestart(families) => Some(families.clone()),
-                _ => None,
-            })
+        theirs.capabilities.iter().rev().find_map(|capability| {
+            if let Capability::LongLivedGracefulRestart(families) = capability {
+                Some(families.clone())
+            } else {
+                None
+            }
+        })
     });
     let hold_time = ours.hold_time.min(theirs.hold_time);
     Ok(Negotiated {
@@ -277,9 +282,12 @@ fn offered_families(open: &Open) -> FamilySet {
     let mut listed = open
         .capabilities
         .iter()
-        .filter_map(|capability| match capability {
-            Capability::Multiprotocol(family) => Some(*family),
-            _ => None,
+        .filter_map(|capability| {
+            if let Capability::Multiprotocol(family) = capability {
+                Some(*family)
+            } else {
+                None
+            }
         })
         .peekable();
     if listed.peek().is_some() {
@@ -300,30 +308,34 @@ fn extends_next_hop(capability: &Capability) -> bool {
 }
 
 fn role(open: &Open) -> Option<crate::codec::Role> {
-    open.capabilities
-        .iter()
-        .find_map(|capability| match capability {
-            Capability::Role(role) => Some(*role),
-            _ => None,
-        })
+    open.capabilities.iter().find_map(|capability| {
+        if let Capability::Role(role) = capability {
+            Some(*role)
+        } else {
+            None
+        }
+    })
 }
 
 fn graceful_restart(open: &Open) -> Option<&GracefulRestartCapability> {
-    open.capabilities
-        .iter()
-        .rev()
-        .find_map(|capability| match capability {
-            Capability::GracefulRestart(value) => Some(value),
-            _ => None,
-        })
+    open.capabilities.iter().rev().find_map(|capability| {
+        if let Capability::GracefulRestart(value) = capability {
+            Some(value)
+        } else {
+            None
+        }
+    })
 }
 
 fn add_paths(open: &Open, wanted: fn(AddPathMode) -> bool) -> FamilySet {
     open.capabilities
         .iter()
-        .filter_map(|capability| match capability {
-            Capability::AddPath(tuples) => Some(tuples),
-            _ => None,
+        .filter_map(|capability| {
+            if let Capability::AddPath(tuples) = capability {
+                Some(tuples)
+            } else {
+                None
+            }
         })
         .flatten()
         .filter(|tuple| wanted(tuple.mode))

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::event::Shutdown;
 use super::state::State;
-use crate::codec::{ErrorCode, Message, Notification, Open};
+use crate::codec::{CodecContext, ErrorCode, HEADER_LEN, KEEPALIVE, Message, Notification, Open};
 
 /// What an orderly end says.
 pub(super) struct Notice {
@@ -112,38 +112,26 @@ pub(super) fn is_hard_reset(notification: &Notification) -> bool {
 
 /// An OPEN on the wire.
 pub(super) fn open(open: &Open) -> Bytes {
-    // TODO(codec): capabilities, once the codec writes them.
-    let mut body = vec![4];
-    body.extend_from_slice(&open.asn.to_two_octets().to_be_bytes());
-    body.extend_from_slice(&open.hold_time.as_secs().to_be_bytes());
-    body.extend_from_slice(&open.router_id.get().to_be_bytes());
-    body.push(0);
-    message(1, &body)
+    let mut out = BytesMut::with_capacity(256);
+    if open.encode(&mut out).is_err() {
+        // Capabilities longer than a message: more than any configuration yields. Without them an OPEN always fits.
+        let bare = Open {
+            capabilities: Vec::new(),
+            ..open.clone()
+        };
+        drop(bare.encode(&mut out));
+    }
+    out.freeze()
 }
 
-/// A NOTIFICATION on the wire.
+/// A NOTIFICATION on the wire. It keeps to the length every peer takes.
 pub(super) fn encode(notification: &Notification) -> Bytes {
-    let mut body = vec![notification.code.code, notification.code.subcode];
-    body.extend_from_slice(&notification.data);
-    message(3, &body)
+    let mut out = BytesMut::with_capacity(HEADER_LEN + 2 + notification.data.len());
+    notification.encode(&CodecContext::before_open(), &mut out);
+    out.freeze()
 }
 
 /// A KEEPALIVE on the wire.
 pub(super) const fn keepalive() -> Bytes {
-    Bytes::from_static(
-        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x13\x04",
-    )
-}
-
-fn message(number: u8, body: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(19 + body.len());
-    out.extend_from_slice(&[0xff; 16]);
-    out.extend_from_slice(
-        &u16::try_from(19 + body.len())
-            .unwrap_or(u16::MAX)
-            .to_be_bytes(),
-    );
-    out.extend_from_slice(&[number]);
-    out.extend_from_slice(body);
-    out.freeze()
+    Bytes::from_static(&KEEPALIVE)
 }
