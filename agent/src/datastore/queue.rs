@@ -44,7 +44,12 @@ impl Shared {
 
 /// Reads what changes in a store.
 #[derive(Debug)]
-pub struct Watch(Arc<Shared>);
+pub struct Watch {
+    shared: Arc<Shared>,
+    /// The store, which must not end while somebody listens.
+    #[expect(dead_code, reason = "held for its drop")]
+    keep_alive: Option<Arc<dyn std::any::Any + Send + Sync>>,
+}
 
 /// The store's end of a [`Watch`].
 #[derive(Debug)]
@@ -53,26 +58,37 @@ pub(crate) struct Publisher(Arc<Shared>);
 /// Joins a store to one reader.
 pub(crate) fn watch_channel() -> (Publisher, Watch) {
     let shared = Arc::new(Shared::default());
-    (Publisher(Arc::clone(&shared)), Watch(shared))
+    (
+        Publisher(Arc::clone(&shared)),
+        Watch {
+            shared,
+            keep_alive: None,
+        },
+    )
 }
 
 impl Watch {
+    /// Keeps the store alive as long as this watch.
+    pub(super) fn keep(&mut self, store: Arc<dyn std::any::Any + Send + Sync>) {
+        self.keep_alive = Some(store);
+    }
+
     /// The next event; `None` once the store is gone. Cancel safe: an event not returned is not lost.
     pub async fn next(&mut self) -> Option<WatchEvent> {
         loop {
             if let Some(event) = self.try_next() {
                 return Some(event);
             }
-            if self.0.lock().closed {
+            if self.shared.lock().closed {
                 return None;
             }
-            self.0.wake.notified().await;
+            self.shared.wake.notified().await;
         }
     }
 
     /// The next event if one is waiting.
     pub fn try_next(&mut self) -> Option<WatchEvent> {
-        let mut queue = self.0.lock();
+        let mut queue = self.shared.lock();
         match queue.before_init_done {
             Some(0) => {
                 queue.before_init_done = None;
@@ -88,7 +104,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.lock().reader_gone = true;
+        self.shared.lock().reader_gone = true;
     }
 }
 
