@@ -339,7 +339,11 @@ impl Node {
     }
 }
 
-fn result_addresses(result: &Value) -> Result<Vec<IpAddr>> {
+/// The addresses of an ADD's result.
+///
+/// # Errors
+/// When one is not the address of one pod alone (/32, /128).
+pub fn result_addresses(result: &Value) -> Result<Vec<IpAddr>> {
     let list = result
         .get("ips")
         .and_then(Value::as_array)

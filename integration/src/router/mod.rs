@@ -29,7 +29,7 @@ pub struct LearnedRoute {
 }
 
 /// Questions every router answers; sessions are named by the neighbour's address.
-pub trait Router: std::fmt::Debug {
+pub trait Router: Sync + std::fmt::Debug {
     /// Each session's neighbour and whether it is established.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
     reason = "a lab has four nodes and two racks; what is missing fails the scenario"
 )]
 
+pub mod cni;
 pub mod fabric;
 
 use std::path::Path;
@@ -37,11 +38,18 @@ pub struct Scenario {
 }
 
 /// Every scenario, in the order the tests run them.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "fabric",
-    about: "the lab itself: two racks with BIRD and FRR as routers and BIRD on every node, no margay",
-    run: fabric::run,
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "fabric",
+        about: "the lab itself: two racks with BIRD and FRR as routers and BIRD on every node, no margay",
+        run: fabric::run,
+    },
+    Scenario {
+        name: "cni",
+        about: "the plugin: 100 pods at once, killed at every system call, without the agent, misconfigured",
+        run: cni::run,
+    },
+];
 
 /// Finds a scenario.
 #[must_use]
