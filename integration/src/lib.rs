@@ -31,6 +31,8 @@ pub mod report;
 pub mod router;
 pub mod sandbox;
 pub mod scenario;
+pub mod suite;
 pub mod topology;
+pub mod view;
 pub mod vm;
 pub mod workdir;

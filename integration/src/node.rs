@@ -256,6 +256,16 @@ impl Node {
         serde_json::from_str(&text).with_context(|| format!("margay {}: {text}", words.join(" ")))
     }
 
+    /// Tells the running agent to do something: `margay <words>`.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn tell(&self, words: &[&str]) -> Result<()> {
+        let program = programs()?.join("margay");
+        let mut command = self.netns.command(&program.display().to_string());
+        exec::check(command.args(words).arg("--run-dir").arg(&self.run_dir)).map(drop)
+    }
+
     /// Its address of a family (4 or 6).
     ///
     /// # Errors

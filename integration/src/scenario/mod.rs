@@ -33,6 +33,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// One line about it.
     pub about: &'static str,
+    /// Whether it needs IP-in-IP; where this kernel has none it runs in the emulated machine.
+    pub needs_ipip: bool,
     /// Its body.
     pub run: Run,
 }
@@ -40,13 +42,21 @@ pub struct Scenario {
 /// Every scenario, in the order the tests run them.
 pub const ALL: &[Scenario] = &[
     Scenario {
+        name: "demo",
+        about: "the main job: four nodes in two racks, IP-in-IP between them, restarts, closed sessions, frozen views",
+        needs_ipip: true,
+        run: crate::demo::run,
+    },
+    Scenario {
         name: "fabric",
         about: "the lab itself: two racks with BIRD and FRR as routers and BIRD on every node, no margay",
+        needs_ipip: false,
         run: fabric::run,
     },
     Scenario {
         name: "cni",
         about: "the plugin: 100 pods at once, killed at every system call, without the agent, misconfigured",
+        needs_ipip: false,
         run: cni::run,
     },
 ];
