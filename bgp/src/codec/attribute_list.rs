@@ -408,17 +408,13 @@ impl<'a> AttributeList<'a> {
     /// RFC 6793 §4.2.3, once all attributes are known.
     fn merge_four_octet(&mut self) {
         let to = &mut self.attributes;
-        if let Some(aggregator) = &mut to.aggregator {
-            if aggregator.asn != Asn::AS_TRANS
-                && (self.as4_aggregator.is_some() || self.as4_path.is_some())
-            {
-                // A two-octet speaker aggregated after the four-octet attributes were made, which
-                // are about routes it put together.
+        if let (Some(aggregator), Some(four_octet)) = (&mut to.aggregator, self.as4_aggregator) {
+            if aggregator.asn != Asn::AS_TRANS {
+                // A two-octet speaker aggregated after the four-octet attributes were made: they
+                // are about one of the routes it put together.
                 return;
             }
-            if let Some(four_octet) = self.as4_aggregator.take() {
-                *aggregator = four_octet;
-            }
+            *aggregator = four_octet;
         }
         if let Some(as4_path) = self.as4_path.take() {
             to.as_path = std::mem::take(&mut to.as_path).merge(&as4_path);
