@@ -58,9 +58,9 @@ impl fmt::Display for Unusable {
                 }
                 Ok(())
             }
-            Self::NoNewBlocks => {
-                f.write_str("has no free address in this node's blocks, and autoAllocateBlocks is off")
-            }
+            Self::NoNewBlocks => f.write_str(
+                "has no free address in this node's blocks, and autoAllocateBlocks is off",
+            ),
         }
     }
 }
@@ -113,7 +113,10 @@ pub enum IpamError {
         reason: String,
     },
     /// Pools may be used but have no address left.
-    #[error("no {family} address left, wanted {wanted}, found {found}: {}", listed(pools))]
+    #[error(
+        "no {family} address left, wanted {wanted}, found {found}: {}",
+        listed(pools)
+    )]
     Exhausted {
         /// Of which family.
         family: Family,
@@ -145,7 +148,9 @@ pub enum IpamError {
         owner: Option<String>,
     },
     /// A specific address was released a short while ago and its cooldown is not over.
-    #[error("address {address} was released a short while ago and may not be used yet (ipCooldownSeconds)")]
+    #[error(
+        "address {address} was released a short while ago and may not be used yet (ipCooldownSeconds)"
+    )]
     CoolingDown {
         /// The address.
         address: IpAddr,

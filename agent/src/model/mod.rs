@@ -16,6 +16,7 @@ mod bgp;
 mod block;
 mod felix;
 mod filter;
+mod ipam;
 mod node;
 mod peer;
 mod pool;
@@ -32,6 +33,7 @@ pub use felix::{FelixConfiguration, NatExclusions, ServiceLoopPrevention};
 pub use filter::{
     BgpFilter, FilterAction, FilterOperation, FilterPrefix, FilterRule, MatchOperator, PeerType,
 };
+pub use ipam::IpamSettings;
 pub use node::{Node, NodeAddress};
 pub use peer::{
     BgpPeer, LocalSide, NextHopMode, RemoteSide, ReversePeering, SecretKeyRef, SourceAddress,
@@ -74,6 +76,8 @@ pub struct ClusterState {
     pub namespaces: BTreeMap<String, Labels>,
     /// IPReservation: prefixes that automatic assignment must skip.
     pub reservations: BTreeMap<String, Vec<Prefix>>,
+    /// IPAMConfiguration `default`.
+    pub ipam: IpamSettings,
     /// ClusterInformation's `datastoreReady`; while false no pod is added or removed. True when the object is absent.
     pub datastore_ready: bool,
     /// The pods of this node, from the endpoint store.
