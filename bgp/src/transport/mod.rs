@@ -1,1 +1,225 @@
 //! The speaker on tokio sockets.
+//!
+//! ```text
+//!   SpeakerHandle ──commands──►┌────────────────┐──SpeakerEvent──► whoever forwards packets
+//!   listener tasks ──accepted─►│     driver     │
+//!   connection tasks ─reports─►│ owns `Speaker` │──chunks, contexts, ends──► connection tasks
+//!                   attention ►└────────────────┘
+//! ```
+//!
+//! One task, the driver, owns the [`Speaker`] and with it every table; nothing is shared but the queues at its edges, all of
+//! them bounded. Each TCP connection is a task that frames, decodes, writes and keeps the session alive. See `driver.rs` for
+//! the order of things in a round, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to.
+//!
+//! Bounds, and what happens at them:
+//! - messages of a peer: two batches of at most 128 KiB of octets; then TCP slows the peer down;
+//! - octets to a peer: what the speaker allows itself before the kernel took them ([`Speaker::handle_written`]);
+//! - events: a few dozen, of a few thousand changes each; then changes are joined by prefix inside the speaker;
+//! - connections accepted and not looked at: 256; then they wait in the kernel.
+
+mod connection;
+mod driver;
+mod listener;
+mod sockopt;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use self::driver::{Driver, Inboxes};
+use self::listener::Listeners;
+use crate::family::Family;
+use crate::fsm::State;
+use crate::rib::RouteChange;
+use crate::speaker::config::{ConfigError, SpeakerConfig};
+use crate::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
+use crate::speaker::{Clear, Speaker, SpeakerShutdown};
+
+/// Commands that may wait: they come from people and from configuration, never from peers.
+const COMMANDS: usize = 16;
+
+/// Reports that may wait: a thousand connections with two batches each are rarely all busy, and one that finds no room waits
+/// with its octets left in the kernel.
+const REPORTS: usize = 512;
+
+/// Accepted connections that may wait.
+const ACCEPTED: usize = 256;
+
+/// What a speaker needs beyond its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpeakerOptions {
+    /// Feeds jitter and hashing. Two speakers with one seed retry in step, so give each its own.
+    pub seed: u64,
+    /// Events that may wait for the receiver.
+    pub events: usize,
+}
+
+impl Default for SpeakerOptions {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            events: 32,
+        }
+    }
+}
+
+/// News for whoever forwards packets and whoever watches.
+#[derive(Clone, Debug)]
+pub enum SpeakerEvent {
+    /// These prefixes are routed differently now; each change is the latest state of its prefix.
+    Routes(Vec<RouteChange>),
+    /// A table is complete for the first time: routes of an earlier life that were not among the changes may be removed.
+    TableComplete(Family),
+    /// A neighbour's state changed. Changes that found no room are joined.
+    PeerStateChanged {
+        /// Its name.
+        name: Arc<str>,
+        /// Before.
+        from: State,
+        /// Now.
+        to: State,
+    },
+}
+
+/// Why a speaker cannot run as configured.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The configuration contradicts itself; nothing of it was taken.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on. Where the speaker runs already, all else of the configuration is in force.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The speaker has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// The speaker's task has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the speaker has ended")]
+pub struct Ended;
+
+/// Something asked of the driver.
+#[derive(Debug)]
+enum Command {
+    Configure(Box<SpeakerConfig>, oneshot::Sender<Result<(), StartError>>),
+    Snapshot(oneshot::Sender<SpeakerSnapshot>),
+    Routes(RouteQuery, oneshot::Sender<Vec<RouteInfo>>),
+    Addresses(oneshot::Sender<Vec<SocketAddr>>),
+    Clear(String, Clear, oneshot::Sender<bool>),
+    Shutdown(SpeakerShutdown, oneshot::Sender<()>),
+}
+
+/// Speaks to a running speaker. When the last handle is dropped the speaker closes its sessions without a word and ends.
+#[derive(Clone, Debug)]
+pub struct SpeakerHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+/// Starts a speaker on the current runtime. Its task ends after [`SpeakerHandle::shutdown`] or when every handle is dropped.
+///
+/// # Errors
+/// The configuration contradicts itself, or an address cannot be listened on; nothing runs then.
+#[expect(
+    clippy::unused_async,
+    reason = "must be called on a runtime, and callers may count on it being allowed to wait"
+)]
+pub async fn spawn(
+    config: SpeakerConfig,
+    options: SpeakerOptions,
+) -> Result<(SpeakerHandle, mpsc::Receiver<SpeakerEvent>, JoinHandle<()>), StartError> {
+    config.validate()?;
+    let tasks = TaskTracker::new();
+    let (reports, reports_taken) = mpsc::channel(REPORTS);
+    let (accepted, accepted_taken) = mpsc::channel(ACCEPTED);
+    let (commands, commands_taken) = mpsc::channel(COMMANDS);
+    let (events, events_taken) = mpsc::channel(options.events.max(1));
+    let mut listeners = Listeners::new(accepted, tasks.clone());
+    listeners
+        .configure(&config)
+        .map_err(|(address, source)| StartError::Listen { address, source })?;
+    let speaker = Speaker::new(config, options.seed, driver::now());
+    let driver = Driver::new(speaker, listeners, reports, events, tasks);
+    let inboxes = Inboxes {
+        reports: reports_taken,
+        accepted: accepted_taken,
+        commands: commands_taken,
+    };
+    let join = tokio::spawn(driver.run(inboxes));
+    Ok((SpeakerHandle { commands }, events_taken, join))
+}
+
+impl SpeakerHandle {
+    /// Puts another configuration in force and touches only the sessions it changes.
+    ///
+    /// # Errors
+    /// See [`StartError`] for what is in force then.
+    pub async fn configure(&self, config: SpeakerConfig) -> Result<(), StartError> {
+        self.ask(|reply| Command::Configure(Box::new(config), reply))
+            .await?
+    }
+
+    /// The speaker at this moment.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn snapshot(&self) -> Result<SpeakerSnapshot, Ended> {
+        self.ask(Command::Snapshot).await
+    }
+
+    /// What is known of the prefixes asked for.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteInfo>, Ended> {
+        self.ask(|reply| Command::Routes(query, reply)).await
+    }
+
+    /// The addresses listened on, with the ports the kernel chose where 0 was configured.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn addresses(&self) -> Result<Vec<SocketAddr>, Ended> {
+        self.ask(Command::Addresses).await
+    }
+
+    /// Clears the session of a peer, or of every neighbour of a range, by name; false where there is none.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn clear(&self, peer: impl Into<String>, clear: Clear) -> Result<bool, Ended> {
+        self.ask(|reply| Command::Clear(peer.into(), clear, reply))
+            .await
+    }
+
+    /// Ends every session and the speaker; returns when the peers could read why, or after a few seconds.
+    ///
+    /// # Errors
+    /// The speaker had ended already.
+    pub async fn shutdown(&self, how: SpeakerShutdown) -> Result<(), Ended> {
+        self.ask(|reply| Command::Shutdown(how, reply)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| Ended)?;
+        answer.await.map_err(|_| Ended)
+    }
+}

@@ -1,0 +1,641 @@
+//! One task per TCP connection: frames in, buffers out.
+//!
+//! Reading and writing go on side by side in the task, so a speaker that is slow to take messages never holds up a KEEPALIVE,
+//! and a peer that does not read never holds up what it says.
+//!
+//! In: whatever the kernel has is read into a buffer the thread's connections share, framed and decoded in place, and handed
+//! over as one batch. A connection has at most [`BATCHES`] batches under way; then its octets wait in the kernel and TCP slows
+//! the peer down. After an OPEN nothing is decoded until the speaker says what was settled, because from there on octets mean
+//! something else.
+//!
+//! Out: the speaker's chunks are shared buffers, many to a system call. The task sends KEEPALIVEs by itself, between two chunks.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use smallvec::SmallVec;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::sockopt;
+use crate::codec::{CodecContext, DecodeError, KEEPALIVE, Message, MessageType, decode, framing};
+use crate::fsm::Direction;
+use crate::prefix::Prefix;
+use crate::speaker::PeerId;
+use crate::speaker::config::Secret;
+
+/// Batches of one connection that may wait for the speaker: one in work, one behind it.
+const BATCHES: usize = 2;
+
+/// Octets read at most in one go: enough for a system call to cost nothing beside decoding, little enough that a batch is
+/// handled in a few milliseconds.
+const READ_LEN: usize = 128 * 1024;
+
+/// Chunks written in one system call.
+const SLICES: usize = 64;
+
+/// Unreported octets from which on the speaker is told although more is queued.
+const REPORT_LEN: usize = 64 * 1024;
+
+/// How long a peer may take to read our last words.
+const LINGER: Duration = Duration::from_secs(3);
+
+thread_local! {
+    /// Where every connection of a thread reads into: nothing stays here across an await, so a thousand idle connections hold
+    /// no buffers.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_LEN]);
+}
+
+/// Names one TCP connection for good; a neighbour's next connection has another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ConnectionId(pub(super) u64);
+
+/// What a connection's task tells the driver.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) peer: PeerId,
+    pub(super) direction: Direction,
+    pub(super) id: ConnectionId,
+    pub(super) news: News,
+    /// Given back when the report was handled.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What happened on a connection.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Dialling succeeded.
+    Connected {
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    /// Dialling failed.
+    ConnectFailed(io::Error),
+    /// Messages came, in this order.
+    Messages(Vec<Message>),
+    /// Octets came that are no message; nothing more is read.
+    Malformed(DecodeError),
+    /// The peer closed, or the socket failed.
+    Closed(Option<io::Error>),
+}
+
+/// Connections that have something to be noted, without a message each.
+#[derive(Debug, Default)]
+pub(super) struct Attention {
+    list: Mutex<Vec<(PeerId, Direction, ConnectionId)>>,
+    pub(super) raised: Notify,
+}
+
+impl Attention {
+    pub(super) fn take(&self) -> Vec<(PeerId, Direction, ConnectionId)> {
+        std::mem::take(&mut *lock(&self.list))
+    }
+}
+
+/// How a connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Not yet.
+    Open,
+    /// Write what is queued, let the peer read it.
+    Linger,
+    /// At once.
+    Abort,
+}
+
+/// What driver and task share of one connection.
+#[derive(Debug)]
+pub(super) struct Shared {
+    peer: PeerId,
+    direction: Direction,
+    id: ConnectionId,
+    out: Mutex<Outbox>,
+    out_changed: Notify,
+    context: Mutex<Option<CodecContext>>,
+    context_given: Notify,
+    batches: Arc<Semaphore>,
+    written: AtomicUsize,
+    listed: AtomicBool,
+    attention: Arc<Attention>,
+}
+
+#[derive(Debug)]
+struct Outbox {
+    chunks: VecDeque<Bytes>,
+    keepalive: Option<Duration>,
+    key: Option<(Prefix, Option<Secret>)>,
+    ending: Ending,
+}
+
+impl Shared {
+    pub(super) fn new(
+        peer: PeerId,
+        direction: Direction,
+        id: ConnectionId,
+        attention: Arc<Attention>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            direction,
+            id,
+            out: Mutex::new(Outbox {
+                chunks: VecDeque::new(),
+                keepalive: None,
+                key: None,
+                ending: Ending::Open,
+            }),
+            out_changed: Notify::new(),
+            context: Mutex::new(None),
+            context_given: Notify::new(),
+            batches: Arc::new(Semaphore::new(BATCHES)),
+            written: AtomicUsize::new(0),
+            listed: AtomicBool::new(false),
+            attention,
+        })
+    }
+
+    pub(super) const fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Queues chunks to be written.
+    pub(super) fn send(&self, chunks: impl IntoIterator<Item = Bytes>) {
+        lock(&self.out).chunks.extend(chunks);
+        self.out_changed.notify_one();
+    }
+
+    /// Says how to read on after the OPEN, and how often to send KEEPALIVEs.
+    pub(super) fn use_context(&self, context: CodecContext, keepalive: Option<Duration>) {
+        *lock(&self.context) = Some(context);
+        self.context_given.notify_one();
+        lock(&self.out).keepalive = keepalive;
+        self.out_changed.notify_one();
+    }
+
+    /// Changes the TCP-MD5 key of the socket under the running session.
+    pub(super) fn sign(&self, peer: Prefix, key: Option<Secret>) {
+        lock(&self.out).key = Some((peer, key));
+        self.out_changed.notify_one();
+    }
+
+    /// Ends the connection. Its task reports nothing that counts afterwards.
+    pub(super) fn close(&self, linger: bool) {
+        let mut out = lock(&self.out);
+        out.ending = if linger {
+            Ending::Linger
+        } else {
+            Ending::Abort
+        };
+        drop(out);
+        self.out_changed.notify_one();
+    }
+
+    /// Whether the peer said something the speaker has not seen yet.
+    pub(super) fn has_undelivered(&self) -> bool {
+        self.batches.available_permits() < BATCHES
+    }
+
+    /// Octets the kernel took since the last call.
+    pub(super) fn take_written(&self) -> usize {
+        self.listed.store(false, Ordering::Release);
+        self.written.swap(0, Ordering::AcqRel)
+    }
+
+    /// Notes octets the kernel took; `wake` where the driver shall know at once.
+    fn note_written(&self, octets: usize, wake: bool) {
+        self.written.fetch_add(octets, Ordering::AcqRel);
+        if !self.listed.swap(true, Ordering::AcqRel) {
+            lock(&self.attention.list).push((self.peer, self.direction, self.id));
+        }
+        if wake {
+            self.attention.raised.notify_one();
+        }
+    }
+
+    fn report(&self, news: News, permit: Option<OwnedSemaphorePermit>) -> Report {
+        Report {
+            peer: self.peer,
+            direction: self.direction,
+            id: self.id,
+            news,
+            permit,
+        }
+    }
+}
+
+/// A poisoned lock only means that a task panicked elsewhere; these values are whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a connection that was accepted.
+pub(super) async fn accepted(
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    reports: mpsc::Sender<Report>,
+) {
+    run(&stream, &shared, &reports).await;
+}
+
+/// Dials, then runs the connection. `dial` is given up when the connection is closed meanwhile.
+pub(super) async fn dialled(
+    dial: impl Future<Output = io::Result<TcpStream>>,
+    shared: Arc<Shared>,
+    reports: mpsc::Sender<Report>,
+) {
+    let connected = tokio::select! {
+        result = dial => result.and_then(|stream| Ok((stream.local_addr()?, stream.peer_addr()?, stream))),
+        () = given_up(&shared) => return,
+    };
+    // A driver that is gone wants no report and ends every connection.
+    match connected {
+        Ok((local, remote, stream)) => {
+            let news = News::Connected { local, remote };
+            if reports.send(shared.report(news, None)).await.is_ok() {
+                run(&stream, &shared, &reports).await;
+            }
+        }
+        Err(error) => {
+            drop(
+                reports
+                    .send(shared.report(News::ConnectFailed(error), None))
+                    .await,
+            );
+        }
+    }
+}
+
+/// Returns when the connection is to be closed.
+async fn given_up(shared: &Shared) {
+    while lock(&shared.out).ending == Ending::Open {
+        shared.out_changed.notified().await;
+    }
+}
+
+async fn run(stream: &TcpStream, shared: &Shared, reports: &mpsc::Sender<Report>) {
+    let mut writing = std::pin::pin!(write(stream, shared));
+    let ending = tokio::select! {
+        ending = &mut writing => Some(ending),
+        read = read(stream, shared, reports) => match read {
+            // The answer is on its way: NOTIFICATION and close.
+            ReadEnd::Malformed => Some(writing.await),
+            ReadEnd::Gone => None,
+        },
+    };
+    if ending == Some(Ending::Linger) {
+        linger(stream).await;
+    }
+}
+
+/// Why reading ended; the driver knows already.
+enum ReadEnd {
+    Malformed,
+    Gone,
+}
+
+/// What one look at the socket gave.
+struct Batch {
+    messages: Vec<Message>,
+    end: Option<News>,
+    /// An OPEN came last: what follows is to be read as the speaker will say.
+    open: bool,
+}
+
+async fn read(stream: &TcpStream, shared: &Shared, reports: &mpsc::Sender<Report>) -> ReadEnd {
+    let mut context = CodecContext::before_open();
+    // The beginning of a message whose rest is still to come.
+    let mut left: Vec<u8> = Vec::new();
+    let mut look_again = false;
+    loop {
+        if !look_again {
+            // Where this fails `try_read` names the error.
+            drop(stream.readable().await);
+        }
+        let Ok(permit) = Arc::clone(&shared.batches).acquire_owned().await else {
+            return ReadEnd::Gone;
+        };
+        let batch = look(stream, &mut left, &context, look_again);
+        look_again = false;
+        if !batch.messages.is_empty() {
+            let report = shared.report(News::Messages(batch.messages), Some(permit));
+            if reports.send(report).await.is_err() {
+                return ReadEnd::Gone;
+            }
+        }
+        if let Some(end) = batch.end {
+            let malformed = matches!(end, News::Malformed(_));
+            let told = reports.send(shared.report(end, None)).await;
+            return if malformed && told.is_ok() {
+                ReadEnd::Malformed
+            } else {
+                ReadEnd::Gone
+            };
+        }
+        if batch.open {
+            context = settled(shared).await;
+            look_again = true;
+        }
+    }
+}
+
+/// Waits for what the OPENs settled.
+async fn settled(shared: &Shared) -> CodecContext {
+    loop {
+        if let Some(context) = lock(&shared.context).take() {
+            return context;
+        }
+        shared.context_given.notified().await;
+    }
+}
+
+/// Reads what is there and decodes every whole message. With `again` the octets left over from the last look are decoded first
+/// even where nothing new came.
+fn look(stream: &TcpStream, left: &mut Vec<u8>, context: &CodecContext, again: bool) -> Batch {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let kept = left.len();
+        // A message is at most half of the buffer, so there is always room behind the rest of one.
+        let (head, room) = scratch.split_at_mut(kept.min(READ_LEN));
+        head.copy_from_slice(left);
+        let mut end = None;
+        let full = room.is_empty();
+        let read = match stream.try_read(room) {
+            Ok(0) if full => 0,
+            Ok(0) => {
+                end = Some(News::Closed(None));
+                0
+            }
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                end = Some(News::Closed(Some(error)));
+                0
+            }
+        };
+        if read == 0 && !again {
+            return Batch {
+                messages: Vec::new(),
+                end,
+                open: false,
+            };
+        }
+        let octets = scratch.get(..kept + read).unwrap_or_default();
+        let (messages, used, stop) = decode_all(octets, context);
+        left.clear();
+        left.extend_from_slice(octets.get(used..).unwrap_or_default());
+        let mut open = false;
+        match stop {
+            Stop::Short => {}
+            // Octets wait behind the OPEN, and so does the end of the stream.
+            Stop::Open => {
+                open = true;
+                end = None;
+            }
+            Stop::Malformed(error) => end = Some(News::Malformed(error)),
+        }
+        Batch {
+            messages,
+            end,
+            open,
+        }
+    })
+}
+
+/// Why no further message was decoded.
+enum Stop {
+    /// The next one is not whole.
+    Short,
+    /// An OPEN changes how to read on.
+    Open,
+    Malformed(DecodeError),
+}
+
+/// Decodes messages from the front; says how many octets they took.
+fn decode_all(octets: &[u8], context: &CodecContext) -> (Vec<Message>, usize, Stop) {
+    let mut messages = Vec::new();
+    let mut used = 0;
+    loop {
+        let rest = octets.get(used..).unwrap_or_default();
+        let (message_type, length) = match framing::peek(rest, context.max_receive_len()) {
+            Ok(Some(found)) => found,
+            Ok(None) => return (messages, used, Stop::Short),
+            Err(error) => return (messages, used, Stop::Malformed(error)),
+        };
+        let Some(frame) = rest.get(..length) else {
+            return (messages, used, Stop::Short);
+        };
+        match decode(frame, context) {
+            Ok(message) => messages.push(message),
+            Err(error) => return (messages, used, Stop::Malformed(error)),
+        }
+        used += length;
+        if message_type == MessageType::Open {
+            return (messages, used, Stop::Open);
+        }
+    }
+}
+
+/// Writes chunks and KEEPALIVEs until the connection is to end; says how.
+async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
+    let mut queue: VecDeque<Bytes> = VecDeque::new();
+    let mut begun = false;
+    // Octets of KEEPALIVEs in the queue: the speaker does not know of them.
+    let mut ours = 0;
+    let mut interval = None;
+    let mut due: Option<Instant> = None;
+    let mut patience = None;
+    let mut shortened = false;
+    loop {
+        let ending = {
+            let mut out = lock(&shared.out);
+            queue.append(&mut out.chunks);
+            if let Some((peer, key)) = out.key.take()
+                && let Err(error) = sockopt::set_md5(stream, peer, key.as_ref())
+            {
+                warn!(%peer, %error, "cannot change a TCP-MD5 key");
+            }
+            if out.keepalive != interval {
+                interval = out.keepalive;
+                due = interval.map(|interval| Instant::now() + interval);
+            }
+            out.ending
+        };
+        match ending {
+            Ending::Abort => return Ending::Abort,
+            Ending::Linger if queue.is_empty() => return Ending::Linger,
+            Ending::Linger if !shortened => {
+                shorten(&mut queue, begun);
+                shortened = true;
+            }
+            Ending::Linger | Ending::Open => {}
+        }
+        if let (Some(at), Some(interval)) = (due, interval)
+            && ending == Ending::Open
+        {
+            let now = Instant::now();
+            if at <= now {
+                // Never inside a chunk of which a part is written.
+                queue.insert(usize::from(begun), Bytes::from_static(&KEEPALIVE));
+                ours += KEEPALIVE.len();
+                due = Some(now + interval);
+            }
+        }
+        if queue.is_empty() {
+            match due {
+                Some(at) => drop(tokio::time::timeout_at(at, shared.out_changed.notified()).await),
+                None => shared.out_changed.notified().await,
+            }
+            continue;
+        }
+        match try_write(stream, &queue) {
+            Ok(written) => {
+                begun = consume(&mut queue, written);
+                let keepalives = written.min(ours);
+                ours -= keepalives;
+                let reported = written - keepalives;
+                let wake = reported > 0
+                    && (queue.is_empty()
+                        || shared.written.load(Ordering::Relaxed) + reported >= REPORT_LEN);
+                shared.note_written(reported, wake);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::select! {
+                    // Where this fails the next attempt names the error.
+                    _ = stream.writable() => {}
+                    // An end without lingering does not wait for the peer, one with it not for ever.
+                    () = aborted(shared, &mut patience) => return Ending::Abort,
+                }
+            }
+            Err(_) => {
+                // The reading side finds out what happened, after the peer's last words.
+                given_up(shared).await;
+                return Ending::Abort;
+            }
+        }
+    }
+}
+
+/// Returns when there is no use in waiting for the peer any longer. `patience` ends a while after lingering began.
+async fn aborted(shared: &Shared, patience: &mut Option<Instant>) {
+    loop {
+        match lock(&shared.out).ending {
+            Ending::Open => {}
+            Ending::Linger => {
+                patience.get_or_insert_with(|| Instant::now() + LINGER);
+            }
+            Ending::Abort => return,
+        }
+        match *patience {
+            None => shared.out_changed.notified().await,
+            Some(until) => {
+                if tokio::time::timeout_at(until, shared.out_changed.notified())
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Routes the peer will not keep are not worth waiting for: of a long queue only the chunk under way and the last words stay.
+fn shorten(queue: &mut VecDeque<Bytes>, begun: bool) {
+    if queue.len() > 2 && queue.iter().map(Bytes::len).sum::<usize>() > REPORT_LEN {
+        let last = queue.len() - 1;
+        queue.drain(usize::from(begun)..last);
+    }
+}
+
+fn try_write(stream: &TcpStream, queue: &VecDeque<Bytes>) -> io::Result<usize> {
+    let slices: SmallVec<[IoSlice<'_>; SLICES]> = queue
+        .iter()
+        .take(SLICES)
+        .map(|chunk| IoSlice::new(chunk))
+        .collect();
+    stream.try_write_vectored(&slices)
+}
+
+/// Takes `written` octets off the queue; says whether the chunk now in front is begun.
+fn consume(queue: &mut VecDeque<Bytes>, mut written: usize) -> bool {
+    while let Some(front) = queue.front_mut() {
+        if written < front.len() {
+            front.advance(written);
+            return written > 0;
+        }
+        written -= front.len();
+        queue.pop_front();
+    }
+    false
+}
+
+/// Lets the peer read our last words: closing with octets unread would make the kernel send a reset that overtakes them.
+async fn linger(stream: &TcpStream) {
+    if socket2::SockRef::from(stream)
+        .shutdown(std::net::Shutdown::Write)
+        .is_err()
+    {
+        return;
+    }
+    let drained = async {
+        let mut waste = [0; 1024];
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut waste) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    };
+    drop(tokio::time::timeout(LINGER, drained).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(chunks: &[&'static [u8]]) -> VecDeque<Bytes> {
+        chunks
+            .iter()
+            .map(|chunk| Bytes::from_static(chunk))
+            .collect()
+    }
+
+    #[test]
+    fn a_chunk_is_begun_only_when_a_part_of_it_is_written() {
+        let mut chunks = queue(&[b"abc", b"defg"]);
+        assert!(!consume(&mut chunks, 3));
+        assert_eq!(chunks, queue(&[b"defg"]));
+        assert!(consume(&mut chunks, 1));
+        assert_eq!(chunks, queue(&[b"efg"]));
+        assert!(!consume(&mut chunks, 3));
+        assert!(chunks.is_empty());
+    }
+
+    #[test]
+    fn decoding_stops_behind_an_open_and_before_an_unfinished_message() {
+        let mut octets = KEEPALIVE.to_vec();
+        octets.extend_from_slice(&KEEPALIVE);
+        octets.extend_from_slice(&KEEPALIVE[..10]);
+        let (messages, used, stop) = decode_all(&octets, &CodecContext::before_open());
+        assert_eq!(messages.len(), 2);
+        assert_eq!(used, 38);
+        assert!(matches!(stop, Stop::Short));
+    }
+
+    #[test]
+    fn messages_before_a_malformed_one_are_kept() {
+        let mut octets = KEEPALIVE.to_vec();
+        octets.extend_from_slice(&[0; 19]);
+        let (messages, _, stop) = decode_all(&octets, &CodecContext::before_open());
+        assert_eq!(messages, [Message::Keepalive]);
+        assert!(matches!(stop, Stop::Malformed(DecodeError::Marker)));
+    }
+}

@@ -1,0 +1,516 @@
+//! The task that owns the speaker; the only place that reads the clock.
+//!
+//! Each round takes in what happened (reports of connections, commands, accepted connections, passed deadlines), lets the
+//! speaker do a slice of its work, and carries out what it asks for. While work is left the round after follows at once, but
+//! looks after everything else first: a table pass of a second delays neither a KEEPALIVE, which the connections send by
+//! themselves, nor a timer by more than a slice.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::connection::{self, Attention, ConnectionId, News, Report, Shared};
+use super::listener::{Accepted, Listeners};
+use super::{Command, SpeakerEvent, StartError, sockopt};
+use crate::fsm::{Direction, State};
+use crate::prefix::Prefix;
+use crate::speaker::config::PeerConfig;
+use crate::speaker::{Output, PeerId, Speaker, SpeakerShutdown, TableEvent};
+
+/// Prefixes decided, and told, in one slice: a few milliseconds.
+const SLICE: usize = 2048;
+
+/// Reports taken in one round before the speaker works on them.
+const REPORTS: usize = 64;
+
+/// Time after which a round stops taking reports.
+const ROUND: Duration = Duration::from_millis(4);
+
+/// Changes of routes in one event.
+const CHANGES: usize = 4096;
+
+/// How long sessions may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Refused connections are logged at most so often.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the driver listens to.
+#[derive(Debug)]
+pub(super) struct Inboxes {
+    pub(super) reports: mpsc::Receiver<Report>,
+    pub(super) accepted: mpsc::Receiver<Accepted>,
+    pub(super) commands: mpsc::Receiver<Command>,
+}
+
+/// What ended waiting.
+enum Wake {
+    Report(Report),
+    Accepted(Accepted),
+    /// Nothing when there is no handle left.
+    Command(Option<Command>),
+}
+
+/// A connection that counts.
+#[derive(Debug)]
+struct Live {
+    shared: Arc<Shared>,
+    /// The other end, once there is one.
+    remote: Option<SocketAddr>,
+}
+
+/// Everything the task owns.
+#[derive(Debug)]
+pub(super) struct Driver {
+    speaker: Speaker,
+    connections: FxHashMap<(PeerId, Direction), Live>,
+    next_connection: u64,
+    listeners: Listeners,
+    attention: Arc<Attention>,
+    reports: mpsc::Sender<Report>,
+    events: mpsc::Sender<SpeakerEvent>,
+    /// News of states that found no room yet: by name the state last told and the latest one.
+    states: BTreeMap<Arc<str>, (State, State)>,
+    /// There may be news that found no room.
+    blocked: bool,
+    tasks: TaskTracker,
+    refused: u64,
+    refusals_logged: Option<Instant>,
+}
+
+/// How to end, and whom to tell when it is done.
+struct Stop {
+    how: SpeakerShutdown,
+    done: Option<oneshot::Sender<()>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        speaker: Speaker,
+        listeners: Listeners,
+        reports: mpsc::Sender<Report>,
+        events: mpsc::Sender<SpeakerEvent>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            speaker,
+            connections: FxHashMap::default(),
+            next_connection: 0,
+            listeners,
+            attention: Arc::default(),
+            reports,
+            events,
+            states: BTreeMap::new(),
+            blocked: false,
+            tasks,
+            refused: 0,
+            refusals_logged: None,
+        }
+    }
+
+    /// Runs until told to stop or until nobody can tell any more.
+    pub(super) async fn run(mut self, mut inboxes: Inboxes) {
+        let mut busy = true;
+        let stop = loop {
+            let command = self.wait(&mut inboxes, busy).await;
+            if let Some(stop) = self.take_in(&mut inboxes, command) {
+                break stop;
+            }
+            self.timers();
+            busy = self.speaker.work(SLICE, now());
+            self.carry_out();
+            self.tell();
+        };
+        self.goodbye(&stop.how).await;
+        if let Some(done) = stop.done {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    /// Ends every session and waits until the peers could read why.
+    async fn goodbye(&mut self, how: &SpeakerShutdown) {
+        self.listeners.close();
+        self.speaker.shutdown(how, now());
+        self.carry_out();
+        for (_, live) in self.connections.drain() {
+            live.shared.close(false);
+        }
+        self.tasks.close();
+        if tokio::time::timeout(GOODBYE, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!("some peers did not read our goodbye");
+        }
+    }
+
+    /// Waits until there is something to do; not at all while the speaker has work left. Every arm is cancel-safe: receiving from
+    /// a channel, a permit or a notification loses nothing when another arm is first.
+    async fn wait(&self, inboxes: &mut Inboxes, busy: bool) -> Option<Wake> {
+        if busy {
+            // Lets the connections of a single-threaded runtime run too.
+            tokio::task::yield_now().await;
+            return None;
+        }
+        let deadline = self.speaker.poll_timeout().map(Instant::from_std);
+        let attention = Arc::clone(&self.attention);
+        tokio::select! {
+            report = inboxes.reports.recv() => report.map(Wake::Report),
+            accepted = inboxes.accepted.recv() => accepted.map(Wake::Accepted),
+            command = inboxes.commands.recv() => Some(Wake::Command(command)),
+            () = attention.raised.notified() => None,
+            () = sleep_until(deadline) => None,
+            // Room for news that found none.
+            _ = self.events.reserve(), if self.blocked => None,
+        }
+    }
+
+    /// Takes in what woke us and whatever else is there, within bounds.
+    fn take_in(&mut self, inboxes: &mut Inboxes, first: Option<Wake>) -> Option<Stop> {
+        let mut stop = None;
+        match first {
+            Some(Wake::Report(report)) => self.report(report),
+            Some(Wake::Accepted(accepted)) => self.accept(accepted),
+            Some(Wake::Command(command)) => stop = self.command(command),
+            None => {}
+        }
+        self.written();
+        let begin = Instant::now();
+        for _ in 0..REPORTS {
+            let Ok(report) = inboxes.reports.try_recv() else {
+                break;
+            };
+            self.report(report);
+            if begin.elapsed() > ROUND {
+                break;
+            }
+        }
+        while let Ok(accepted) = inboxes.accepted.try_recv() {
+            self.accept(accepted);
+        }
+        while stop.is_none() {
+            match inboxes.commands.try_recv() {
+                Ok(command) => stop = self.command(Some(command)),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => stop = self.command(None),
+            }
+        }
+        stop
+    }
+
+    fn report(&mut self, report: Report) {
+        let Report {
+            peer,
+            direction,
+            id,
+            news,
+            permit,
+        } = report;
+        let Some(live) = self.connections.get_mut(&(peer, direction)) else {
+            return;
+        };
+        if live.shared.id() != id {
+            // Of a connection that was closed or replaced meanwhile.
+            return;
+        }
+        match news {
+            News::Connected { local, remote } => {
+                live.remote = Some(remote);
+                self.speaker
+                    .handle_connected(peer, direction, local, remote, now());
+            }
+            News::ConnectFailed(error) => {
+                debug!(?peer, %error, "cannot connect");
+                self.connections.remove(&(peer, direction));
+                self.speaker.handle_connect_failed(peer, now());
+            }
+            News::Messages(messages) => {
+                let now = now();
+                for message in messages {
+                    self.speaker.handle_message(peer, direction, message, now);
+                }
+                // What the machine wants done (close, say) comes before what the next report says of the same connection.
+                self.carry_out();
+            }
+            News::Malformed(error) => {
+                self.speaker.handle_malformed(peer, direction, error, now());
+                self.carry_out();
+            }
+            News::Closed(error) => {
+                debug!(?peer, %direction, ?error, "connection closed");
+                self.connections.remove(&(peer, direction));
+                self.speaker.handle_closed(peer, direction, now());
+                self.carry_out();
+            }
+        }
+        drop(permit);
+    }
+
+    /// Tells the speaker what the kernel took.
+    fn written(&mut self) {
+        for (peer, direction, id) in self.attention.take() {
+            let Some(live) = self.connections.get(&(peer, direction)) else {
+                continue;
+            };
+            if live.shared.id() == id {
+                let octets = live.shared.take_written();
+                self.speaker.handle_written(peer, direction, octets, now());
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        let at = now();
+        if self
+            .speaker
+            .poll_timeout()
+            .is_none_or(|deadline| deadline > at)
+        {
+            return;
+        }
+        // A peer whose messages wait for us is not silent.
+        for ((peer, direction), live) in &self.connections {
+            if live.shared.has_undelivered() {
+                self.speaker.handle_heard(*peer, *direction, at);
+            }
+        }
+        self.speaker.handle_timeout(at);
+    }
+
+    fn accept(&mut self, accepted: Accepted) {
+        let Accepted {
+            stream,
+            local,
+            remote,
+            listener,
+        } = accepted;
+        let Some(peer) = self.speaker.accept(remote, local, now()) else {
+            self.refuse(&stream, remote, "nobody is expected from there");
+            return;
+        };
+        let Some(config) = self.speaker.peer_config(peer).cloned() else {
+            return;
+        };
+        if !self.listeners.protects(listener, &config, remote) {
+            self.refuse(&stream, remote, "its password is not in force");
+            return;
+        }
+        if let Err(error) = sockopt::prepare(&stream, &config, remote.is_ipv6()) {
+            warn!(peer = %config.name, %error, "cannot set up a connection");
+            return;
+        }
+        let shared = self.insert(peer, Direction::Incoming, Some(remote));
+        self.tasks
+            .spawn(connection::accepted(stream, shared, self.reports.clone()));
+        self.speaker
+            .handle_connected(peer, Direction::Incoming, local, remote, now());
+        self.carry_out();
+    }
+
+    /// Resets a connection nobody wants, which costs the other side less than a timeout.
+    fn refuse(&mut self, stream: &TcpStream, remote: SocketAddr, reason: &str) {
+        drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        self.refused += 1;
+        let at = Instant::now();
+        if self
+            .refusals_logged
+            .is_none_or(|last| at - last >= REFUSAL_LOG_INTERVAL)
+        {
+            info!(%remote, reason, refused = self.refused, "refused a connection");
+            self.refusals_logged = Some(at);
+        }
+    }
+
+    fn command(&mut self, command: Option<Command>) -> Option<Stop> {
+        match command {
+            // Without a handle nobody could ever stop us.
+            None => {
+                return Some(Stop {
+                    how: SpeakerShutdown::KeepForwarding,
+                    done: None,
+                });
+            }
+            Some(Command::Configure(config, reply)) => {
+                let result = config
+                    .validate()
+                    .map_err(StartError::Config)
+                    .and_then(|()| {
+                        let listening = self.listeners.configure(&config);
+                        self.speaker.configure(*config, now());
+                        listening
+                            .map_err(|(address, source)| StartError::Listen { address, source })
+                    });
+                self.carry_out();
+                drop(reply.send(result));
+            }
+            Some(Command::Snapshot(reply)) => drop(reply.send(self.speaker.snapshot(now()))),
+            Some(Command::Routes(query, reply)) => drop(reply.send(self.speaker.routes(&query))),
+            Some(Command::Addresses(reply)) => drop(reply.send(self.listeners.addresses())),
+            Some(Command::Clear(name, clear, reply)) => {
+                let found = self.speaker.clear(&name, clear, now());
+                self.carry_out();
+                let _ = reply.send(found);
+            }
+            Some(Command::Shutdown(how, reply)) => {
+                return Some(Stop {
+                    how,
+                    done: Some(reply),
+                });
+            }
+        }
+        None
+    }
+
+    /// Does what the speaker asks for.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.speaker.poll_output() {
+            match output {
+                Output::Connect {
+                    peer,
+                    remote,
+                    config,
+                } => self.dial(peer, remote, config),
+                Output::Send {
+                    peer,
+                    direction,
+                    chunks,
+                } => {
+                    if let Some(live) = self.connections.get(&(peer, direction)) {
+                        live.shared.send(chunks);
+                    }
+                }
+                Output::Close {
+                    peer,
+                    direction,
+                    linger,
+                } => {
+                    if let Some(live) = self.connections.remove(&(peer, direction)) {
+                        live.shared.close(linger);
+                    }
+                }
+                Output::UseContext {
+                    peer,
+                    direction,
+                    context,
+                    keepalive_interval,
+                } => {
+                    if let Some(live) = self.connections.get(&(peer, direction)) {
+                        live.shared.use_context(context, keepalive_interval);
+                    }
+                }
+                Output::Reconfigured { peer, config } => self.sign(peer, &config),
+                Output::PeerStateChanged { name, from, to, .. } => {
+                    info!(peer = %name, %from, %to, "state");
+                    self.states
+                        .entry(name)
+                        .and_modify(|(_, latest)| *latest = to)
+                        .or_insert((from, to));
+                }
+                Output::PeerRemoved { peer } => {
+                    for direction in [Direction::Outgoing, Direction::Incoming] {
+                        if let Some(live) = self.connections.remove(&(peer, direction)) {
+                            live.shared.close(false);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, remote: SocketAddr, config: Arc<PeerConfig>) {
+        let shared = self.insert(peer, Direction::Outgoing, None);
+        let dial = async move {
+            let socket = sockopt::dialler(&config, remote)?;
+            TcpSocket::from_std_stream(socket.into())
+                .connect(remote)
+                .await
+        };
+        self.tasks
+            .spawn(connection::dialled(dial, shared, self.reports.clone()));
+    }
+
+    /// Makes room for a connection; an earlier one of the same peer and direction ends.
+    fn insert(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        remote: Option<SocketAddr>,
+    ) -> Arc<Shared> {
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        let shared = Shared::new(peer, direction, id, Arc::clone(&self.attention));
+        let live = Live {
+            shared: Arc::clone(&shared),
+            remote,
+        };
+        if let Some(earlier) = self.connections.insert((peer, direction), live) {
+            earlier.shared.close(false);
+        }
+        shared
+    }
+
+    /// Gives the sockets of a neighbour the key that holds now.
+    fn sign(&self, peer: PeerId, config: &PeerConfig) {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            if let Some(live) = self.connections.get(&(peer, direction))
+                && let Some(remote) = live.remote
+            {
+                live.shared
+                    .sign(Prefix::host(remote.ip()), config.password.clone());
+            }
+        }
+    }
+
+    /// Passes news on as far as there is room.
+    fn tell(&mut self) {
+        loop {
+            let permit = match self.events.try_reserve() {
+                Ok(permit) => Some(permit),
+                Err(mpsc::error::TrySendError::Full(())) => {
+                    self.blocked = true;
+                    return;
+                }
+                // Nobody listens: news must not pile up all the same.
+                Err(mpsc::error::TrySendError::Closed(())) => None,
+            };
+            let event = if let Some((name, (from, to))) = self.states.pop_first() {
+                if from == to {
+                    continue;
+                }
+                SpeakerEvent::PeerStateChanged { name, from, to }
+            } else {
+                match self.speaker.poll_table_event(CHANGES) {
+                    Some(TableEvent::Changes(changes)) => SpeakerEvent::Routes(changes),
+                    Some(TableEvent::Complete(family)) => SpeakerEvent::TableComplete(family),
+                    None => break,
+                }
+            };
+            if let Some(permit) = permit {
+                permit.send(event);
+            }
+        }
+        self.blocked = false;
+    }
+}
+
+/// The clock of the runtime, so that tests may pause it.
+pub(super) fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// Sleeps until a deadline, for ever where there is none.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,219 @@
+//! Accepting connections: one task and one set of TCP-MD5 keys per address.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::Socket;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::sockopt;
+use crate::prefix::Prefix;
+use crate::speaker::config::{PeerConfig, Remote, Secret, SpeakerConfig};
+
+/// Pause after accepting failed for want of descriptors or memory; at once it would fail again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection somebody opened to us.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    /// On which listener.
+    pub(super) listener: SocketAddr,
+}
+
+/// Who must sign, and with what.
+type Keys = BTreeMap<Prefix, Secret>;
+
+/// A listening socket with its task. Dropping it closes the socket.
+#[derive(Debug)]
+struct Listener {
+    /// Another handle on the socket of the task, for its keys.
+    socket: Socket,
+    /// The address it got, which differs from the one asked for where that had port 0.
+    local: SocketAddr,
+    keys: Keys,
+    _task: DropGuard,
+}
+
+/// Every listening socket, by the address asked for.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    open: BTreeMap<SocketAddr, Listener>,
+    accepted: mpsc::Sender<Accepted>,
+    tasks: TaskTracker,
+}
+
+impl Listeners {
+    pub(super) const fn new(accepted: mpsc::Sender<Accepted>, tasks: TaskTracker) -> Self {
+        Self {
+            open: BTreeMap::new(),
+            accepted,
+            tasks,
+        }
+    }
+
+    /// Makes addresses and keys those of `config`; what is there already is not touched.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on; the others are open all the same.
+    pub(super) fn configure(
+        &mut self,
+        config: &SpeakerConfig,
+    ) -> Result<(), (SocketAddr, io::Error)> {
+        let wanted = keys(&config.peers);
+        self.open
+            .retain(|address, _| config.listen.contains(address));
+        let mut first_error = Ok(());
+        for address in &config.listen {
+            if let Some(listener) = self.open.get_mut(address) {
+                listener.sign(&wanted);
+                continue;
+            }
+            match self.listen(*address, &wanted) {
+                Ok(listener) => {
+                    self.open.insert(*address, listener);
+                }
+                Err(error) => first_error = first_error.and(Err((*address, error))),
+            }
+        }
+        first_error
+    }
+
+    fn listen(&self, address: SocketAddr, keys: &Keys) -> io::Result<Listener> {
+        let socket = sockopt::listener(address)?;
+        let stop = CancellationToken::new();
+        let mut listener = Listener {
+            local: socket
+                .local_addr()?
+                .as_socket()
+                .ok_or_else(|| io::Error::other("a TCP socket without an address"))?,
+            socket: socket.try_clone()?,
+            keys: Keys::new(),
+            _task: stop.clone().drop_guard(),
+        };
+        // Keys come before the first SYN.
+        listener.sign(keys);
+        socket.listen(sockopt::BACKLOG)?;
+        let accepting = accept(
+            TcpListener::from_std(socket.into())?,
+            address,
+            self.accepted.clone(),
+        );
+        self.tasks
+            .spawn(async move { stop.run_until_cancelled(accepting).await });
+        Ok(listener)
+    }
+
+    /// Stops listening.
+    pub(super) fn close(&mut self) {
+        self.open.clear();
+    }
+
+    /// The addresses listened on, with the ports the kernel chose.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.open.values().map(|listener| listener.local).collect()
+    }
+
+    /// Whether a connection of `peer` that came in on `listener` is as protected as it is configured to be: where setting its key
+    /// failed, there is no session rather than an open one.
+    pub(super) fn protects(
+        &self,
+        listener: SocketAddr,
+        peer: &PeerConfig,
+        remote: SocketAddr,
+    ) -> bool {
+        let Some(secret) = &peer.password else {
+            return true;
+        };
+        self.open.get(&listener).is_some_and(|listener| {
+            listener
+                .keys
+                .iter()
+                .filter(|(prefix, _)| prefix.contains_addr(remote.ip()))
+                .max_by_key(|(prefix, _)| prefix.len())
+                .is_some_and(|(_, key)| key == secret)
+        })
+    }
+}
+
+impl Listener {
+    /// Brings the socket's keys to `wanted`, as far as they are of its family.
+    fn sign(&mut self, wanted: &Keys) {
+        let ours = |prefix: &Prefix| prefix.addr().is_ipv4() == self.local.is_ipv4();
+        let gone: Vec<Prefix> = self
+            .keys
+            .keys()
+            .filter(|prefix| !wanted.contains_key(prefix))
+            .copied()
+            .collect();
+        for prefix in gone {
+            if let Err(error) = sockopt::set_md5(&self.socket, prefix, None) {
+                warn!(%prefix, %error, "cannot remove a TCP-MD5 key");
+            }
+            self.keys.remove(&prefix);
+        }
+        for (prefix, secret) in wanted.iter().filter(|(prefix, _)| ours(prefix)) {
+            if self.keys.get(prefix) == Some(secret) {
+                continue;
+            }
+            match sockopt::set_md5(&self.socket, *prefix, Some(secret)) {
+                Ok(()) => {
+                    self.keys.insert(*prefix, secret.clone());
+                }
+                Err(error) => {
+                    warn!(%prefix, %error, "cannot set a TCP-MD5 key: no session with this peer");
+                    self.keys.remove(prefix);
+                }
+            }
+        }
+    }
+}
+
+/// The keys of all peers that have one.
+fn keys(peers: &[PeerConfig]) -> Keys {
+    peers
+        .iter()
+        .filter_map(|peer| {
+            let prefix = match peer.remote {
+                Remote::Address(address) => Prefix::host(address.ip()),
+                Remote::Range(prefix) => prefix,
+            };
+            Some((prefix, peer.password.clone()?))
+        })
+        .collect()
+}
+
+/// Accepts until cancelled. Cancel-safe: a connection is either in the channel or still the kernel's or dropped with the task.
+async fn accept(listener: TcpListener, address: SocketAddr, accepted: mpsc::Sender<Accepted>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let Ok(local) = stream.local_addr() else {
+                    continue;
+                };
+                let connection = Accepted {
+                    stream,
+                    local,
+                    remote,
+                    listener: address,
+                };
+                if accepted.send(connection).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                // A connection that was reset before it was accepted costs nothing; want of descriptors passes.
+                warn!(%address, %error, "cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
