@@ -12,7 +12,9 @@
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use margay_bgp::asn::Asn;
-use margay_bgp::codec::{CodecContext, EncodeError, Message, Notification, Update, decode, framing};
+use margay_bgp::codec::{
+    CodecContext, EncodeError, Message, Notification, Update, decode, framing,
+};
 use margay_bgp::family::FamilySet;
 
 fn context(bits: u16) -> CodecContext {
@@ -20,7 +22,11 @@ fn context(bits: u16) -> CodecContext {
     let path_ids = FamilySet::from_bits_truncate((bits >> 1 & 3) as u8);
     CodecContext {
         four_octet_as: bit(0),
-        families: if bit(3) { FamilySet::all() } else { FamilySet::IPV6_UNICAST },
+        families: if bit(3) {
+            FamilySet::all()
+        } else {
+            FamilySet::IPV6_UNICAST
+        },
         add_path_receive: path_ids,
         add_path_send: path_ids,
         extended_message_receive: bit(4),
@@ -37,7 +43,8 @@ fn context(bits: u16) -> CodecContext {
 fn reread(octets: &[u8], context: &CodecContext) -> Update {
     let mut buffer = BytesMut::from(octets);
     let mut all = Update::default();
-    while let Some(frame) = framing::split(&mut buffer, context.max_receive_len()).expect("written messages are framed")
+    while let Some(frame) =
+        framing::split(&mut buffer, context.max_receive_len()).expect("written messages are framed")
     {
         let Ok(Message::Update(update)) = decode(&frame.octets, context) else {
             panic!("an UPDATE became something else");
@@ -58,7 +65,11 @@ fuzz_target!(|data: &[u8]| {
     };
     let context = context(u16::from_be_bytes([*high, *low]));
     let mut octets = vec![0xff; 16];
-    octets.extend(u16::try_from(body.len() + 19).unwrap_or(u16::MAX).to_be_bytes());
+    octets.extend(
+        u16::try_from(body.len() + 19)
+            .unwrap_or(u16::MAX)
+            .to_be_bytes(),
+    );
     octets.push(kind % 6);
     octets.extend(body);
 

@@ -6,8 +6,8 @@ use super::update::{Nlri, PathId};
 use crate::family::Family;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
 
-/// Most octets one prefix takes: path identifier, length, IPv6 address.
-const MAX_NLRI_LEN: usize = 4 + 1 + 16;
+/// Most octets a prefix takes apart from its path identifier: length and IPv6 address.
+const MAX_PREFIX_LEN: usize = 1 + 16;
 
 /// Why a list cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,19 +121,36 @@ pub(crate) const fn max_encoded_len(family: Family, path_ids: bool) -> usize {
 }
 
 /// Appends one prefix, its path identifier included if it has one.
+#[inline]
 pub(crate) fn write(nlri: &Nlri, out: &mut BytesMut) {
-    // Assembled aside so that `out` checks its capacity once.
-    let mut octets = [0_u8; MAX_NLRI_LEN];
-    let mut cursor = &mut octets[..];
     if let Some(PathId(id)) = nlri.path_id {
-        cursor.put_u32(id);
+        out.put_u32(id);
     }
-    cursor.put_u8(nlri.prefix.len());
-    match nlri.prefix {
-        Prefix::V4(prefix) => cursor.put_u32(prefix.bits()),
-        Prefix::V6(prefix) => cursor.put_u128(prefix.bits()),
-    }
-    out.put_slice(octets.get(..encoded_len(nlri)).unwrap_or_default());
+    // The whole address first and the excess taken back: copies of a fixed size are moves, those
+    // of a variable one are calls.
+    let len = nlri.prefix.len();
+    let mut octets = [len; MAX_PREFIX_LEN];
+    let excess = match nlri.prefix {
+        Prefix::V4(prefix) => {
+            let [_, address @ ..] = &mut octets;
+            if let Some(address) = address.first_chunk_mut() {
+                *address = prefix.bits().to_be_bytes();
+            }
+            out.put_slice(
+                octets
+                    .first_chunk::<5>()
+                    .map_or(&[], |octets| octets.as_slice()),
+            );
+            4 - len.div_ceil(8)
+        }
+        Prefix::V6(prefix) => {
+            let [_, address @ ..] = &mut octets;
+            *address = prefix.bits().to_be_bytes();
+            out.put_slice(&octets);
+            16 - len.div_ceil(8)
+        }
+    };
+    out.truncate(out.len() - usize::from(excess));
 }
 
 #[cfg(test)]
