@@ -383,18 +383,19 @@ fn change_entries<T>(
     message: impl Fn(u32, &T, bool) -> RouteNetlinkMessage,
 ) -> Result<(), KernelError> {
     let index = index_of(interface)?;
-    let removals = changes.remove.iter().map(|entry| (message(index, entry, false), 0));
+    // What is set comes first: replacing a forwarding entry or an address leaves no moment without one.
     let sets = changes
         .set
         .iter()
         .map(|entry| (message(index, entry, true), NLM_F_CREATE | NLM_F_REPLACE));
+    let removals = changes.remove.iter().map(|entry| (message(index, entry, false), 0));
     let mut first = Ok(());
-    let removed = changes.remove.len();
-    for (position, answer) in socket.batch(what, removals.chain(sets))?.into_iter().enumerate() {
+    let set = changes.set.len();
+    for (position, answer) in socket.batch(what, sets.chain(removals))?.into_iter().enumerate() {
         match answer {
             // Already gone; addresses say EADDRNOTAVAIL.
-            Err(KernelError::NotFound) if position < removed => {}
-            Err(KernelError::Refused { errno, .. }) if position < removed && errno == nix::libc::EADDRNOTAVAIL => {}
+            Err(KernelError::NotFound) if position >= set => {}
+            Err(KernelError::Refused { errno, .. }) if position >= set && errno == nix::libc::EADDRNOTAVAIL => {}
             answer => first = first.and(answer),
         }
     }

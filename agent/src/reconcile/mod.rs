@@ -26,6 +26,15 @@
 //! Packet filter and sysctls are applied by a task of their own, since `nft` takes milliseconds that a pod's route
 //! should not wait for.
 
+mod apply;
+mod devices;
+pub mod diff;
+pub mod ownership;
+mod retry;
+mod routes;
+mod settings;
+mod underlay;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -33,12 +42,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use crate::desired::state::Underlay;
-use crate::kernel::{MAIN_TABLE, MARGAY_PROTOCOL, RouteKey};
-
-#[cfg(doc)]
-use crate::desired::state::DesiredState;
+use crate::desired::state::{DesiredState, Underlay};
+use crate::kernel::{Kernel, KernelError, MAIN_TABLE, MARGAY_PROTOCOL, RouteKey};
 
 /// How the dataplane behaves; the defaults are what a node runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +109,20 @@ pub(crate) enum Command {
 }
 
 impl Dataplane {
+    /// Starts the task on a kernel. Nothing is changed before `desired` holds a state; what the kernel holds is read
+    /// at once. The task ends when `cancel` is cancelled, leaving the kernel as it is, and is awaited by its handle.
+    ///
+    /// # Errors
+    /// When the kernel's events cannot be had.
+    pub fn spawn<K: Kernel>(
+        kernel: K,
+        config: DataplaneConfig,
+        desired: watch::Receiver<Option<Arc<DesiredState>>>,
+        cancel: CancellationToken,
+    ) -> Result<(Self, JoinHandle<()>), KernelError> {
+        apply::spawn(kernel, config, desired, cancel)
+    }
+
     /// Waits until the kernel holds the route that is desired for `key`; it may be called before it is desired. Waits
     /// for ever where that never happens: the caller brings the deadline. Dropping the future is free.
     ///
@@ -211,12 +233,18 @@ pub struct Status {
 
 impl Status {
     /// How many pending things a status names; the rest are only counted.
-    pub const PENDING_SHOWN: usize = 1000;
+    pub const PENDING_SHOWN: usize = 200;
 
-    /// Whether everything desired is in place.
+    /// Whether everything desired is in place. A setting that this kernel does not have does not count.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.started && self.pending_total == 0 && self.routes_installed == self.routes_desired
+        self.started
+            && self.routes_installed == self.routes_desired
+            && self.pending_total == self.pending.len()
+            && self
+                .pending
+                .keys()
+                .all(|subject| matches!(subject, Subject::Sysctl(_)))
     }
 }
 
