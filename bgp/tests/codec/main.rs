@@ -1,5 +1,11 @@
 //! The codec against octets: worked examples, every fault of the attribute table, properties.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a helper that panics fails the test that called it, which is what it is for"
+)]
+
 mod examples;
 mod faults;
 mod opens;
