@@ -107,7 +107,7 @@ fn way(from: &Node, to: &Node) -> Result<Way> {
         "tunl0"
     };
     Ok(Way {
-        gateway: to.address(4)?.to_string(),
+        gateway: Some(to.address(4)?.to_string()),
         interface: interface.to_owned(),
     })
 }

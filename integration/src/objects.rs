@@ -1,9 +1,11 @@
 //! The cluster's objects, written as Calico users write them, into a directory datastore.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
 
 /// A directory datastore as `kubectl apply` would see it: whole objects in, whole objects out.
 #[derive(Clone, Debug)]
@@ -38,6 +40,27 @@ impl Objects {
         let scratch = folder.join(format!(".{name}.lab"));
         fs::write(&scratch, yaml)?;
         fs::rename(&scratch, self.file(kind, name)).with_context(|| format!("{kind}/{name}"))
+    }
+
+    /// Changes an object in place, as `kubectl patch` would: what others wrote into it stays.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read or written.
+    pub fn patch(&self, kind: &str, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let file = self.file(kind, name);
+        // The lock every writer of a directory datastore holds, so that no agent's change is lost.
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.folder.join(".margay-lock"))?;
+        let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        let text = fs::read_to_string(&file).with_context(|| format!("{kind}/{name}"))?;
+        let mut value: Value =
+            serde_saphyr::from_str(&text).with_context(|| format!("{kind}/{name}: {text}"))?;
+        change(&mut value);
+        // JSON is YAML.
+        self.apply(kind, name, &serde_json::to_string_pretty(&value)?)
     }
 
     /// Removes an object.

@@ -359,6 +359,27 @@ impl Lab {
         )
     }
 
+    /// Gives the ToRs static routes for pod prefixes, in place of BGP ones: (rack, prefix, node's address).
+    ///
+    /// For labs whose subject is what nodes tell each other, with pools that are not encapsulated.
+    ///
+    /// # Errors
+    /// When a route is refused.
+    pub fn carry_pods_by_hand(&self, prefixes: &[(String, String, IpAddr)]) -> Result<()> {
+        for rack in &self.racks {
+            for (home, prefix, node) in prefixes {
+                let line = if *home == rack.name {
+                    format!("route replace {prefix} via {node}")
+                } else {
+                    let other = if rack.name == "a" { 2 } else { 1 };
+                    format!("route replace {prefix} via 172.31.0.{other}")
+                };
+                rack.netns.ip(&line)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts every agent and waits until all are ready.
     ///
     /// # Errors

@@ -148,8 +148,8 @@ pub fn blocks(node: &Node, family: u8) -> Result<BTreeSet<String>> {
 /// How a node must reach another one's blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// Gateway.
-    pub gateway: String,
+    /// Gateway; `None` where any will do.
+    pub gateway: Option<String>,
     /// Outgoing interface.
     pub interface: String,
 }
@@ -186,10 +186,13 @@ pub fn await_routes(
                         format!("{} has no route to {block} of {}", from.name, to.name)
                     })?;
                     ensure!(
-                        route.goes_via(&way.gateway) && route.leaves_by(&way.interface),
+                        way.gateway
+                            .as_deref()
+                            .is_none_or(|gateway| route.goes_via(gateway))
+                            && route.leaves_by(&way.interface),
                         "{}: {route}, not via {} dev {}",
                         from.name,
-                        way.gateway,
+                        way.gateway.as_deref().unwrap_or("any"),
                         way.interface
                     );
                     count += 1;
@@ -270,7 +273,7 @@ pub fn repair_time(lab: &Lab, node: &Node, prefix: &str) -> Result<Duration> {
     let mut command = std::process::Command::new("ip");
     command.args([
         "-n",
-        &node.netns.name().to_owned(),
+        node.netns.name(),
         "-tshort",
         "-oneline",
         "monitor",
@@ -382,4 +385,25 @@ pub fn streams(lab: &Lab, pairs: &[(&str, &str)], folder: &Path) -> Result<Vec<p
         .into_iter()
         .flatten()
         .collect())
+}
+
+/// How many routers a packet from a pod to an address passes, by what is left of its time to live (64 at the start).
+///
+/// # Errors
+/// When the ping is not answered.
+pub fn hops(from: &Pod, to: IpAddr) -> Result<u32> {
+    let text = exec::check(from.netns.command("ping").args([
+        "-n",
+        "-c",
+        "1",
+        "-W",
+        "3",
+        &to.to_string(),
+    ]))?;
+    let left = text
+        .split("ttl=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .context("no ttl")?;
+    Ok(64_u32.saturating_sub(left.parse()?))
 }

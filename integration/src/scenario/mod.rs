@@ -6,7 +6,13 @@
 )]
 
 pub mod cni;
+pub mod dual_stack;
 pub mod fabric;
+pub mod prometheus;
+pub mod random;
+pub mod reflectors;
+pub mod routed;
+pub mod vxlan;
 
 use std::path::Path;
 
@@ -52,6 +58,54 @@ pub const ALL: &[Scenario] = &[
         about: "the lab itself: two racks with BIRD and FRR as routers and BIRD on every node, no margay",
         needs_ipip: false,
         run: fabric::run,
+    },
+    Scenario {
+        name: "vxlan",
+        about: "vxlanMode CrossSubnet: plain in a rack, VXLAN across, restart without loss",
+        needs_ipip: false,
+        run: vxlan::run,
+    },
+    Scenario {
+        name: "routed",
+        about: "no encapsulation: every node an AS, the ToRs carry pod routes, third-party next hops",
+        needs_ipip: false,
+        run: routed::run,
+    },
+    Scenario {
+        name: "reflectors",
+        about: "a mesh becomes route reflectors and a mesh again under ping",
+        needs_ipip: false,
+        run: reflectors::run,
+    },
+    Scenario {
+        name: "dual-stack",
+        about: "IPv4 and IPv6 in VXLAN, a session for each",
+        needs_ipip: false,
+        run: dual_stack::run,
+    },
+    Scenario {
+        name: "dual-routed",
+        about: "IPv4 and IPv6 un-encapsulated through the ToRs, a session for each",
+        needs_ipip: false,
+        run: routed::dual,
+    },
+    Scenario {
+        name: "dual-joined",
+        about: "the same with both families on one session",
+        needs_ipip: false,
+        run: routed::joined,
+    },
+    Scenario {
+        name: "prometheus",
+        about: "Debian's Prometheus scrapes four agents; promtool; the number of series",
+        needs_ipip: false,
+        run: prometheus::run,
+    },
+    Scenario {
+        name: "random",
+        about: "2,000 seeded changes; kernels equal what fresh agents compute",
+        needs_ipip: false,
+        run: random::run,
     },
     Scenario {
         name: "cni",
