@@ -15,6 +15,7 @@
 //! Every wait is a condition with a deadline ([`eventually`]); deadlines stretch with [`pace`] where the lab runs in an
 //! emulated machine. A test says topology, action, expectation, and nothing about how namespaces work.
 
+pub mod bench;
 pub mod capture;
 pub mod cni;
 pub mod demo;

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use margay_integration::bench::daemon::Contender;
+use margay_integration::bench::shape::Shape;
 use margay_integration::report::{Report, say};
 use margay_integration::sandbox::{self, Place};
 use margay_integration::scenario::{self, Outcome, Scenario};
-use margay_integration::{suite, vm, workdir};
+use margay_integration::{bench, suite, vm, workdir};
 
 /// Labs of network namespaces: the demo and the scenario tests of margay.
 #[derive(Parser, Debug)]
@@ -26,6 +28,19 @@ enum Action {
     Demo,
     /// Lists the scenarios.
     List,
+    /// Measures margay beside what it is measured against.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// The load of a speaker's benchmark; started by it inside the clients' namespace.
+    #[command(hide = true)]
+    Load {
+        /// Letter of the shape.
+        #[arg(long)]
+        shape: String,
+        /// Process under test.
+        #[arg(long)]
+        daemon: i32,
+    },
     /// Runs scenarios, all if none is named, and counts.
     Scenarios {
         /// Their names.
@@ -44,6 +59,28 @@ enum Action {
     },
 }
 
+#[derive(Subcommand, Debug)]
+enum Bench {
+    /// BGP speakers as route reflectors.
+    Speaker {
+        /// Letter of the shape: A, C, D, E or F.
+        #[arg(long, default_value = "E")]
+        shape: String,
+        /// Who takes part.
+        #[arg(long, value_delimiter = ',', default_value = "margay,bird2")]
+        daemons: Vec<Contender>,
+        /// Runs of each.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// ADD and DEL of the plugin.
+    Cni {
+        /// Pods of each.
+        #[arg(long, default_value_t = 100)]
+        count: usize,
+    },
+}
+
 /// A lab in the emulated machine that takes longer than this has failed.
 const EMULATED_LIMIT: Duration = Duration::from_secs(1_500);
 
@@ -59,11 +96,41 @@ fn main() -> ExitCode {
         Action::Scenarios { names, jobs } => suite(names, *jobs),
         Action::Demo => enter("demo", false),
         Action::Scenario { name, emulated } => enter(name, *emulated),
+        Action::Bench(bench) => measure(bench),
+        Action::Load { shape, daemon } => load(shape, *daemon),
     };
     result.unwrap_or_else(|error| {
         say(format_args!("lab: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+fn measure(bench: &Bench) -> Result<ExitCode> {
+    let owner = match sandbox::enter()? {
+        Place::Outside(code) => return Ok(code),
+        Place::Inside { owner } => owner,
+    };
+    let folder = workdir::create("bench", owner)?;
+    match bench {
+        Bench::Speaker {
+            shape,
+            daemons,
+            runs,
+        } => bench::speakers(&find_shape(shape)?, daemons, *runs, &folder)?,
+        Bench::Cni { count } => bench::cni::run(*count, &folder)?,
+    }
+    let _ = fs::remove_dir_all(&folder);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(shape: &str, daemon: i32) -> Result<ExitCode> {
+    let figures = bench::load::run(find_shape(shape)?, daemon)?;
+    say(serde_json::to_string(&figures)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find_shape(letter: &str) -> Result<Shape> {
+    Shape::find(letter).with_context(|| format!("no shape {letter}; there are A, C, D, E and F"))
 }
 
 fn named(name: &str) -> Result<Scenario> {
