@@ -213,7 +213,7 @@ pub struct PeerConfig {
     pub password: Option<Secret>,
     /// GTSM: the peer is at most so many hops away (RFC 5082).
     pub ttl_security: Option<u8>,
-    /// TTL of what we send where [`PeerConfig::ttl_security`] is absent; the system's where absent too.
+    /// TTL of what we send where [`PeerConfig::ttl_security`] is absent; 64, the usual multihop, where absent too.
     pub ttl: Option<u8>,
     /// What the peer is told as next hop.
     pub next_hop: NextHopMode,

@@ -121,6 +121,16 @@ pub enum SpeakerShutdown {
     },
 }
 
+/// What becomes of an accepted connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It belongs to this peer. Drain [`Speaker::poll_output`], which may ask to close an earlier connection, then say
+    /// [`Speaker::handle_connected`] with [`Direction::Incoming`].
+    Peer(PeerId),
+    /// Write these octets, if any, and close it.
+    Refused(Option<Bytes>),
+}
+
 /// Every peer and table of one BGP speaker.
 #[derive(Debug)]
 pub struct Speaker {
@@ -159,7 +169,7 @@ impl Speaker {
         remote: SocketAddr,
         local: SocketAddr,
         now: Instant,
-    ) -> Option<PeerId> {
+    ) -> Accepted {
         unimplemented!()
     }
 

@@ -26,7 +26,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::sockopt;
-use crate::codec::{CodecContext, DecodeError, KEEPALIVE, Message, MessageType, decode, framing};
+use crate::codec::{
+    CodecContext, DecodeError, EXTENDED_MAX_LEN, KEEPALIVE, Message, MessageType, decode, framing,
+};
 use crate::fsm::Direction;
 use crate::prefix::Prefix;
 use crate::speaker::PeerId;
@@ -37,13 +39,19 @@ const BATCHES: usize = 2;
 
 /// Octets read at most in one go: enough for a system call to cost nothing beside decoding, little enough that a batch is
 /// handled in a few milliseconds.
-const READ_LEN: usize = 128 * 1024;
+const READ_LEN: usize = 64 * 1024;
+
+/// Room for that behind the beginning of the longest message.
+const SCRATCH_LEN: usize = READ_LEN + EXTENDED_MAX_LEN;
 
 /// Chunks written in one system call.
 const SLICES: usize = 64;
 
-/// Unreported octets from which on the speaker is told although more is queued.
-const REPORT_LEN: usize = 64 * 1024;
+/// Unreported octets from which on the speaker is told although more is queued: half of what it allows itself.
+const REPORT_LEN: usize = 32 * 1024;
+
+/// A queue longer than this is not written out for a peer that is leaving.
+const GOODBYE_LEN: usize = 64 * 1024;
 
 /// How long a peer may take to read our last words.
 const LINGER: Duration = Duration::from_secs(3);
@@ -51,7 +59,7 @@ const LINGER: Duration = Duration::from_secs(3);
 thread_local! {
     /// Where every connection of a thread reads into: nothing stays here across an await, so a thousand idle connections hold
     /// no buffers.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_LEN]);
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_LEN]);
 }
 
 /// Names one TCP connection for good; a neighbour's next connection has another one.
@@ -245,6 +253,14 @@ pub(super) async fn accepted(
     run(&stream, &shared, &reports).await;
 }
 
+/// Says `last_words` to a connection that is not taken, and closes it.
+pub(super) async fn refused(stream: TcpStream, last_words: Bytes) {
+    // A socket that was just opened has room for one message.
+    if stream.writable().await.is_ok() && stream.try_write(&last_words).is_ok() {
+        linger(&stream).await;
+    }
+}
+
 /// Dials, then runs the connection. `dial` is given up when the connection is closed meanwhile.
 pub(super) async fn dialled(
     dial: impl Future<Output = io::Result<TcpStream>>,
@@ -361,9 +377,10 @@ async fn settled(shared: &Shared) -> CodecContext {
 fn look(stream: &TcpStream, left: &mut Vec<u8>, context: &CodecContext, again: bool) -> Batch {
     SCRATCH.with_borrow_mut(|scratch| {
         let kept = left.len();
-        // A message is at most half of the buffer, so there is always room behind the rest of one.
-        let (head, room) = scratch.split_at_mut(kept.min(READ_LEN));
+        // What is left is less than a message, or all that was read together with an OPEN: both fit.
+        let (head, room) = scratch.split_at_mut(kept.min(SCRATCH_LEN));
         head.copy_from_slice(left);
+        let room = room.get_mut(..READ_LEN).unwrap_or_default();
         let mut end = None;
         let full = room.is_empty();
         let read = match stream.try_read(room) {
@@ -548,7 +565,7 @@ async fn aborted(shared: &Shared, patience: &mut Option<Instant>) {
 
 /// Routes the peer will not keep are not worth waiting for: of a long queue only the chunk under way and the last words stay.
 fn shorten(queue: &mut VecDeque<Bytes>, begun: bool) {
-    if queue.len() > 2 && queue.iter().map(Bytes::len).sum::<usize>() > REPORT_LEN {
+    if queue.len() > 2 && queue.iter().map(Bytes::len).sum::<usize>() > GOODBYE_LEN {
         let last = queue.len() - 1;
         queue.drain(usize::from(begun)..last);
     }

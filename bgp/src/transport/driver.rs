@@ -6,10 +6,12 @@
 //! themselves, nor a timer by more than a slice.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -18,12 +20,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::connection::{self, Attention, ConnectionId, News, Report, Shared};
-use super::listener::{Accepted, Listeners};
+use super::listener::{Arrival, Listeners};
 use super::{Command, SpeakerEvent, StartError, sockopt};
 use crate::fsm::{Direction, State};
 use crate::prefix::Prefix;
 use crate::speaker::config::PeerConfig;
-use crate::speaker::{Output, PeerId, Speaker, SpeakerShutdown, TableEvent};
+use crate::speaker::{Accepted, Output, PeerId, Speaker, SpeakerShutdown, TableEvent};
 
 /// Prefixes decided, and told, in one slice: a few milliseconds.
 const SLICE: usize = 2048;
@@ -47,14 +49,14 @@ const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Inboxes {
     pub(super) reports: mpsc::Receiver<Report>,
-    pub(super) accepted: mpsc::Receiver<Accepted>,
+    pub(super) accepted: mpsc::Receiver<Arrival>,
     pub(super) commands: mpsc::Receiver<Command>,
 }
 
 /// What ended waiting.
 enum Wake {
     Report(Report),
-    Accepted(Accepted),
+    Arrived(Arrival),
     /// Nothing when there is no handle left.
     Command(Option<Command>),
 }
@@ -165,7 +167,7 @@ impl Driver {
         let attention = Arc::clone(&self.attention);
         tokio::select! {
             report = inboxes.reports.recv() => report.map(Wake::Report),
-            accepted = inboxes.accepted.recv() => accepted.map(Wake::Accepted),
+            accepted = inboxes.accepted.recv() => accepted.map(Wake::Arrived),
             command = inboxes.commands.recv() => Some(Wake::Command(command)),
             () = attention.raised.notified() => None,
             () = sleep_until(deadline) => None,
@@ -179,7 +181,7 @@ impl Driver {
         let mut stop = None;
         match first {
             Some(Wake::Report(report)) => self.report(report),
-            Some(Wake::Accepted(accepted)) => self.accept(accepted),
+            Some(Wake::Arrived(accepted)) => self.accept(accepted),
             Some(Wake::Command(command)) => stop = self.command(command),
             None => {}
         }
@@ -286,26 +288,32 @@ impl Driver {
         self.speaker.handle_timeout(at);
     }
 
-    fn accept(&mut self, accepted: Accepted) {
-        let Accepted {
+    fn accept(&mut self, arrival: Arrival) {
+        let Arrival {
             stream,
             local,
             remote,
             listener,
-        } = accepted;
-        let Some(peer) = self.speaker.accept(remote, local, now()) else {
-            self.refuse(&stream, remote, "nobody is expected from there");
-            return;
+        } = arrival;
+        let accepted = self.speaker.accept(remote, local, now());
+        // An earlier connection of the same peer may have to go first.
+        self.carry_out();
+        let peer = match accepted {
+            Accepted::Peer(peer) => peer,
+            Accepted::Refused(last_words) => return self.refuse(stream, remote, last_words),
         };
         let Some(config) = self.speaker.peer_config(peer).cloned() else {
             return;
         };
-        if !self.listeners.protects(listener, &config, remote) {
-            self.refuse(&stream, remote, "its password is not in force");
-            return;
-        }
-        if let Err(error) = sockopt::prepare(&stream, &config, remote.is_ipv6()) {
-            warn!(peer = %config.name, %error, "cannot set up a connection");
+        let prepared = if self.listeners.protects(listener, &config, remote) {
+            sockopt::prepare(&stream, &config, remote.is_ipv6())
+        } else {
+            Err(io::Error::other("the password is not in force"))
+        };
+        if let Err(error) = prepared {
+            warn!(peer = %config.name, %error, "cannot take a connection");
+            self.speaker.handle_closed(peer, Direction::Incoming, now());
+            self.carry_out();
             return;
         }
         let shared = self.insert(peer, Direction::Incoming, Some(remote));
@@ -316,17 +324,23 @@ impl Driver {
         self.carry_out();
     }
 
-    /// Resets a connection nobody wants, which costs the other side less than a timeout.
-    fn refuse(&mut self, stream: &TcpStream, remote: SocketAddr, reason: &str) {
-        drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+    /// Turns a connection away: with a NOTIFICATION where the speaker knows who it is, else with a reset, which costs the other
+    /// side less than a timeout.
+    fn refuse(&mut self, stream: TcpStream, remote: SocketAddr, last_words: Option<Bytes>) {
         self.refused += 1;
         let at = Instant::now();
         if self
             .refusals_logged
             .is_none_or(|last| at - last >= REFUSAL_LOG_INTERVAL)
         {
-            info!(%remote, reason, refused = self.refused, "refused a connection");
+            info!(%remote, refused = self.refused, "refused a connection");
             self.refusals_logged = Some(at);
+        }
+        match last_words {
+            Some(last_words) => {
+                self.tasks.spawn(connection::refused(stream, last_words));
+            }
+            None => drop(socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))),
         }
     }
 

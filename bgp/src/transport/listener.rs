@@ -21,7 +21,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection somebody opened to us.
 #[derive(Debug)]
-pub(super) struct Accepted {
+pub(super) struct Arrival {
     pub(super) stream: TcpStream,
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
@@ -47,12 +47,12 @@ struct Listener {
 #[derive(Debug)]
 pub(super) struct Listeners {
     open: BTreeMap<SocketAddr, Listener>,
-    accepted: mpsc::Sender<Accepted>,
+    accepted: mpsc::Sender<Arrival>,
     tasks: TaskTracker,
 }
 
 impl Listeners {
-    pub(super) const fn new(accepted: mpsc::Sender<Accepted>, tasks: TaskTracker) -> Self {
+    pub(super) const fn new(accepted: mpsc::Sender<Arrival>, tasks: TaskTracker) -> Self {
         Self {
             open: BTreeMap::new(),
             accepted,
@@ -192,14 +192,14 @@ fn keys(peers: &[PeerConfig]) -> Keys {
 }
 
 /// Accepts until cancelled. Cancel-safe: a connection is either in the channel or still the kernel's or dropped with the task.
-async fn accept(listener: TcpListener, address: SocketAddr, accepted: mpsc::Sender<Accepted>) {
+async fn accept(listener: TcpListener, address: SocketAddr, accepted: mpsc::Sender<Arrival>) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
                 let Ok(local) = stream.local_addr() else {
                     continue;
                 };
-                let connection = Accepted {
+                let connection = Arrival {
                     stream,
                     local,
                     remote,

@@ -12,7 +12,7 @@
 //! the order of things in a round, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to.
 //!
 //! Bounds, and what happens at them:
-//! - messages of a peer: two batches of at most 128 KiB of octets; then TCP slows the peer down;
+//! - messages of a peer: two batches of at most 64 KiB of octets; then TCP slows the peer down;
 //! - octets to a peer: what the speaker allows itself before the kernel took them ([`Speaker::handle_written`]);
 //! - events: a few dozen, of a few thousand changes each; then changes are joined by prefix inside the speaker;
 //! - connections accepted and not looked at: 256; then they wait in the kernel.

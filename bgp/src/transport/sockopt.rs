@@ -30,6 +30,8 @@ const IP_MINTTL: libc::c_int = 21;
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
 /// Precedence of network control traffic (CS6), as all routing daemons mark theirs.
 const TRAFFIC_CLASS: u32 = 0xc0;
+/// TTL where nothing else is configured. An accepted socket would otherwise keep its listener's 255.
+const DEFAULT_TTL: u8 = 64;
 /// Connections waiting to be accepted; a thousand nodes may come at once.
 pub(super) const BACKLOG: i32 = 4096;
 
@@ -172,19 +174,15 @@ pub(super) fn prepare<S: AsFd>(socket: &S, config: &PeerConfig, ipv6: bool) -> i
     view.set_tcp_nodelay(true)?;
     view.set_tcp_user_timeout(Some(user_timeout(config)))?;
     let ttl = match config.ttl_security {
-        Some(_) => Some(u8::MAX),
-        None => config.ttl,
+        Some(_) => u8::MAX,
+        None => config.ttl.unwrap_or(DEFAULT_TTL),
     };
     if ipv6 {
         view.set_tclass_v6(TRAFFIC_CLASS)?;
-        if let Some(ttl) = ttl {
-            view.set_unicast_hops_v6(u32::from(ttl))?;
-        }
+        view.set_unicast_hops_v6(u32::from(ttl))?;
     } else {
         view.set_tos_v4(TRAFFIC_CLASS)?;
-        if let Some(ttl) = ttl {
-            view.set_ttl_v4(u32::from(ttl))?;
-        }
+        view.set_ttl_v4(u32::from(ttl))?;
     }
     if let Some(hops) = config.ttl_security {
         // A directly connected peer, one hop away, is heard with the TTL it sent: 255.
@@ -235,4 +233,133 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<Socket> {
     }
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+    use crate::asn::Asn;
+    use crate::policy::Policy;
+    use crate::speaker::config::Remote;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().expect("a prefix")
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text).expect("a usable key")
+    }
+
+    /// A listener whose peers in `peers` must sign, and its address.
+    fn signed_listener(peers: &[(&str, &str)]) -> (TcpListener, SocketAddr) {
+        let socket = listener((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
+        for (peer, key) in peers {
+            set_md5(&socket, prefix(peer), Some(&secret(key))).expect("a kernel with TCP-MD5");
+        }
+        socket.listen(16).expect("listens");
+        let address = socket
+            .local_addr()
+            .expect("bound")
+            .as_socket()
+            .expect("an address");
+        (
+            TcpListener::from_std(socket.into()).expect("registered"),
+            address,
+        )
+    }
+
+    fn peer_config(key: Option<&str>, source: [u8; 4]) -> PeerConfig {
+        let policy = std::sync::Arc::new(Policy::accept_all());
+        let remote = Remote::Address((Ipv4Addr::LOCALHOST, 179).into());
+        let mut config = PeerConfig::new("peer", remote, Asn(1), policy.clone(), policy);
+        config.password = key.map(secret);
+        config.local_address = Some(IpAddr::from(source));
+        config
+    }
+
+    async fn dial(config: &PeerConfig, remote: SocketAddr) -> Option<TcpStream> {
+        let socket = dialler(config, remote).expect("a socket");
+        let connecting = TcpSocket::from_std_stream(socket.into()).connect(remote);
+        // A SYN with the wrong signature is dropped without a word: only time tells.
+        tokio::time::timeout(Duration::from_millis(300), connecting)
+            .await
+            .ok()?
+            .ok()
+    }
+
+    #[tokio::test]
+    async fn equal_keys_connect_and_others_do_not() {
+        let (listener, address) = signed_listener(&[("127.0.0.2/32", "right")]);
+        let source = [127, 0, 0, 2];
+        assert!(
+            dial(&peer_config(Some("wrong"), source), address)
+                .await
+                .is_none()
+        );
+        assert!(dial(&peer_config(None, source), address).await.is_none());
+        assert!(
+            dial(&peer_config(Some("right"), source), address)
+                .await
+                .is_some()
+        );
+        let (_, remote) = listener.accept().await.expect("accepted");
+        assert_eq!(remote.ip(), IpAddr::from(source));
+    }
+
+    #[tokio::test]
+    async fn a_key_for_a_range_holds_for_its_addresses_and_yields_to_one_of_their_own() {
+        let (_listener, address) =
+            signed_listener(&[("127.0.1.0/24", "range"), ("127.0.1.7/32", "own")]);
+        assert!(
+            dial(&peer_config(Some("range"), [127, 0, 1, 6]), address)
+                .await
+                .is_some()
+        );
+        assert!(
+            dial(&peer_config(Some("range"), [127, 0, 1, 7]), address)
+                .await
+                .is_none()
+        );
+        assert!(
+            dial(&peer_config(Some("own"), [127, 0, 1, 7]), address)
+                .await
+                .is_some()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_removed_key_is_no_longer_asked_for() {
+        let (listener, address) = signed_listener(&[("127.0.0.2/32", "key")]);
+        set_md5(&listener, prefix("127.0.0.2/32"), None).expect("removed");
+        set_md5(&listener, prefix("127.0.0.2/32"), None).expect("nothing to remove is no error");
+        assert!(
+            dial(&peer_config(None, [127, 0, 0, 2]), address)
+                .await
+                .is_some()
+        );
+    }
+
+    #[tokio::test]
+    async fn ttl_security_hears_direct_neighbours_only_when_they_send_255() {
+        let (_listener, address) = signed_listener(&[]);
+        let mut config = peer_config(None, [127, 0, 0, 2]);
+        config.ttl_security = Some(1);
+        // The listener answers with 255, so a dialler that asks for it hears it.
+        assert!(dial(&config, address).await.is_some());
+        let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("listens");
+        let address = plain.local_addr().expect("bound");
+        assert!(dial(&config, address).await.is_none());
+    }
+
+    #[test]
+    fn the_kernel_outwaits_the_send_hold_timer() {
+        let config = peer_config(None, [127, 0, 0, 2]);
+        assert_eq!(user_timeout(&config), Duration::from_secs(485));
+    }
 }
