@@ -1,4 +1,7 @@
 //! The margay daemon of a node.
+//!
+//! [`agent`] wires the rooms: Config → build → run → drain. Each room's task is owned here and awaited at the end; the order of
+//! the end is that of the builds reversed, so that nobody talks to a task that is gone. Nothing that forwards packets is taken back.
 
 pub mod api;
 pub mod cli;
@@ -12,6 +15,9 @@ pub mod kernel;
 pub mod metrics;
 pub mod model;
 pub mod reconcile;
+mod router;
 pub mod routing;
 pub mod server;
 pub mod watch;
+
+pub use router::speaker;

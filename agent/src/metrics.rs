@@ -51,6 +51,16 @@ pub struct Metrics {
     pub kernel_repairs: IntCounter,
     /// Whole comparisons of the kernel with the desired state.
     pub kernel_audits: IntCounter,
+    /// Differences that only an audit noticed.
+    pub kernel_audit_findings: IntCounter,
+    /// Times the kernel dropped events.
+    pub kernel_overruns: IntCounter,
+    /// Interned attribute sets.
+    pub bgp_attribute_sets: IntGauge,
+    /// Nodes of the cluster.
+    pub nodes: IntGauge,
+    /// Objects that are understood and not acted on.
+    pub unsupported_objects: IntGauge,
     /// Addresses of this node's blocks, by state.
     pub ipam_addresses: IntGaugeVec,
     /// Blocks of this node.
@@ -200,6 +210,23 @@ impl Metrics {
             kernel_audits: counter(
                 "margay_kernel_audits_total",
                 "Whole comparisons of the kernel with what it should hold.",
+            )?,
+            kernel_audit_findings: counter(
+                "margay_kernel_audit_findings_total",
+                "Differences that no event had told and an audit found.",
+            )?,
+            kernel_overruns: counter(
+                "margay_kernel_event_overruns_total",
+                "Times the kernel dropped events and everything was read again.",
+            )?,
+            bgp_attribute_sets: int_gauge(
+                "margay_bgp_attribute_sets",
+                "Distinct sets of path attributes held.",
+            )?,
+            nodes: int_gauge("margay_nodes", "Nodes of the cluster.")?,
+            unsupported_objects: int_gauge(
+                "margay_config_unsupported_objects",
+                "Objects that are understood and not acted on.",
             )?,
             ipam_addresses: int_gauges(
                 "margay_ipam_addresses",

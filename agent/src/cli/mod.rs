@@ -1,26 +1,193 @@
 //! The command line: what it takes, what it asks the daemon, and how answers look.
+//!
+//! Exit codes: 0 for done or well, 1 for not done or found wanting, 2 for asked wrongly.
 
 pub mod args;
+mod client;
+mod config;
+mod explain;
+mod ipam;
+mod peers;
+mod routes;
+mod status;
 pub mod table;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use args::{Arguments, Command};
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::config::{Config, ConfigError};
+use crate::server::answer::{self, Request};
+use args::{
+    Arguments, AskArgs, Command, ConfigCommand, ConfigShowArgs, Output, PeerAction, PeersArgs,
+};
 
 /// Runs a subcommand and says how it went.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
-    let result = match arguments.command {
-        Command::Speaker(args) => crate::config::speaker::read(&args.config)
-            .map(|_| ())
-            .map_err(anyhow::Error::from),
-        _ => Err(anyhow::anyhow!("not wired yet")),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match dispatch(arguments.command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("margay: {error:#}");
-            ExitCode::FAILURE
+            // Nobody reads a closed standard error.
+            let _ = writeln!(std::io::stderr(), "margay: {error:#}");
+            if error.is::<ConfigError>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
+}
+
+/// True where all is well.
+fn dispatch(command: Command) -> Result<bool> {
+    match command {
+        Command::Agent(args) => {
+            let config = Config::load(args)?;
+            log(&config.log, config.log_json);
+            anyhow::bail!("the agent is not wired yet")
+        }
+        Command::Speaker(args) => {
+            let file = crate::config::speaker::read(&args.config)?;
+            if args.check {
+                print(&format!(
+                    "{}: {} peers\n",
+                    args.config.display(),
+                    file.speaker.peers.len()
+                ))?;
+                return Ok(true);
+            }
+            log(&args.log, false);
+            runtime()?.block_on(crate::speaker(file, &args.config, args.run_dir))?;
+            Ok(true)
+        }
+        Command::Config {
+            command: ConfigCommand::Show(args),
+        } => config_show(&args),
+        Command::Status(ask) => {
+            let status: answer::Status = answered(&ask, &Request::Status, status::table)?;
+            Ok(status.healthy)
+        }
+        Command::Peers(args) => peers(args),
+        Command::Routes(args) => {
+            let request = Request::Routes {
+                prefix: args.prefix,
+                peer: args.peer,
+            };
+            answered::<Vec<answer::Route>>(&args.ask, &request, |routes, wide| {
+                routes::table(routes, wide)
+            })?;
+            Ok(true)
+        }
+        Command::Ipam(ask) => {
+            answered::<answer::Ipam>(&ask, &Request::Ipam, ipam::table)?;
+            Ok(true)
+        }
+        Command::Explain(args) => {
+            let request = Request::Explain {
+                address: args.address,
+            };
+            let explanation: answer::Explanation =
+                answered(&args.ask, &request, |explanation, _| {
+                    explain::table(explanation)
+                })?;
+            Ok(explanation.routed)
+        }
+    }
+}
+
+fn peers(args: PeersArgs) -> Result<bool> {
+    let (ask, request) = match args.action {
+        None => {
+            let request = Request::Peers { name: args.name };
+            answered::<Vec<answer::Peer>>(&args.ask, &request, |peers, wide| {
+                peers::table(peers, wide)
+            })?;
+            return Ok(true);
+        }
+        Some(PeerAction::Clear {
+            ask,
+            name,
+            soft_in,
+            soft_out,
+        }) => (
+            ask,
+            Request::Clear {
+                name,
+                soft_in,
+                soft_out,
+            },
+        ),
+        Some(PeerAction::Disable { ask, name, message }) => {
+            (ask, Request::Disable { name, message })
+        }
+        Some(PeerAction::Enable { ask, name }) => (ask, Request::Enable { name }),
+    };
+    answered::<answer::Done>(&ask, &request, |done, _| format!("{}\n", done.done))?;
+    Ok(true)
+}
+
+fn config_show(args: &ConfigShowArgs) -> Result<bool> {
+    let _ = (config::table, args);
+    anyhow::bail!("not wired yet")
+}
+
+/// Asks, prints, and returns the answer.
+fn answered<T: DeserializeOwned>(
+    ask: &AskArgs,
+    request: &Request,
+    table: impl Fn(&T, bool) -> String,
+) -> Result<T> {
+    let value = client::ask(&ask.run_dir, request)?;
+    let answer = serde_json::from_value(value.clone())
+        .context("the daemon's answer is not understood; is it of another version?")?;
+    let text = match ask.output {
+        Output::Table => table(&answer, false),
+        Output::Wide => table(&answer, true),
+        Output::Json => json(&value)?,
+        Output::Yaml => yaml(&value)?,
+    };
+    print(&text)?;
+    Ok(answer)
+}
+
+fn json(value: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn yaml(value: &Value) -> Result<String> {
+    Ok(serde_saphyr::to_string(value)?)
+}
+
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // `margay routes | head` is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+fn log(filter: &str, json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // Asked twice within one process (tests), the first answer stays.
+    let _ = if json {
+        builder.json().try_init()
+    } else {
+        builder.try_init()
+    };
 }

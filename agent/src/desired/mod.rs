@@ -126,6 +126,21 @@ pub fn desired(
     state
 }
 
+/// What the kernel of a router without a cluster should hold: the best routes, and nothing else.
+#[must_use]
+pub fn router(best: &BestRoutes, underlay: &Underlay, settings: &Settings) -> DesiredState {
+    let cluster = ClusterState::default();
+    let mut state = DesiredState {
+        in_sync: true,
+        keep_unlisted: settings.keep_unlisted.clone(),
+        ..DesiredState::default()
+    };
+    let resolver = Resolver::new(underlay, BTreeMap::new());
+    routes::Routes::new(&cluster, &resolver, settings.protocol, &state).bgp(best, &mut state);
+    state.problems.sort();
+    state
+}
+
 fn sysctls(cluster: &ClusterState, state: &DesiredState) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::new();
     let mut set = |name: &str, value: &str| sysctls.insert(name.to_owned(), value.to_owned());

@@ -212,7 +212,7 @@ impl<'a> Routes<'a> {
             .or_insert_with(|| self.ours(route));
     }
 
-    fn bgp(&self, best: &BestRoutes, state: &mut DesiredState) {
+    pub(super) fn bgp(&self, best: &BestRoutes, state: &mut DesiredState) {
         let foreign: std::collections::BTreeSet<Prefix> = self
             .resolver
             .underlay()

@@ -1,5 +1,7 @@
-//! The daemon's sockets.
+//! What the daemon serves: the CNI plugin, the command line, metrics and health.
 
 pub mod admin;
+pub mod answer;
 pub mod cni;
 pub mod control;
+mod explain;

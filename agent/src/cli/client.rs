@@ -1,0 +1,46 @@
+//! Asks a running daemon.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
+
+use crate::server::answer::{Reply, Request};
+
+/// Longer than the daemon takes for anything, shorter than people wait.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One question, one answer.
+///
+/// # Errors
+/// No daemon answers there, or it says why there is no answer.
+pub fn ask(run_dir: &Path, request: &Request) -> Result<Value> {
+    let path = run_dir.join("control.sock");
+    let mut stream = UnixStream::connect(&path).with_context(|| {
+        format!(
+            "no margay answers on {} (is it running, and are you root?)",
+            path.display()
+        )
+    })?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .context("the daemon does not answer")?;
+    if answer.is_empty() {
+        bail!("the daemon closed the connection: it is stopping");
+    }
+    match serde_json::from_str(&answer)
+        .context("the daemon's answer is not understood; is it of another version?")?
+    {
+        Reply::Ok(value) => Ok(value),
+        Reply::Error(reason) => Err(anyhow!(reason)),
+    }
+}

@@ -1,0 +1,198 @@
+//! `margay speaker`: the speaker alone, from a file.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use margay_bgp::family::Family;
+use margay_bgp::speaker::SpeakerShutdown;
+use margay_bgp::transport::{self, SpeakerEvent, SpeakerOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::speaker::SpeakerFile;
+use crate::desired::{BestRoutes, Settings, router};
+use crate::health::Health;
+use crate::kernel::netlink::{Netlink, NetlinkOptions};
+use crate::kernel::{Kernel, KernelError, MAIN_TABLE, RouteFilter};
+use crate::reconcile::{Dataplane, DataplaneConfig};
+use crate::routing::{Routing, apply};
+use crate::server::control::{self, Control};
+
+/// Runs a speaker until it is told to stop: SIGHUP reads the file again, SIGTERM closes the sessions without a word (peers keep
+/// its routes for the restart time), SIGINT says Cease (peers drop them).
+///
+/// # Errors
+/// A port or socket is taken, or the kernel cannot be spoken to.
+pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf>) -> Result<()> {
+    let stop = CancellationToken::new();
+    let kernel = match file.kernel.install {
+        true => {
+            let kernel =
+                Netlink::open(NetlinkOptions::default()).context("cannot speak to the kernel")?;
+            file.speaker.restarting |= holds_our_routes(&kernel, file.kernel.protocol).await?;
+            Some(Installer::start(kernel, file.kernel.protocol, &stop)?)
+        }
+        false => None,
+    };
+    let restarting = file.speaker.restarting;
+    let name = file.speaker.router_id.to_string();
+    let options = SpeakerOptions {
+        seed: rand::random(),
+        ..SpeakerOptions::default()
+    };
+    let (handle, mut events, join) = transport::spawn(file.speaker, options)
+        .await
+        .context("the speaker does not start")?;
+    tracing::info!(router_id = name, "speaker runs");
+
+    let served = match &run_dir {
+        None => None,
+        Some(directory) => {
+            let listener = control::bind(&directory.join("control.sock"))?;
+            let health = Health::default();
+            let control = Control {
+                name,
+                started: Instant::now(),
+                health,
+                routing: Routing::of_speaker(handle.clone()),
+                agent: None,
+            };
+            Some(tokio::spawn(control::serve(
+                Arc::new(control),
+                listener,
+                stop.clone(),
+            )))
+        }
+    };
+
+    let mut installer = kernel;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let how = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Some(SpeakerShutdown::KeepForwarding),
+            _ = interrupt.recv() => break Some(SpeakerShutdown::Cease { text: None }),
+            _ = hangup.recv() => match crate::config::speaker::read(path) {
+                Ok(mut file) => {
+                    file.speaker.restarting = restarting;
+                    match handle.configure(file.speaker).await {
+                        Ok(()) => tracing::info!("read the file again"),
+                        Err(error) => tracing::error!(%error, "the new configuration is not taken in full"),
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the file is not taken"),
+            },
+            event = events.recv() => match event {
+                Some(event) => {
+                    if let Some(installer) = &mut installer {
+                        installer.absorb(event);
+                        while let Ok(event) = events.try_recv() {
+                            installer.absorb(event);
+                        }
+                        installer.publish();
+                    }
+                }
+                None => break None,
+            },
+            () = underlay_changed(&mut installer) => {
+                if let Some(installer) = &installer {
+                    installer.publish();
+                }
+            }
+        }
+    };
+    stop.cancel();
+    if let Some(served) = served {
+        served.await?;
+    }
+    match how {
+        Some(how) => {
+            handle.shutdown(how).await?;
+            drop(handle);
+            join.await?;
+        }
+        None => join.await.context("the speaker ended by itself")?,
+    }
+    Ok(())
+}
+
+/// Best routes on their way to the kernel.
+struct Installer {
+    best: BestRoutes,
+    incomplete: BTreeSet<Family>,
+    protocol: u8,
+    underlay: watch::Receiver<Option<Arc<crate::desired::state::Underlay>>>,
+    desired: watch::Sender<Option<Arc<crate::desired::state::DesiredState>>>,
+}
+
+impl Installer {
+    fn start(kernel: Netlink, protocol: u8, stop: &CancellationToken) -> Result<Self> {
+        let (desired, wanted) = watch::channel(None);
+        let config = DataplaneConfig {
+            protocol,
+            ..DataplaneConfig::default()
+        };
+        let (dataplane, _ends_with_stop) = Dataplane::spawn(kernel, config, wanted, stop.clone())
+            .context("cannot follow the kernel")?;
+        Ok(Self {
+            best: BestRoutes::default(),
+            incomplete: Family::ALL.into_iter().collect(),
+            protocol,
+            underlay: dataplane.underlay(),
+            desired,
+        })
+    }
+
+    fn absorb(&mut self, event: SpeakerEvent) {
+        match event {
+            SpeakerEvent::Routes(changes) => changes
+                .into_iter()
+                .for_each(|change| apply(&mut self.best, change)),
+            SpeakerEvent::TableComplete(family) => {
+                self.incomplete.remove(&family);
+            }
+            SpeakerEvent::PeerStateChanged { .. } => {}
+        }
+    }
+
+    fn publish(&self) {
+        if let Some(underlay) = self.underlay.borrow().clone() {
+            let settings = Settings {
+                protocol: self.protocol,
+                keep_unlisted: self.incomplete.clone(),
+            };
+            self.desired
+                .send_replace(Some(Arc::new(router(&self.best, &underlay, &settings))));
+        }
+    }
+}
+
+async fn underlay_changed(installer: &mut Option<Installer>) {
+    let ended = match installer {
+        Some(installer) => installer.underlay.changed().await.is_err(),
+        None => true,
+    };
+    if ended {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Whether the kernel forwards by routes of an earlier life.
+///
+/// # Errors
+/// The kernel cannot be read.
+pub(crate) async fn holds_our_routes(kernel: &Netlink, protocol: u8) -> Result<bool, KernelError> {
+    let filter = RouteFilter {
+        protocol: Some(protocol),
+        ..RouteFilter::table(MAIN_TABLE)
+    };
+    let routes = kernel.routes(filter).await?;
+    Ok(routes
+        .iter()
+        .any(|(_, route)| route.next_hops.iter().any(|hop| hop.via.is_some())))
+}

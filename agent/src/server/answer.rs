@@ -1,0 +1,308 @@
+//! What a daemon answers on its control socket. The names are those of `-o json`, and stable.
+
+use serde::{Deserialize, Serialize};
+
+/// What is asked. One JSON object on one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "ask",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum Request {
+    /// [`Status`].
+    Status,
+    /// A list of [`Peer`].
+    Peers {
+        /// Only this one.
+        name: Option<String>,
+    },
+    /// A list of [`Route`].
+    Routes {
+        /// Only this prefix, or for an address every prefix that covers it.
+        prefix: Option<String>,
+        /// Only paths from this peer.
+        peer: Option<String>,
+    },
+    /// [`Ipam`].
+    Ipam,
+    /// [`Explanation`].
+    Explain {
+        /// The address in question.
+        address: std::net::IpAddr,
+    },
+    /// Clears a session; answers [`Done`].
+    Clear {
+        /// The peer.
+        name: String,
+        /// Ask it for its routes again.
+        soft_in: bool,
+        /// Send it our routes again.
+        soft_out: bool,
+    },
+    /// Closes a session and keeps it closed; answers [`Done`].
+    Disable {
+        /// The peer.
+        name: String,
+        /// Said to the peer.
+        message: Option<String>,
+    },
+    /// Undoes [`Request::Disable`]; answers [`Done`].
+    Enable {
+        /// The peer.
+        name: String,
+    },
+}
+
+/// What comes back. One JSON object on one line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reply {
+    /// The answer.
+    Ok(serde_json::Value),
+    /// Why there is none.
+    Error(String),
+}
+
+/// An action took effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// In words.
+    pub done: String,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The node.
+    pub node: String,
+    /// Of the daemon.
+    pub version: String,
+    /// Seconds since the daemon started.
+    pub uptime: u64,
+    /// Nothing below is wanting.
+    pub healthy: bool,
+    /// Every loop was heard in time.
+    pub live: bool,
+    /// Everything that has to happen once has happened.
+    pub ready: bool,
+    /// What readiness waits for.
+    pub waiting_for: Vec<String>,
+    /// Its AS.
+    pub asn: Option<u32>,
+    /// Its BGP Identifier.
+    pub router_id: Option<String>,
+    /// The datastore was read whole.
+    pub in_sync: bool,
+    /// The datastore does not answer; this is the view of an earlier run.
+    pub from_saved_view: bool,
+    /// Sessions that are Established.
+    pub sessions_established: usize,
+    /// Sessions in all.
+    pub sessions: usize,
+    /// Sessions that outlive their configuration until their successors are complete.
+    pub sessions_lingering: usize,
+    /// Families whose tables are not complete yet after a restart.
+    pub restarting: Vec<String>,
+    /// Pods on this node.
+    pub pods: usize,
+    /// Routes the kernel should hold.
+    pub routes_desired: usize,
+    /// Routes it holds as desired.
+    pub routes_installed: usize,
+    /// Changes that failed and are retried.
+    pub pending: Vec<Finding>,
+    /// What cannot be honoured.
+    pub problems: Vec<Finding>,
+    /// Objects that count as absent.
+    pub invalid: Vec<Finding>,
+    /// Objects that are understood and not acted on.
+    pub unsupported: Vec<Finding>,
+}
+
+/// Something found wanting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The object, prefix or device.
+    pub subject: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// A BGP peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Its name for `margay peers disable` and the like.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// Its AS.
+    pub asn: u32,
+    /// Ours towards it.
+    pub local_asn: u32,
+    /// mesh, global, node, reverse, workload; or file, dynamic, or left for one that is no longer configured.
+    pub origin: String,
+    /// The object that asks for it.
+    pub object: String,
+    /// The state of the session.
+    pub state: String,
+    /// Seconds it has been in that state.
+    pub since: u64,
+    /// May run.
+    pub enabled: bool,
+    /// A client of ours as route reflector.
+    pub route_reflector_client: bool,
+    /// How often it was Established.
+    pub established_count: u64,
+    /// Why the last session or attempt ended.
+    pub last_error: Option<String>,
+    /// Our address on the session.
+    pub local_address: Option<String>,
+    /// Its BGP Identifier.
+    pub router_id: Option<String>,
+    /// Settled hold time in seconds.
+    pub hold_time: Option<u64>,
+    /// Capabilities in force.
+    pub capabilities: Vec<String>,
+    /// One entry a family.
+    pub families: Vec<PeerFamily>,
+}
+
+/// Routes exchanged with a peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerFamily {
+    /// ipv4-unicast or ipv6-unicast.
+    pub family: String,
+    /// The session carries it.
+    pub negotiated: bool,
+    /// Paths it announced.
+    pub received: usize,
+    /// Those that policy accepted.
+    pub accepted: usize,
+    /// Prefixes it was told.
+    pub advertised: usize,
+    /// Changes it has yet to be told.
+    pub lag: usize,
+    /// It has sent End-of-RIB.
+    pub end_of_rib_received: bool,
+    /// We have sent End-of-RIB.
+    pub end_of_rib_sent: bool,
+    /// none, stale or long-lived-stale.
+    pub retention: String,
+}
+
+/// A prefix in BGP.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// The prefix.
+    pub prefix: String,
+    /// Every path, best first.
+    pub paths: Vec<Path>,
+    /// Peers that are told of it; only for a single prefix.
+    pub advertised_to: Vec<String>,
+}
+
+/// A path.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Path {
+    /// The peer, or local.
+    pub from: String,
+    /// Where packets go.
+    pub next_hop: Option<String>,
+    /// The AS_PATH as text.
+    pub as_path: String,
+    /// IGP, EGP or incomplete.
+    pub origin: String,
+    /// LOCAL_PREF.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// Communities as text.
+    pub communities: Vec<String>,
+    /// ORIGINATOR_ID.
+    pub originator_id: Option<String>,
+    /// CLUSTER_LIST.
+    pub cluster_list: Vec<String>,
+    /// The best path.
+    pub best: bool,
+    /// Used for forwarding.
+    pub used: bool,
+    /// The step of the decision that chose it, or by which it lost.
+    pub step: Option<String>,
+    /// Why it takes no part.
+    pub unusable: Option<String>,
+    /// Kept from an ended session.
+    pub stale: bool,
+}
+
+/// Pools and blocks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ipam {
+    /// The node that answers.
+    pub node: String,
+    /// Every pool.
+    pub pools: Vec<Pool>,
+    /// Blocks of this node.
+    pub blocks: Vec<Block>,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its range.
+    pub cidr: String,
+    /// None, IpIp or Vxlan, with its mode.
+    pub encapsulation: String,
+    /// Blocks of any node.
+    pub blocks: usize,
+    /// Addresses in use on any node.
+    pub allocated: usize,
+    /// Addresses in all; as text, since a pool of IPv6 has more than a number of JSON can say.
+    pub capacity: String,
+    /// No new addresses.
+    pub disabled: bool,
+    /// Packets that leave the pools get the node's address.
+    pub nat_outgoing: bool,
+}
+
+/// A block of the node that answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Block {
+    /// Its range.
+    pub cidr: String,
+    /// The pool it is from; empty where the pool is gone.
+    pub pool: String,
+    /// Addresses in use.
+    pub allocated: usize,
+    /// Addresses in all.
+    pub capacity: String,
+    /// Addresses lent to other nodes.
+    pub lent: usize,
+}
+
+/// Why an address is, or is not, routed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The address asked about.
+    pub address: String,
+    /// Packets to it leave, or stay, as they should.
+    pub routed: bool,
+    /// The conclusion in one sentence.
+    pub verdict: String,
+    /// What leads to it, in order.
+    pub steps: Vec<Finding>,
+}
