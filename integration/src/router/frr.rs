@@ -108,7 +108,10 @@ impl Frr {
 
     fn vtysh(&self, commands: &[&str]) -> Result<String> {
         let mut vtysh = Command::new("vtysh");
-        vtysh.arg("--vty_socket").arg(&self.sockets);
+        vtysh
+            .env("VTYSH_HISTFILE", "/dev/null")
+            .arg("--vty_socket")
+            .arg(&self.sockets);
         for command in commands {
             vtysh.args(["-c", command]);
         }

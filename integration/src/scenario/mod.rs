@@ -5,6 +5,7 @@
     reason = "a lab has four nodes and two racks; what is missing fails the scenario"
 )]
 
+pub mod calico_bird;
 pub mod cni;
 pub mod dual_stack;
 pub mod fabric;
@@ -94,6 +95,12 @@ pub const ALL: &[Scenario] = &[
         about: "the same with both families on one session",
         needs_ipip: false,
         run: routed::joined,
+    },
+    Scenario {
+        name: "calico-bird",
+        about: "three margay nodes in a mesh with one that runs BIRD 1.6 as Calico configures it",
+        needs_ipip: false,
+        run: calico_bird::run,
     },
     Scenario {
         name: "prometheus",
