@@ -180,7 +180,7 @@ pub(super) fn uid_of_name(kind: Kind, name: &str) -> String {
 }
 
 /// Now, as `metadata.creationTimestamp` writes it.
-pub(super) fn timestamp_now() -> String {
+pub(crate) fn timestamp_now() -> String {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -23,6 +23,7 @@ mod queue;
 
 pub use directory::DirectoryStore;
 pub use kind::Kind;
+pub(crate) use metadata::timestamp_now;
 pub use queue::Watch;
 
 /// One object of the cluster.

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use margay_bgp::prefix::Prefix;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{
     InfoData, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -13,13 +15,13 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
-    RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
+    RouteNextHopFlags, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 
 use super::{
-    FdbEntry, InterfaceAddress, IpVersion, KernelError, KernelNextHop, Link, LinkKind, MacAddress, Neighbour, Route,
-    RouteFilter, RouteKey, RouteKind, Scope, VxlanAttributes, VxlanSpec,
+    FdbEntry, InterfaceAddress, IpVersion, KernelError, KernelNextHop, Link, LinkKind, MacAddress,
+    Neighbour, Route, RouteFilter, RouteKey, RouteKind, Scope, VxlanAttributes, VxlanSpec,
 };
 
 /// Names by interface index.
@@ -127,7 +129,9 @@ fn key_message(key: &RouteKey) -> RouteMessage {
         .attributes
         .push(RouteAttribute::Destination(key.prefix.addr().into()));
     if key.metric != 0 {
-        message.attributes.push(RouteAttribute::Priority(key.metric));
+        message
+            .attributes
+            .push(RouteAttribute::Priority(key.metric));
     }
     message
 }
@@ -185,7 +189,9 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Option<(RouteKey, 
                     _ => None,
                 });
             }
-            RouteAttribute::MultiPath(hops) => next_hops.extend(hops.iter().map(|hop| next_hop(hop, names))),
+            RouteAttribute::MultiPath(hops) => {
+                next_hops.extend(hops.iter().map(|hop| next_hop(hop, names)))
+            }
             _ => {}
         }
     }
@@ -312,8 +318,12 @@ fn vxlan(data: &[InfoVxlan]) -> (VxlanAttributes, Option<u32>) {
         match attribute {
             InfoVxlan::Id(vni) => attributes.vni = *vni,
             InfoVxlan::Port(port) => attributes.port = *port,
-            InfoVxlan::Local(address) if !address.is_unspecified() => attributes.local = Some((*address).into()),
-            InfoVxlan::Local6(address) if !address.is_unspecified() => attributes.local = Some((*address).into()),
+            InfoVxlan::Local(address) if !address.is_unspecified() => {
+                attributes.local = Some((*address).into())
+            }
+            InfoVxlan::Local6(address) if !address.is_unspecified() => {
+                attributes.local = Some((*address).into())
+            }
             InfoVxlan::Link(index) if *index != 0 => parent = Some(*index),
             InfoVxlan::Learning(learning) => attributes.learning = *learning,
             InfoVxlan::CollectMetadata(external) => attributes.external = *external,
@@ -418,8 +428,12 @@ pub(super) fn neighbour(message: &NeighbourMessage, index: u32) -> Option<Neighb
     let mut lladdr = None;
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(IpAddr::V4(*ip)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(IpAddr::V6(*ip)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                address = Some(IpAddr::V4(*ip))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                address = Some(IpAddr::V6(*ip))
+            }
             NeighbourAttribute::LinkLayerAddress(octets) => lladdr = mac(octets),
             _ => {}
         }
@@ -473,7 +487,9 @@ fn fdb_destination(address: &NeighbourAddress) -> Option<IpAddr> {
         // The message's family is the bridge's, so the crate leaves the octets as they are.
         NeighbourAddress::Other(octets) => <[u8; 4]>::try_from(octets.as_slice())
             .map(|octets| Ipv4Addr::from(octets).into())
-            .or_else(|_| <[u8; 16]>::try_from(octets.as_slice()).map(|octets| Ipv6Addr::from(octets).into()))
+            .or_else(|_| {
+                <[u8; 16]>::try_from(octets.as_slice()).map(|octets| Ipv6Addr::from(octets).into())
+            })
             .ok(),
         _ => None,
     }

@@ -12,7 +12,9 @@ pub(super) fn refused(what: &'static str, errno: i32, words: Option<String>) -> 
         nix::libc::EEXIST => KernelError::Exists,
         // ESRCH is how the routing tables say ENOENT.
         nix::libc::ESRCH | nix::libc::ENOENT => KernelError::NotFound,
-        nix::libc::ENODEV | nix::libc::ENXIO => KernelError::NoLink("with this index (it is gone)".to_owned()),
+        nix::libc::ENODEV | nix::libc::ENXIO => {
+            KernelError::NoLink("with this index (it is gone)".to_owned())
+        }
         nix::libc::ENETDOWN => KernelError::LinkDown,
         nix::libc::ENETUNREACH | nix::libc::EHOSTUNREACH => KernelError::Unreachable,
         nix::libc::EPERM | nix::libc::EACCES => KernelError::NotPermitted,
@@ -32,19 +34,32 @@ mod tests {
 
     #[test]
     fn esrch_and_enoent_are_not_found() {
-        assert_eq!(refused("route", nix::libc::ESRCH, None), KernelError::NotFound);
-        assert_eq!(refused("route", nix::libc::ENOENT, None), KernelError::NotFound);
+        assert_eq!(
+            refused("route", nix::libc::ESRCH, None),
+            KernelError::NotFound
+        );
+        assert_eq!(
+            refused("route", nix::libc::ENOENT, None),
+            KernelError::NotFound
+        );
     }
 
     #[test]
     fn invalid_gateway_is_unreachable() {
         let words = Some("Nexthop has invalid gateway".to_owned());
-        assert_eq!(refused("route", nix::libc::EINVAL, words), KernelError::Unreachable);
+        assert_eq!(
+            refused("route", nix::libc::EINVAL, words),
+            KernelError::Unreachable
+        );
     }
 
     #[test]
     fn other_errors_keep_number_and_words() {
-        let error = refused("route", nix::libc::EINVAL, Some("Invalid prefix".to_owned()));
+        let error = refused(
+            "route",
+            nix::libc::EINVAL,
+            Some("Invalid prefix".to_owned()),
+        );
         assert_eq!(error.to_string(), "route: Invalid prefix (errno 22)");
     }
 }

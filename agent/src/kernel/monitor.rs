@@ -76,7 +76,10 @@ impl Monitor {
     }
 
     /// Starts reading. The tasks end when the receiver is dropped.
-    pub(super) fn run(self, requests: Worker<RequestSocket>) -> Result<mpsc::Receiver<KernelEvent>, KernelError> {
+    pub(super) fn run(
+        self,
+        requests: Worker<RequestSocket>,
+    ) -> Result<mpsc::Receiver<KernelEvent>, KernelError> {
         let (events, receiver) = mpsc::channel(QUEUE);
         if let Some(filter) = self.filter {
             let filter = register(filter)?;
@@ -106,7 +109,10 @@ fn open(protocol: isize, buffer: usize) -> io::Result<Socket> {
     Ok(socket)
 }
 
-#[expect(unsafe_code, reason = "tokio has no safe way to watch a descriptor it does not own")]
+#[expect(
+    unsafe_code,
+    reason = "tokio has no safe way to watch a descriptor it does not own"
+)]
 fn register(socket: Socket) -> Result<AsyncFd<Socket>, KernelError> {
     // SAFETY: `Socket` opens its descriptor itself, closes it only when dropped, and never changes it in between.
     unsafe { AsyncFd::register(socket) }.map_err(|error| io_error("event socket", &error.into()))
@@ -199,7 +205,10 @@ impl Reader {
                 let whole = rest.get(..length.min(rest.len())).unwrap_or_default();
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
                 let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(whole) else {
-                    tracing::debug!(kind = header.message_type, "skipped an event that cannot be read");
+                    tracing::debug!(
+                        kind = header.message_type,
+                        "skipped an event that cannot be read"
+                    );
                     continue;
                 };
                 let NetlinkPayload::InnerMessage(message) = message.payload else {
@@ -223,7 +232,9 @@ impl Reader {
                     self.remember(&link);
                 }
             }
-            Err(error) => tracing::warn!(%error, "cannot list links; events name only links that change"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot list links; events name only links that change")
+            }
         }
     }
 
@@ -271,13 +282,15 @@ impl Reader {
                     index: link.index,
                 }
             }),
-            RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => self
-                .names
-                .get(&message.header.index)
-                .map(|name| KernelEvent::AddressesChanged {
-                    interface: name.clone(),
-                }),
-            RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => self
+            RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
+                self.names
+                    .get(&message.header.index)
+                    .map(|name| KernelEvent::AddressesChanged {
+                        interface: name.clone(),
+                    })
+            }
+            RouteNetlinkMessage::NewNeighbour(message)
+            | RouteNetlinkMessage::DelNeighbour(message) => self
                 .vxlans
                 .contains(&message.header.ifindex)
                 .then(|| self.names.get(&message.header.ifindex))
@@ -323,7 +336,9 @@ fn concerns_us(kind: u16, payload: &[u8]) -> bool {
     }
     let mut table = None;
     let mut chain = None;
-    for attribute in NlasIterator::new(payload.get(FILTER_HEADER..).unwrap_or_default()).filter_map(Result::ok) {
+    for attribute in
+        NlasIterator::new(payload.get(FILTER_HEADER..).unwrap_or_default()).filter_map(Result::ok)
+    {
         let text = || {
             String::from_utf8_lossy(attribute.value())
                 .trim_end_matches('\0')
@@ -338,7 +353,9 @@ fn concerns_us(kind: u16, payload: &[u8]) -> bool {
     match kind & 0xff {
         _ if table.as_deref() == Some(super::nftables::TABLE) => true,
         NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => true,
-        NFT_MSG_DELRULE => chain.is_some_and(|chain| chain.to_ascii_lowercase().contains("forward")),
+        NFT_MSG_DELRULE => {
+            chain.is_some_and(|chain| chain.to_ascii_lowercase().contains("forward"))
+        }
         _ => false,
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::link::{InfoIpTunnel, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    InfoIpTunnel, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage,
+};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 use tokio::sync::mpsc;
@@ -18,14 +20,16 @@ use super::socket::RequestSocket;
 use super::sysctl::Sysctls;
 use super::worker::Worker;
 use super::{
-    EntryChanges, FdbEntry, FilterOutcome, FilterSpec, InterfaceAddress, IpVersion, Kernel, KernelError, KernelEvent,
-    Link, LinkKind, Neighbour, Route, RouteChange, RouteFilter, RouteKey, VxlanSpec,
+    EntryChanges, FdbEntry, FilterOutcome, FilterSpec, InterfaceAddress, IpVersion, Kernel,
+    KernelError, KernelEvent, Link, LinkKind, Neighbour, Route, RouteChange, RouteFilter, RouteKey,
+    VxlanSpec,
 };
 
 /// What to do about a kernel without IP-in-IP.
 const IPIP_HINT: &str = "load the ipip module (modprobe ipip), or use VXLAN in the pool";
 /// What to do about a kernel without VXLAN.
-const VXLAN_HINT: &str = "load the vxlan module (modprobe vxlan), or use another encapsulation in the pool";
+const VXLAN_HINT: &str =
+    "load the vxlan module (modprobe vxlan), or use another encapsulation in the pool";
 
 /// The kernel of one network namespace: that of the thread that opened it.
 #[derive(Debug)]
@@ -115,13 +119,19 @@ impl Kernel for Netlink {
                 };
                 let mut all = Vec::new();
                 for version in versions {
-                    let request = RouteNetlinkMessage::GetRoute(convert::dump_routes_message(filter, version));
+                    let request = RouteNetlinkMessage::GetRoute(convert::dump_routes_message(
+                        filter, version,
+                    ));
                     let routes = match socket.dump("routes", &request, |message, routes| {
                         if let RouteNetlinkMessage::NewRoute(message) = message {
-                            routes.extend(convert::route(&message, &names).filter(|(key, route)| {
-                                key.table == filter.table
-                                    && filter.protocol.is_none_or(|protocol| protocol == route.protocol)
-                            }));
+                            routes.extend(convert::route(&message, &names).filter(
+                                |(key, route)| {
+                                    key.table == filter.table
+                                        && filter
+                                            .protocol
+                                            .is_none_or(|protocol| protocol == route.protocol)
+                                },
+                            ));
                         }
                     }) {
                         // A kernel booted without IPv6 has no routes of it.
@@ -139,7 +149,10 @@ impl Kernel for Netlink {
             .await
     }
 
-    async fn change_routes(&self, changes: Vec<RouteChange>) -> Result<Vec<Result<(), KernelError>>, KernelError> {
+    async fn change_routes(
+        &self,
+        changes: Vec<RouteChange>,
+    ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
         self.requests
             .run(move |socket| change_routes(socket, &changes))
             .await
@@ -165,7 +178,8 @@ impl Kernel for Netlink {
                     Some(_) => return Err(KernelError::Exists),
                     None => {}
                 }
-                let message = RouteNetlinkMessage::NewLink(convert::ipip_message(&name, Vec::new()));
+                let message =
+                    RouteNetlinkMessage::NewLink(convert::ipip_message(&name, Vec::new()));
                 match socket.request("create ipip device", message, NLM_F_CREATE | NLM_F_EXCL) {
                     // Asking for the kind loads the module, and the module creates tunl0 before us.
                     Ok(()) | Err(KernelError::Exists) => Ok(()),
@@ -232,14 +246,20 @@ impl Kernel for Netlink {
         let interface = interface.to_owned();
         self.requests
             .run(move |socket| {
-                change_entries(socket, "address", &interface, &changes, |index, address, set| {
-                    let message = convert::address_message(index, *address);
-                    if set {
-                        RouteNetlinkMessage::NewAddress(message)
-                    } else {
-                        RouteNetlinkMessage::DelAddress(message)
-                    }
-                })
+                change_entries(
+                    socket,
+                    "address",
+                    &interface,
+                    &changes,
+                    |index, address, set| {
+                        let message = convert::address_message(index, *address);
+                        if set {
+                            RouteNetlinkMessage::NewAddress(message)
+                        } else {
+                            RouteNetlinkMessage::DelAddress(message)
+                        }
+                    },
+                )
             })
             .await
     }
@@ -261,13 +281,23 @@ impl Kernel for Netlink {
             .await
     }
 
-    async fn change_neighbours(&self, interface: &str, changes: EntryChanges<Neighbour>) -> Result<(), KernelError> {
+    async fn change_neighbours(
+        &self,
+        interface: &str,
+        changes: EntryChanges<Neighbour>,
+    ) -> Result<(), KernelError> {
         let interface = interface.to_owned();
         self.requests
             .run(move |socket| {
-                change_entries(socket, "neighbour", &interface, &changes, |index, entry, set| {
-                    entry_message(convert::neighbour_message(index, *entry), set)
-                })
+                change_entries(
+                    socket,
+                    "neighbour",
+                    &interface,
+                    &changes,
+                    |index, entry, set| {
+                        entry_message(convert::neighbour_message(index, *entry), set)
+                    },
+                )
             })
             .await
     }
@@ -290,13 +320,21 @@ impl Kernel for Netlink {
             .await
     }
 
-    async fn change_fdb(&self, interface: &str, changes: EntryChanges<FdbEntry>) -> Result<(), KernelError> {
+    async fn change_fdb(
+        &self,
+        interface: &str,
+        changes: EntryChanges<FdbEntry>,
+    ) -> Result<(), KernelError> {
         let interface = interface.to_owned();
         self.requests
             .run(move |socket| {
-                change_entries(socket, "forwarding entry", &interface, &changes, |index, entry, set| {
-                    entry_message(convert::fdb_message(index, *entry), set)
-                })
+                change_entries(
+                    socket,
+                    "forwarding entry",
+                    &interface,
+                    &changes,
+                    |index, entry, set| entry_message(convert::fdb_message(index, *entry), set),
+                )
             })
             .await
     }
@@ -342,10 +380,22 @@ fn change_routes(
     let mut positions = Vec::with_capacity(changes.len());
     for (position, change) in changes.iter().enumerate() {
         let request = match change {
-            RouteChange::Add(key, route) => convert::route_message(key, route, &mut index)
-                .map(|message| (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)),
-            RouteChange::Replace(key, route) => convert::route_message(key, route, &mut index)
-                .map(|message| (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)),
+            RouteChange::Add(key, route) => {
+                convert::route_message(key, route, &mut index).map(|message| {
+                    (
+                        RouteNetlinkMessage::NewRoute(message),
+                        NLM_F_CREATE | NLM_F_EXCL,
+                    )
+                })
+            }
+            RouteChange::Replace(key, route) => {
+                convert::route_message(key, route, &mut index).map(|message| {
+                    (
+                        RouteNetlinkMessage::NewRoute(message),
+                        NLM_F_CREATE | NLM_F_REPLACE,
+                    )
+                })
+            }
             RouteChange::Delete(key, protocol) => Ok((
                 RouteNetlinkMessage::DelRoute(convert::delete_route_message(key, *protocol)),
                 0,
@@ -388,14 +438,22 @@ fn change_entries<T>(
         .set
         .iter()
         .map(|entry| (message(index, entry, true), NLM_F_CREATE | NLM_F_REPLACE));
-    let removals = changes.remove.iter().map(|entry| (message(index, entry, false), 0));
+    let removals = changes
+        .remove
+        .iter()
+        .map(|entry| (message(index, entry, false), 0));
     let mut first = Ok(());
     let set = changes.set.len();
-    for (position, answer) in socket.batch(what, sets.chain(removals))?.into_iter().enumerate() {
+    for (position, answer) in socket
+        .batch(what, sets.chain(removals))?
+        .into_iter()
+        .enumerate()
+    {
         match answer {
             // Already gone; addresses say EADDRNOTAVAIL.
             Err(KernelError::NotFound) if position >= set => {}
-            Err(KernelError::Refused { errno, .. }) if position >= set && errno == nix::libc::EADDRNOTAVAIL => {}
+            Err(KernelError::Refused { errno, .. })
+                if position >= set && errno == nix::libc::EADDRNOTAVAIL => {}
             answer => first = first.and(answer),
         }
     }
@@ -418,11 +476,15 @@ fn index_of(name: &str) -> Result<u32, KernelError> {
 pub(super) fn links(socket: &mut RequestSocket) -> Result<Vec<Link>, KernelError> {
     let mut request = LinkMessage::default();
     request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-    let found = socket.dump("links", &RouteNetlinkMessage::GetLink(request), |message, links| {
-        if let RouteNetlinkMessage::NewLink(message) = message {
-            links.extend(convert::link(&message));
-        }
-    })?;
+    let found = socket.dump(
+        "links",
+        &RouteNetlinkMessage::GetLink(request),
+        |message, links| {
+            if let RouteNetlinkMessage::NewLink(message) = message {
+                links.extend(convert::link(&message));
+            }
+        },
+    )?;
     let names: Names = found
         .iter()
         .map(|(link, _)| (link.index, link.name.clone()))
@@ -446,7 +508,10 @@ fn names(socket: &mut RequestSocket) -> Result<Names, KernelError> {
 }
 
 fn ensure_vxlan(socket: &mut RequestSocket, spec: &VxlanSpec) -> Result<bool, KernelError> {
-    if let Some(link) = links(socket)?.into_iter().find(|link| link.name == spec.name) {
+    if let Some(link) = links(socket)?
+        .into_iter()
+        .find(|link| link.name == spec.name)
+    {
         if link.kind == LinkKind::Vxlan(spec.attributes()) && link.mac == Some(spec.mac) {
             return Ok(false);
         }

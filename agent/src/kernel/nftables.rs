@@ -92,7 +92,9 @@ impl Nft {
         };
         let mut script = String::new();
         for chain in forward_chains(&chains) {
-            let Some(rules) = self.query(&["list", "chain", chain.family, chain.table, chain.name])? else {
+            let Some(rules) =
+                self.query(&["list", "chain", chain.family, chain.table, chain.name])?
+            else {
                 continue; // gone meanwhile
             };
             let found = marked_rules(&rules);
@@ -311,7 +313,11 @@ fn members(prefixes: &BTreeSet<Prefix>, version: &str) -> Vec<String> {
 }
 
 fn write_set(body: &mut String, version: &str, name: &str, elements: &[String], interval: bool) {
-    let kind = if version == "ip" { "ipv4_addr" } else { "ipv6_addr" };
+    let kind = if version == "ip" {
+        "ipv4_addr"
+    } else {
+        "ipv6_addr"
+    };
     let flags = if interval { "flags interval; " } else { "" };
     let _ = writeln!(
         body,
@@ -392,7 +398,8 @@ fn objects<'a>(listing: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Va
 /// Whether a listed table is the one meant, and as the kernel listed it when it was new.
 fn is_intact(listing: &Value, written: &str) -> bool {
     let has = |name: String| {
-        objects(listing, "chain").any(|chain| chain.get("name").and_then(Value::as_str) == Some(&name))
+        objects(listing, "chain")
+            .any(|chain| chain.get("name").and_then(Value::as_str) == Some(&name))
     };
     has(format!("{WRITTEN}{written}")) && has(format!("{LISTED}{}", digest(&canonical(listing))))
 }
@@ -457,16 +464,26 @@ mod tests {
             pools: prefixes(&["10.65.0.0/16", "10.66.0.0/16", "fd00::/48"]),
             ..Masquerade::default()
         });
-        assert!(body.contains("set outgoing_ip { type ipv4_addr; flags interval; elements = { 10.65.0.0/16 } }"));
+        assert!(body.contains(
+            "set outgoing_ip { type ipv4_addr; flags interval; elements = { 10.65.0.0/16 } }"
+        ));
         assert!(body.contains("elements = { 10.65.0.0/16, 10.66.0.0/16 }"));
-        assert!(body.contains("ip saddr @outgoing_ip ip daddr != @pools_ip masquerade fully-random"));
-        assert!(!body.contains("ip6"), "no rule for a version without outgoing pools");
+        assert!(
+            body.contains("ip saddr @outgoing_ip ip daddr != @pools_ip masquerade fully-random")
+        );
+        assert!(
+            !body.contains("ip6"),
+            "no rule for a version without outgoing pools"
+        );
     }
 
     #[test]
     fn a_prefix_within_another_is_left_out() {
         assert_eq!(
-            members(&prefixes(&["10.65.0.0/16", "10.65.3.0/24", "10.66.0.0/24"]), "ip"),
+            members(
+                &prefixes(&["10.65.0.0/16", "10.65.3.0/24", "10.66.0.0/24"]),
+                "ip"
+            ),
             ["10.65.0.0/16", "10.66.0.0/24"]
         );
     }
@@ -505,7 +522,10 @@ mod tests {
                 {"chain": {"family": "inet", "table": "margay", "name": "postrouting", "handle": handle}},
             ]})
         };
-        assert_eq!(canonical(&listing(1, "1.0.6")), canonical(&listing(9, "1.1.0")));
+        assert_eq!(
+            canonical(&listing(1, "1.0.6")),
+            canonical(&listing(9, "1.1.0"))
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -55,9 +55,7 @@ impl RequestSocket {
         let failed = |error: io::Error| io_error("netlink socket", &error);
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
         let address = socket.bind_auto().map_err(failed)?;
-        socket
-            .connect(&SocketAddr::new(0, 0))
-            .map_err(failed)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
         // Older kernels lack these; each has a fallback: no words with an error, whole requests echoed, filtering here.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
@@ -128,16 +126,25 @@ impl RequestSocket {
     }
 
     /// Reads until the answer to the last request of the batch is in.
-    fn collect(&mut self, what: &'static str, first: u32, batch: &mut [Answer]) -> Result<(), KernelError> {
+    fn collect(
+        &mut self,
+        what: &'static str,
+        first: u32,
+        batch: &mut [Answer],
+    ) -> Result<(), KernelError> {
         loop {
             self.receive(what)?;
             for (header, payload) in Messages(&self.receive_buffer) {
                 if header.message_type != NLMSG_ERROR {
                     continue;
                 }
-                let position = usize::try_from(header.sequence_number.wrapping_sub(first)).unwrap_or(usize::MAX);
+                let position = usize::try_from(header.sequence_number.wrapping_sub(first))
+                    .unwrap_or(usize::MAX);
                 let is_last = position + 1 == batch.len();
-                if let (Some(answer), Err(error)) = (batch.get_mut(position), parse_error(what, header.flags, payload)) {
+                if let (Some(answer), Err(error)) = (
+                    batch.get_mut(position),
+                    parse_error(what, header.flags, payload),
+                ) {
                     *answer = Err(error);
                 }
                 if is_last {
@@ -158,7 +165,9 @@ impl RequestSocket {
         let mut collected = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             collected.clear();
-            if self.dump_once(what, request.clone(), |message| each(message, &mut collected))? {
+            if self.dump_once(what, request.clone(), |message| {
+                each(message, &mut collected)
+            })? {
                 return Ok(collected);
             }
         }
@@ -178,7 +187,12 @@ impl RequestSocket {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         self.send_buffer.clear();
-        encode(&mut self.send_buffer, request, NLM_F_REQUEST | NLM_F_DUMP, sequence);
+        encode(
+            &mut self.send_buffer,
+            request,
+            NLM_F_REQUEST | NLM_F_DUMP,
+            sequence,
+        );
         self.socket
             .send(&self.send_buffer, 0)
             .map_err(|error| io_error(what, &error))?;
@@ -203,7 +217,11 @@ impl RequestSocket {
                             // A table without routes does not exist.
                             Err(KernelError::NotFound) => Ok(consistent),
                             // EINTR: the kernel's other way of saying that the dump was interrupted.
-                            Err(KernelError::Refused { errno, .. }) if errno == nix::libc::EINTR => Ok(false),
+                            Err(KernelError::Refused { errno, .. })
+                                if errno == nix::libc::EINTR =>
+                            {
+                                Ok(false)
+                            }
                             Err(error) => Err(error),
                         };
                     }
@@ -214,7 +232,9 @@ impl RequestSocket {
                         }) => each(message),
                         Ok(_) => {}
                         // One odd entry (a newer kernel's attribute) must not hide the others.
-                        Err(error) => tracing::debug!(what, %error, "skipped an entry of a dump that cannot be read"),
+                        Err(error) => {
+                            tracing::debug!(what, %error, "skipped an entry of a dump that cannot be read")
+                        }
                     },
                 }
             }
@@ -316,7 +336,9 @@ fn parse_error(what: &'static str, flags: u16, payload: &[u8]) -> Result<(), Ker
 /// A failed system call on the socket.
 pub(super) fn io_error(what: &'static str, error: &io::Error) -> KernelError {
     match error.raw_os_error() {
-        Some(errno) if errno == nix::libc::EPERM || errno == nix::libc::EACCES => KernelError::NotPermitted,
+        Some(errno) if errno == nix::libc::EPERM || errno == nix::libc::EACCES => {
+            KernelError::NotPermitted
+        }
         _ => KernelError::Io {
             what,
             message: error.to_string(),

@@ -71,7 +71,11 @@ mod tests {
     fn sysctls(root: &tempfile::TempDir) -> Sysctls {
         std::fs::create_dir_all(root.path().join("net/ipv4/conf/vxlan.calico")).expect("directory");
         std::fs::write(root.path().join("net/ipv4/ip_forward"), "0\n").expect("file");
-        std::fs::write(root.path().join("net/ipv4/conf/vxlan.calico/rp_filter"), "1\n").expect("file");
+        std::fs::write(
+            root.path().join("net/ipv4/conf/vxlan.calico/rp_filter"),
+            "1\n",
+        )
+        .expect("file");
         Sysctls::new(root.path().to_owned())
     }
 
@@ -79,7 +83,10 @@ mod tests {
     fn dots_separate_unless_there_are_slashes() {
         let root = tempfile::tempdir().expect("temporary directory");
         let sysctls = sysctls(&root);
-        assert_eq!(sysctls.read("net.ipv4.ip_forward"), Ok(Some("0".to_owned())));
+        assert_eq!(
+            sysctls.read("net.ipv4.ip_forward"),
+            Ok(Some("0".to_owned()))
+        );
         assert_eq!(
             sysctls.read("net/ipv4/conf/vxlan.calico/rp_filter"),
             Ok(Some("1".to_owned()))
@@ -91,7 +98,10 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary directory");
         let sysctls = sysctls(&root);
         assert_eq!(sysctls.read("net.ipv4.nothing"), Ok(None));
-        assert_eq!(sysctls.write("net.ipv4.nothing", "1"), Err(KernelError::NotFound));
+        assert_eq!(
+            sysctls.write("net.ipv4.nothing", "1"),
+            Err(KernelError::NotFound)
+        );
         assert_eq!(sysctls.read("net.ipv4.nothing"), Ok(None));
     }
 

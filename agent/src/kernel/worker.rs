@@ -21,7 +21,9 @@ pub(super) struct Worker<S> {
 
 impl<S> std::fmt::Debug for Worker<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("what", &self.what).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("what", &self.what)
+            .finish_non_exhaustive()
     }
 }
 

@@ -19,10 +19,13 @@ use super::ownership::is_our_device;
 use super::retry::{Blocked, Pacing, Reason, vary};
 use super::routes::{Links, Outcome, Routes};
 use super::settings::{Failures, Settings, SettingsTask, sleep_until};
-use super::{AuditReport, Command, Counters, Dataplane, DataplaneConfig, Pending, Status, Subject, underlay};
+use super::{
+    AuditReport, Command, Counters, Dataplane, DataplaneConfig, Pending, Status, Subject, underlay,
+};
 use crate::desired::state::{DesiredState, Underlay};
 use crate::kernel::{
-    FilterSpec, IpVersion, Kernel, KernelError, KernelEvent, Link, Route, RouteChange, RouteFilter, RouteKey,
+    FilterSpec, IpVersion, Kernel, KernelError, KernelEvent, Link, Route, RouteChange, RouteFilter,
+    RouteKey,
 };
 
 /// Route changes in one call: some ten milliseconds of the kernel's time, sixteen batches of netlink.
@@ -280,7 +283,9 @@ impl<K: Kernel> Reconciler<K> {
         if devices_changed {
             self.blocked_clean_up.clear();
         }
-        if may_remove(&state) && (devices_changed || before.is_none_or(|before| !may_remove(&before))) {
+        if may_remove(&state)
+            && (devices_changed || before.is_none_or(|before| !may_remove(&before)))
+        {
             self.clean_up_due = true;
         }
         let settings = Settings {
@@ -323,7 +328,11 @@ impl<K: Kernel> Reconciler<K> {
             KernelEvent::LinkSet(link) => self.link_set(link),
             KernelEvent::LinkGone { name, index } => {
                 // A device of the same name may exist by now, with another index.
-                if self.links.get(&name).is_some_and(|link| link.index == index) {
+                if self
+                    .links
+                    .get(&name)
+                    .is_some_and(|link| link.index == index)
+                {
                     self.links.remove(&name);
                     self.link_lost(&name);
                 }
@@ -396,10 +405,7 @@ impl<K: Kernel> Reconciler<K> {
     fn obey(&mut self, command: Command) {
         match command {
             Command::WaitRoute(key, reply) => {
-                self.route_waiters
-                    .entry(key)
-                    .or_default()
-                    .push(reply);
+                self.route_waiters.entry(key).or_default().push(reply);
             }
             Command::Audit(reply) => {
                 self.audit_waiters.push(reply);
@@ -426,7 +432,10 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        let dump_retry = self.blocked.get(&Subject::Dump).and_then(|dump| dump.retry_at);
+        let dump_retry = self
+            .blocked
+            .get(&Subject::Dump)
+            .and_then(|dump| dump.retry_at);
         if self.resync == Some(ResyncCause::Start) {
             return dump_retry; // nothing else can be done before
         }
@@ -598,7 +607,11 @@ impl<K: Kernel> Reconciler<K> {
                 self.check_settings.notify_one();
                 self.ipip_available = self.ipip_available || self.kernel.ipip_available().await;
                 self.publish_underlay().await;
-                let interval = if self.blind { BLIND_AUDIT } else { vary(self.config.audit_interval, 0.1) };
+                let interval = if self.blind {
+                    BLIND_AUDIT
+                } else {
+                    vary(self.config.audit_interval, 0.1)
+                };
                 self.audit_at = Instant::now() + interval;
                 if cause == ResyncCause::Audit {
                     self.finish_audit(found, begun).await;
@@ -607,7 +620,11 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) => {
                 self.counters.dump_errors.inc();
                 tracing::warn!(%error, "cannot read the kernel's state");
-                let blocked = Blocked::again(self.blocked.get(&Subject::Dump), Reason::Refused(error), &self.pacing);
+                let blocked = Blocked::again(
+                    self.blocked.get(&Subject::Dump),
+                    Reason::Refused(error),
+                    &self.pacing,
+                );
                 self.blocked.insert(Subject::Dump, blocked);
             }
         }
@@ -628,7 +645,10 @@ impl<K: Kernel> Reconciler<K> {
         self.counters.audits.inc();
         self.counters.audit_findings.add(findings);
         if findings > 0 {
-            tracing::info!(findings, "the audit found differences that no event had told");
+            tracing::info!(
+                findings,
+                "the audit found differences that no event had told"
+            );
         }
         self.last_audit = Some(report);
         for waiter in self.audit_waiters.drain(..) {
@@ -646,7 +666,11 @@ impl<K: Kernel> Reconciler<K> {
         self.addresses = self.kernel.addresses().await?;
         self.links_changed = false;
         let came_up = links.values().any(|link| {
-            link.up && self.links.get(&link.name).is_none_or(|before| !before.up || before.index != link.index)
+            link.up
+                && self
+                    .links
+                    .get(&link.name)
+                    .is_none_or(|before| !before.up || before.index != link.index)
         });
         self.links = links;
         let differences = self.take_routes(found, None);
@@ -704,7 +728,12 @@ impl<K: Kernel> Reconciler<K> {
                 }
             }
         }
-        let underlay = underlay::underlay(&self.links, &self.addresses, &self.routes, self.ipip_available);
+        let underlay = underlay::underlay(
+            &self.links,
+            &self.addresses,
+            &self.routes,
+            self.ipip_available,
+        );
         self.underlay.send_if_modified(|published| {
             let modified = published.as_deref() != Some(&underlay);
             if modified {

@@ -11,7 +11,9 @@ use super::{Counters, Subject};
 use crate::desired::state::{
     DesiredState, IPIP_DEVICE, IpipDevice, VXLAN_DEVICE_V4, VXLAN_DEVICE_V6, VxlanDevice,
 };
-use crate::kernel::{EntryChanges, FdbEntry, InterfaceAddress, Kernel, KernelError, LinkKind, Neighbour};
+use crate::kernel::{
+    EntryChanges, FdbEntry, InterfaceAddress, Kernel, KernelError, LinkKind, Neighbour,
+};
 
 /// What a pass did and could not do.
 #[derive(Debug, Default)]
@@ -43,7 +45,12 @@ pub(super) async fn read_links<K: Kernel>(kernel: &K) -> Result<Links, KernelErr
 
 /// Makes devices, addresses, neighbours and forwarding entries exist. Each device on its own: one that fails leaves
 /// the others be.
-pub(super) async fn prepare<K: Kernel>(kernel: &K, desired: &DesiredState, links: &Links, counters: &Counters) -> Pass {
+pub(super) async fn prepare<K: Kernel>(
+    kernel: &K,
+    desired: &DesiredState,
+    links: &Links,
+    counters: &Counters,
+) -> Pass {
     let mut pass = Pass::default();
     if desired.ipip.is_none() && desired.vxlan.is_empty() {
         return pass;
@@ -61,15 +68,30 @@ pub(super) async fn prepare<K: Kernel>(kernel: &K, desired: &DesiredState, links
     };
     if let Some(device) = &desired.ipip {
         let result = prepare_ipip(kernel, device, links, &addresses, &mut pass).await;
-        finish(&mut pass, Subject::Link(IPIP_DEVICE.to_owned()), result, &counters.link_errors);
+        finish(
+            &mut pass,
+            Subject::Link(IPIP_DEVICE.to_owned()),
+            result,
+            &counters.link_errors,
+        );
     }
     for device in desired.vxlan.values() {
         let made = prepare_vxlan(kernel, device, links, &addresses, &mut pass).await;
         let usable = made.is_ok();
-        finish(&mut pass, Subject::Link(device.name.clone()), made, &counters.link_errors);
+        finish(
+            &mut pass,
+            Subject::Link(device.name.clone()),
+            made,
+            &counters.link_errors,
+        );
         if usable {
             let result = set_entries(kernel, device, &mut pass).await;
-            finish(&mut pass, Subject::Entries(device.name.clone()), result, &counters.entry_errors);
+            finish(
+                &mut pass,
+                Subject::Entries(device.name.clone()),
+                result,
+                &counters.entry_errors,
+            );
         }
     }
     if pass.link_changes > 0 {
@@ -78,7 +100,12 @@ pub(super) async fn prepare<K: Kernel>(kernel: &K, desired: &DesiredState, links
     pass
 }
 
-fn finish(pass: &mut Pass, subject: Subject, result: Result<(), KernelError>, errors: &super::Counter) {
+fn finish(
+    pass: &mut Pass,
+    subject: Subject,
+    result: Result<(), KernelError>,
+    errors: &super::Counter,
+) {
     if let Err(error) = result {
         errors.inc();
         pass.failures.insert(subject, error);
@@ -101,7 +128,14 @@ async fn prepare_ipip<K: Kernel>(
         kernel.set_link_up(IPIP_DEVICE, device.mtu).await?;
         pass.link_changes += 1;
     }
-    set_addresses(kernel, IPIP_DEVICE, IpAddr::V4(device.address), addresses, pass).await
+    set_addresses(
+        kernel,
+        IPIP_DEVICE,
+        IpAddr::V4(device.address),
+        addresses,
+        pass,
+    )
+    .await
 }
 
 async fn prepare_vxlan<K: Kernel>(
@@ -113,8 +147,9 @@ async fn prepare_vxlan<K: Kernel>(
 ) -> Result<(), KernelError> {
     let spec = device.spec();
     let there = links.get(&device.name);
-    let fits = there
-        .is_some_and(|link| link.kind == LinkKind::Vxlan(spec.attributes()) && link.mac == Some(spec.mac));
+    let fits = there.is_some_and(|link| {
+        link.kind == LinkKind::Vxlan(spec.attributes()) && link.mac == Some(spec.mac)
+    });
     let mut created = false;
     if !fits {
         created = kernel.ensure_vxlan(&spec).await?;
@@ -147,7 +182,11 @@ async fn set_addresses<K: Kernel>(
     };
     let there = addresses.get(interface).map_or(&[][..], Vec::as_slice);
     let changes = EntryChanges {
-        set: if there.contains(&wanted) { Vec::new() } else { vec![wanted] },
+        set: if there.contains(&wanted) {
+            Vec::new()
+        } else {
+            vec![wanted]
+        },
         remove: there
             .iter()
             .filter(|there| **there != wanted && !is_link_local(there.address))
@@ -188,17 +227,27 @@ fn wanted_entries(device: &VxlanDevice) -> (BTreeSet<Neighbour>, BTreeSet<FdbEnt
         .unzip()
 }
 
-async fn set_entries<K: Kernel>(kernel: &K, device: &VxlanDevice, pass: &mut Pass) -> Result<(), KernelError> {
+async fn set_entries<K: Kernel>(
+    kernel: &K,
+    device: &VxlanDevice,
+    pass: &mut Pass,
+) -> Result<(), KernelError> {
     let (neighbours, fdb) = wanted_entries(device);
     let there: BTreeSet<Neighbour> = kernel.neighbours(&device.name).await?.into_iter().collect();
     let missing: Vec<Neighbour> = neighbours.difference(&there).copied().collect();
     let there = kernel.fdb(&device.name).await?;
     let entries = EntryChanges {
-        set: fdb.iter().filter(|entry| !there.contains(entry)).copied().collect(),
+        set: fdb
+            .iter()
+            .filter(|entry| !there.contains(entry))
+            .copied()
+            .collect(),
         // A VXLAN device sends a copy to every destination of a MAC, so a former one must go when the new one comes.
         remove: there
             .iter()
-            .filter(|entry| !fdb.contains(entry) && fdb.iter().any(|wanted| wanted.mac == entry.mac))
+            .filter(|entry| {
+                !fdb.contains(entry) && fdb.iter().any(|wanted| wanted.mac == entry.mac)
+            })
             .copied()
             .collect(),
     };
@@ -219,11 +268,25 @@ async fn set_entries<K: Kernel>(kernel: &K, device: &VxlanDevice, pass: &mut Pas
 
 /// Removes what nothing refers to any more: entries of nodes that left, devices no pool needs. Called only in sync
 /// and when no route is left to remove.
-pub(super) async fn clean_up<K: Kernel>(kernel: &K, desired: &DesiredState, links: &Links, counters: &Counters) -> Pass {
+pub(super) async fn clean_up<K: Kernel>(
+    kernel: &K,
+    desired: &DesiredState,
+    links: &Links,
+    counters: &Counters,
+) -> Pass {
     let mut pass = Pass::default();
-    for device in desired.vxlan.values().filter(|device| links.contains_key(&device.name)) {
+    for device in desired
+        .vxlan
+        .values()
+        .filter(|device| links.contains_key(&device.name))
+    {
         let result = remove_entries(kernel, device, &mut pass).await;
-        finish(&mut pass, Subject::Entries(device.name.clone()), result, &counters.entry_errors);
+        finish(
+            &mut pass,
+            Subject::Entries(device.name.clone()),
+            result,
+            &counters.entry_errors,
+        );
     }
     for name in [VXLAN_DEVICE_V4, VXLAN_DEVICE_V6] {
         let wanted = desired.vxlan.values().any(|device| device.name == name);
@@ -233,12 +296,22 @@ pub(super) async fn clean_up<K: Kernel>(kernel: &K, desired: &DesiredState, link
         if !wanted && is_vxlan {
             let result = kernel.delete_link(name).await;
             pass.link_changes += usize::from(result.is_ok());
-            finish(&mut pass, Subject::Link(name.to_owned()), result, &counters.link_errors);
+            finish(
+                &mut pass,
+                Subject::Link(name.to_owned()),
+                result,
+                &counters.link_errors,
+            );
         }
     }
     if desired.ipip.is_none() && links.contains_key(IPIP_DEVICE) {
         let result = strip_ipip(kernel, &mut pass).await;
-        finish(&mut pass, Subject::Link(IPIP_DEVICE.to_owned()), result, &counters.link_errors);
+        finish(
+            &mut pass,
+            Subject::Link(IPIP_DEVICE.to_owned()),
+            result,
+            &counters.link_errors,
+        );
     }
     if pass.link_changes > 0 {
         pass.links = read_links(kernel).await.ok();
@@ -246,7 +319,11 @@ pub(super) async fn clean_up<K: Kernel>(kernel: &K, desired: &DesiredState, link
     pass
 }
 
-async fn remove_entries<K: Kernel>(kernel: &K, device: &VxlanDevice, pass: &mut Pass) -> Result<(), KernelError> {
+async fn remove_entries<K: Kernel>(
+    kernel: &K,
+    device: &VxlanDevice,
+    pass: &mut Pass,
+) -> Result<(), KernelError> {
     let (neighbours, fdb) = wanted_entries(device);
     let strangers = EntryChanges {
         set: Vec::new(),
@@ -255,7 +332,11 @@ async fn remove_entries<K: Kernel>(kernel: &K, device: &VxlanDevice, pass: &mut 
             .await?
             .into_iter()
             // Another address's entry of the right MAC was replaced, not left over; a wrong MAC was set before.
-            .filter(|entry| !neighbours.iter().any(|wanted| wanted.address == entry.address))
+            .filter(|entry| {
+                !neighbours
+                    .iter()
+                    .any(|wanted| wanted.address == entry.address)
+            })
             .collect(),
     };
     let dead_ends = EntryChanges {

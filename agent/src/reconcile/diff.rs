@@ -96,7 +96,11 @@ where
 
     /// Replaces everything desired and returns the keys whose wish changed. `prepare` turns a value into the form the
     /// kernel returns, for changed values only.
-    pub fn replace_desired(&mut self, wanted: &BTreeMap<K, V>, prepare: impl Fn(&K, &V) -> V) -> Vec<K> {
+    pub fn replace_desired(
+        &mut self,
+        wanted: &BTreeMap<K, V>,
+        prepare: impl Fn(&K, &V) -> V,
+    ) -> Vec<K> {
         let mut changed = Vec::new();
         {
             let mut old = self.desired.iter().peekable();
@@ -160,7 +164,11 @@ where
     }
 
     /// Replaces what is observed of the keys that `part` selects, and returns the keys where that was news.
-    pub fn replace_observed(&mut self, mut found: HashMap<K, V>, part: impl Fn(&K) -> bool) -> Vec<K> {
+    pub fn replace_observed(
+        &mut self,
+        mut found: HashMap<K, V>,
+        part: impl Fn(&K) -> bool,
+    ) -> Vec<K> {
         let mut changed: Vec<K> = self
             .observed
             .keys()
@@ -217,7 +225,10 @@ mod tests {
     #[test]
     fn a_wish_is_pending_until_observed() {
         let mut tracker = DeltaTracker::<u8, u8>::default();
-        assert_eq!(tracker.replace_desired(&desired(&[(1, 10)]), |_, value| *value), [1]);
+        assert_eq!(
+            tracker.replace_desired(&desired(&[(1, 10)]), |_, value| *value),
+            [1]
+        );
         assert!(tracker.pending_puts().contains(&1));
         assert!(tracker.set_observed(1, Some(10)));
         assert!(tracker.is_settled(&1));
@@ -227,7 +238,8 @@ mod tests {
     fn replacing_the_desired_map_reports_only_what_changed() {
         let mut tracker = DeltaTracker::<u8, u8>::default();
         tracker.replace_desired(&desired(&[(1, 10), (2, 20), (3, 30)]), |_, value| *value);
-        let changed = tracker.replace_desired(&desired(&[(1, 10), (3, 31), (4, 40)]), |_, value| *value);
+        let changed =
+            tracker.replace_desired(&desired(&[(1, 10), (3, 31), (4, 40)]), |_, value| *value);
         assert_eq!(changed, [2, 3, 4]);
     }
 

@@ -27,7 +27,9 @@ impl Reason {
             self,
             Self::NoLink(_)
                 | Self::LinkDown(_)
-                | Self::Refused(KernelError::Unreachable | KernelError::LinkDown | KernelError::NoLink(_))
+                | Self::Refused(
+                    KernelError::Unreachable | KernelError::LinkDown | KernelError::NoLink(_)
+                )
         )
     }
 
@@ -40,7 +42,10 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Conflict(protocol) => {
-                write!(f, "a route of protocol {protocol}, which is not ours, holds the same key")
+                write!(
+                    f,
+                    "a route of protocol {protocol}, which is not ours, holds the same key"
+                )
             }
             Self::NoLink(name) => write!(f, "no interface {name}"),
             Self::LinkDown(name) => write!(f, "interface {name} is down"),
@@ -99,9 +104,11 @@ impl Pacing {
     }
 
     pub(super) fn delay(&self, attempts: u32) -> Duration {
-        let doubled = self
-            .min
-            .saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled = self.min.saturating_mul(
+            1_u32
+                .checked_shl(attempts.saturating_sub(1))
+                .unwrap_or(u32::MAX),
+        );
         vary(doubled.min(self.max), 0.2)
     }
 }
@@ -118,10 +125,20 @@ mod tests {
     #[test]
     fn delays_double_up_to_the_cap() {
         let pacing = Pacing::new(&DataplaneConfig::default());
-        for (attempts, expected) in [(1, 100), (2, 200), (4, 800), (9, 25_600), (10, 30_000), (200, 30_000)] {
+        for (attempts, expected) in [
+            (1, 100),
+            (2, 200),
+            (4, 800),
+            (9, 25_600),
+            (10, 30_000),
+            (200, 30_000),
+        ] {
             let delay = pacing.delay(attempts).as_secs_f64() * 1000.0;
             let expected = f64::from(expected);
-            assert!((delay / expected - 1.0).abs() <= 0.21, "attempt {attempts}: {delay} ms");
+            assert!(
+                (delay / expected - 1.0).abs() <= 0.21,
+                "attempt {attempts}: {delay} ms"
+            );
         }
     }
 }

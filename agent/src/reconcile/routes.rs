@@ -143,7 +143,8 @@ impl Routes {
                     }
             })
         };
-        let may_remove = [IpVersion::V4, IpVersion::V6].map(|version| state.in_sync && !kept(version));
+        let may_remove =
+            [IpVersion::V4, IpVersion::V6].map(|version| state.in_sync && !kept(version));
         if may_remove != self.may_remove {
             self.may_remove = may_remove;
             for key in self.tracker.pending_removals() {
@@ -153,7 +154,11 @@ impl Routes {
     }
 
     /// Takes in a whole dump of one IP version, or of both, and returns how many routes of ours were not as thought.
-    pub(super) fn set_observed(&mut self, found: Vec<(RouteKey, Route)>, version: Option<IpVersion>) -> usize {
+    pub(super) fn set_observed(
+        &mut self,
+        found: Vec<(RouteKey, Route)>,
+        version: Option<IpVersion>,
+    ) -> usize {
         let selected = |key: &RouteKey| version.is_none_or(|version| key.version() == version);
         let mut ours = HashMap::new();
         let mut foreign = BTreeMap::new();
@@ -278,7 +283,11 @@ impl Routes {
             let Some((turn, key)) = self.dirty.first().copied() else {
                 break;
             };
-            if turn == Turn::Removal && matches!(changes.last(), Some(RouteChange::Add(..) | RouteChange::Replace(..)))
+            if turn == Turn::Removal
+                && matches!(
+                    changes.last(),
+                    Some(RouteChange::Add(..) | RouteChange::Replace(..))
+                )
             {
                 break;
             }
@@ -336,7 +345,11 @@ impl Routes {
     }
 
     /// Takes in the kernel's answer to one change.
-    pub(super) fn record(&mut self, change: &RouteChange, result: Result<(), KernelError>) -> Outcome {
+    pub(super) fn record(
+        &mut self,
+        change: &RouteChange,
+        result: Result<(), KernelError>,
+    ) -> Outcome {
         let key = change.key();
         match (change, result) {
             (RouteChange::Add(_, route) | RouteChange::Replace(_, route), Ok(())) => {
@@ -355,7 +368,11 @@ impl Routes {
             (_, Err(error)) => {
                 let unknown = error == KernelError::Exists;
                 self.block(key, Reason::Refused(error));
-                if unknown { Outcome::Unknown } else { Outcome::Refused }
+                if unknown {
+                    Outcome::Unknown
+                } else {
+                    Outcome::Refused
+                }
             }
         }
     }

@@ -89,7 +89,8 @@ impl<K: Kernel> SettingsTask<K> {
         if let Some(spec) = &wanted.filter {
             match self.kernel.apply_filter(spec).await {
                 Ok(outcome) => {
-                    let writes = usize::from(outcome.table_changed) + usize::from(outcome.accept_changed);
+                    let writes =
+                        usize::from(outcome.table_changed) + usize::from(outcome.accept_changed);
                     self.counters.filter_writes.add(writes);
                 }
                 Err(error) => {
@@ -122,7 +123,9 @@ impl<K: Kernel> SettingsTask<K> {
         let pending = Pending {
             reason,
             conflict: false,
-            since: before.as_ref().map_or_else(SystemTime::now, |before| before.since),
+            since: before
+                .as_ref()
+                .map_or_else(SystemTime::now, |before| before.since),
             attempts: before.map_or(1, |before| before.attempts.saturating_add(1)),
         };
         failed.insert(subject, pending);

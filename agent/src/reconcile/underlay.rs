@@ -11,12 +11,19 @@ use crate::desired::state::{ConnectedSubnet, Underlay, UnderlayLink, UnderlayRou
 use crate::kernel::RouteKind;
 
 /// The underlay out of what was observed.
-pub(super) fn underlay(links: &Links, addresses: &Addresses, routes: &Routes, ipip_available: bool) -> Underlay {
+pub(super) fn underlay(
+    links: &Links,
+    addresses: &Addresses,
+    routes: &Routes,
+    ipip_available: bool,
+) -> Underlay {
     let ownership = routes.ownership();
     let mut connected: Vec<ConnectedSubnet> = addresses
         .iter()
         .filter(|(interface, _)| is_underlay(ownership, interface))
-        .flat_map(|(interface, addresses)| addresses.iter().map(move |address| (interface, address)))
+        .flat_map(|(interface, addresses)| {
+            addresses.iter().map(move |address| (interface, address))
+        })
         .filter(|(_, address)| !is_local(address.address))
         .filter_map(|(interface, address)| {
             Some(ConnectedSubnet {
@@ -68,7 +75,11 @@ fn is_underlay(ownership: &Ownership, interface: &str) -> bool {
 /// Loopback, link-local and multicast: nothing a node is reached by.
 fn is_local(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => address.is_loopback() || address.is_link_local() || address.is_multicast(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local() || address.is_multicast(),
+        IpAddr::V4(address) => {
+            address.is_loopback() || address.is_link_local() || address.is_multicast()
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unicast_link_local() || address.is_multicast()
+        }
     }
 }

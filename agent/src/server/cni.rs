@@ -34,6 +34,10 @@ use tracing::{debug, info, warn};
 use crate::endpoints::{Endpoint, EndpointStore, Phase, handle_id};
 use crate::model::{Labels, Workload, WorkloadKey};
 
+mod backend;
+
+pub use backend::AgentBackend;
+
 /// How long a confirmed pod may wait for its route. The kernel takes microseconds; seconds mean that something is
 /// wrong, which the runtime should hear before it gives up by itself.
 const ROUTE_WITHIN: Duration = Duration::from_secs(20);
