@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use crate::asn::Asn;
+use crate::codec::NextHop;
 
 /// Everything the decision reads of a path, extracted when the path's attributes were interned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,10 @@ pub struct Candidate {
     pub peer_address: Option<IpAddr>,
     /// Path identifier received (RFC 7911), 0 without.
     pub path_id: u32,
-    /// Distinguishes next hops: paths of equal value forward to the same place.
-    pub next_hop: u32,
+    /// Where packets go; nothing for local paths without one.
+    pub next_hop: Option<NextHop>,
+    /// The interface of a link-local next hop.
+    pub next_hop_interface: Option<u32>,
     /// Distinguishes AS paths; equal paths have equal values.
     pub as_path: u64,
 }
@@ -309,13 +312,15 @@ fn equal_paths(
         .filter(|(index, candidate)| *index != best && equal(candidate))
         .collect();
     others.sort_by(|(_, a), (_, b)| first_difference(a, b, false).0);
-    let mut next_hops: SmallVec<[u32; 8]> = SmallVec::from_slice(&[reference.next_hop]);
+    let place = |candidate: &Candidate| (candidate.next_hop, candidate.next_hop_interface);
+    let mut next_hops: SmallVec<[_; 4]> = SmallVec::new();
+    next_hops.push(place(reference));
     for (index, candidate) in others {
         if chosen.len() >= options.maximum {
             break;
         }
-        if !next_hops.contains(&candidate.next_hop) {
-            next_hops.push(candidate.next_hop);
+        if !next_hops.contains(&place(candidate)) {
+            next_hops.push(place(candidate));
             chosen.push(index);
         }
     }

@@ -9,6 +9,10 @@ const ECMP: Multipath = Multipath {
     relax: true,
 };
 
+fn via(id: u32) -> Option<NextHop> {
+    Some(NextHop::V4(Ipv4Addr::from_bits(0x0a00_0000 + id)))
+}
+
 fn path(id: u32) -> Candidate {
     Candidate {
         long_lived_stale: false,
@@ -25,7 +29,8 @@ fn path(id: u32) -> Candidate {
         cluster_list_len: 0,
         peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
         path_id: id,
-        next_hop: id,
+        next_hop: via(id),
+        next_hop_interface: None,
         as_path: 1,
     }
 }
@@ -108,7 +113,7 @@ fn equal_paths_have_distinct_next_hops_and_one_kind() {
     let mut second = path(2);
     second.originator = 11;
     let mut same_next_hop = path(3);
-    (same_next_hop.originator, same_next_hop.next_hop) = (12, 1);
+    (same_next_hop.originator, same_next_hop.next_hop) = (12, via(1));
     let mut internal = path(4);
     internal.external = false;
     let decision = choose(&[second, internal, same_next_hop, path(1)], ECMP).expect("four paths");
@@ -167,7 +172,7 @@ prop_compose! {
         Candidate {
             long_lived_stale: stale, weight: 0, local_pref, local: false, as_path_len: hops, origin,
             neighbour_as: Asn(asn), med, external, next_hop_metric: 0, originator, cluster_list_len: clusters,
-            peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))), path_id, next_hop, as_path: u64::from(asn),
+            peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))), path_id, next_hop: via(next_hop), next_hop_interface: None, as_path: u64::from(asn),
         }
     }
 }

@@ -1,6 +1,26 @@
 //! Routing tables: every path every peer announced, the one that is used, and what each group of peers was told.
 //!
-//! The public types are what leaves the tables for the kernel: [`RouteChange`] and [`BestRoute`].
+//! The public types are what leaves the tables for the kernel: [`RouteChange`] and [`BestRoute`]. Inside, per family:
+//!
+//! ```text
+//!   UPDATE ─► import ─► table ─► decision ─┬─► changes of best routes, joined by prefix
+//!               │                          └─► export, once per group ─► adj_rib_out: journal ─► shared octets ─► peers
+//!               └─ attribute_store: equal attributes are one record
+//! ```
+//!
+//! Who owns what: a [`table::Table`] the prefixes and paths of a family, a [`adj_rib_out::Group`] what a set of peers was
+//! told and where each of them is in the list of changes, the [`attribute_store::AttributeStore`] attributes of all
+//! families. Nothing here knows sessions, timers or sockets; the speaker does.
+
+pub(crate) mod adj_rib_out;
+pub(crate) mod attribute_store;
+pub(crate) mod export;
+mod family_rib;
+pub(crate) mod import;
+mod index;
+pub(crate) mod table;
+
+pub(crate) use family_rib::{FamilyRib, View};
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +29,40 @@ use std::sync::Arc;
 use crate::asn::Asn;
 use crate::codec::attribute::{LocalPref, Med};
 use crate::codec::community::{Community, LargeCommunity};
+use crate::policy::SourceKind;
 use crate::prefix::Prefix;
+use crate::router_id::RouterId;
+
+/// Where a neighbour stands in the speaker's lists.
+pub(crate) type Slot = u16;
+
+/// The slot of what this speaker originates itself.
+pub(crate) const LOCAL: Slot = 0;
+
+/// What the tables need to know of a neighbour.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerFacts {
+    pub(crate) name: Arc<str>,
+    /// Nothing for this speaker itself.
+    pub(crate) address: Option<IpAddr>,
+    /// Its BGP Identifier, ours for local routes.
+    pub(crate) router_id: u32,
+    pub(crate) external: bool,
+    pub(crate) client: bool,
+    /// Our cluster as its reflector.
+    pub(crate) cluster_id: RouterId,
+}
+
+impl PeerFacts {
+    pub(crate) const fn kind(&self) -> SourceKind {
+        match (self.address, self.external, self.client) {
+            (None, ..) => SourceKind::Local,
+            (_, true, _) => SourceKind::External,
+            (_, false, true) => SourceKind::Client,
+            (_, false, false) => SourceKind::Internal,
+        }
+    }
+}
 
 /// The best route of a prefix is another one now, or there is none any more.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,271 @@
+//! Path attributes, interned: one record for all paths with equal attributes, next hop and weight.
+//!
+//! A full table has fifty paths to an attribute set, a reflector's clients send one set each. So a path carries a
+//! four-octet [`AttrId`], an UPDATE costs one lookup whatever its number of prefixes, equality is equality of ids, and
+//! what the decision compares is extracted once, here.
+//!
+//! Records are counted by hand: whoever stores an id holds one reference. An id is reused after its last reference went.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use super::index::{IdIndex, NONE};
+use crate::asn::Asn;
+use crate::codec::{Community, LocalPref, NextHop, PathAttributes};
+
+/// An interned record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct AttrId(pub(crate) u32);
+
+/// What is interned as one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PathData {
+    pub(crate) attributes: Arc<PathAttributes>,
+    /// Nothing for local routes that are reached through this speaker.
+    pub(crate) next_hop: Option<NextHop>,
+    /// The session's interface where the next hop is link-local, else 0.
+    pub(crate) interface: u32,
+    /// Set by import policy.
+    pub(crate) weight: u32,
+}
+
+/// What the decision and the export rules read, extracted from [`PathData`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys {
+    pub(crate) local_pref: u32,
+    pub(crate) as_path_len: u32,
+    pub(crate) neighbour_as: Asn,
+    pub(crate) med: u32,
+    /// ORIGINATOR_ID, 0 where absent.
+    pub(crate) originator: u32,
+    pub(crate) cluster_list_len: u32,
+    pub(crate) as_path: u64,
+    pub(crate) origin: u8,
+    pub(crate) marks: Marks,
+}
+
+bitflags::bitflags! {
+    /// Well-known communities that change what is done with a path.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Marks: u8 {
+        const NO_EXPORT = 1;
+        const NO_ADVERTISE = 2;
+        const NO_EXPORT_SUBCONFED = 4;
+        const LLGR_STALE = 8;
+        const NO_LLGR = 16;
+    }
+}
+
+#[derive(Debug)]
+struct Record {
+    data: PathData,
+    keys: Keys,
+    hash: u64,
+    references: u32,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Used(Record),
+    Free(u32),
+}
+
+#[derive(Debug)]
+pub(crate) struct AttributeStore {
+    slots: Vec<Slot>,
+    free: u32,
+    live: usize,
+    index: IdIndex,
+    seed: u64,
+}
+
+impl AttributeStore {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: NONE,
+            live: 0,
+            index: IdIndex::default(),
+            seed,
+        }
+    }
+
+    /// The id of `data`, with one more reference.
+    pub(crate) fn intern(&mut self, data: PathData) -> AttrId {
+        let mut hasher = DefaultHasher::new();
+        self.seed.hash(&mut hasher);
+        data.hash(&mut hasher);
+        let hash = hasher.finish();
+        let found = self.index.find(hash, |id| match self.slot(AttrId(id)) {
+            Some(record) => record.hash == hash && record.data == data,
+            None => false,
+        });
+        if let Some(id) = found {
+            self.retain(AttrId(id));
+            return AttrId(id);
+        }
+        let keys = Keys::of(&data.attributes);
+        let slot = Slot::Used(Record {
+            data,
+            keys,
+            hash,
+            references: 1,
+        });
+        let id = if self.free == NONE {
+            self.slots.push(slot);
+            u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
+        } else {
+            let id = self.free;
+            if let Some(place) = self.slots.get_mut(id as usize) {
+                if let Slot::Free(next) = place {
+                    self.free = *next;
+                }
+                *place = slot;
+            }
+            id
+        };
+        self.live += 1;
+        let slots = &self.slots;
+        self.index.insert(hash, id, |id| hash_of(slots, id));
+        AttrId(id)
+    }
+
+    fn slot(&self, id: AttrId) -> Option<&Record> {
+        match self.slots.get(id.0 as usize) {
+            Some(Slot::Used(record)) => Some(record),
+            Some(Slot::Free(_)) | None => None,
+        }
+    }
+
+    fn record(&self, id: AttrId) -> &Record {
+        self.slot(id).expect("an id outlives its references")
+    }
+
+    pub(crate) fn data(&self, id: AttrId) -> &PathData {
+        &self.record(id).data
+    }
+
+    pub(crate) fn keys(&self, id: AttrId) -> &Keys {
+        &self.record(id).keys
+    }
+
+    /// Adds a reference.
+    pub(crate) fn retain(&mut self, id: AttrId) {
+        if let Some(Slot::Used(record)) = self.slots.get_mut(id.0 as usize) {
+            record.references += 1;
+        }
+    }
+
+    /// Gives a reference back.
+    pub(crate) fn release(&mut self, id: AttrId) {
+        let Some(slot) = self.slots.get_mut(id.0 as usize) else {
+            return;
+        };
+        let Slot::Used(record) = slot else {
+            debug_assert!(false, "released once too often");
+            return;
+        };
+        record.references -= 1;
+        if record.references > 0 {
+            return;
+        }
+        let hash = record.hash;
+        let slots = &self.slots;
+        self.index.remove(hash, id.0, |id| hash_of(slots, id));
+        if let Some(slot) = self.slots.get_mut(id.0 as usize) {
+            *slot = Slot::Free(self.free);
+        }
+        self.free = id.0;
+        self.live -= 1;
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn memory(&self) -> usize {
+        // The attributes' own vectors are short and not walked for an estimate.
+        self.slots.capacity() * size_of::<Slot>() + self.live * size_of::<PathAttributes>() + self.index.memory()
+    }
+}
+
+fn hash_of(slots: &[Slot], id: u32) -> u64 {
+    match slots.get(id as usize) {
+        Some(Slot::Used(record)) => record.hash,
+        Some(Slot::Free(_)) | None => 0,
+    }
+}
+
+impl Keys {
+    fn of(attributes: &PathAttributes) -> Self {
+        let mut hasher = DefaultHasher::new();
+        attributes.as_path.hash(&mut hasher);
+        let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let mut marks = Marks::empty();
+        for (community, mark) in [
+            (Community::NO_EXPORT, Marks::NO_EXPORT),
+            (Community::NO_ADVERTISE, Marks::NO_ADVERTISE),
+            (Community::NO_EXPORT_SUBCONFED, Marks::NO_EXPORT_SUBCONFED),
+            (Community::LLGR_STALE, Marks::LLGR_STALE),
+            (Community::NO_LLGR, Marks::NO_LLGR),
+        ] {
+            marks.set(mark, attributes.communities.contains(&community));
+        }
+        Self {
+            local_pref: attributes.local_pref.unwrap_or(LocalPref::default()).0,
+            as_path_len: length(attributes.as_path.hop_count()),
+            neighbour_as: attributes.as_path.first().unwrap_or(Asn(0)),
+            med: attributes.med.unwrap_or_default().0,
+            originator: attributes.originator_id.map_or(0, |id| id.get()),
+            cluster_list_len: length(attributes.cluster_list.len()),
+            as_path: hasher.finish(),
+            origin: attributes.origin as u8,
+            marks,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(local_pref: u32) -> PathData {
+        PathData {
+            attributes: Arc::new(PathAttributes {
+                local_pref: Some(LocalPref(local_pref)),
+                ..PathAttributes::default()
+            }),
+            next_hop: None,
+            interface: 0,
+            weight: 0,
+        }
+    }
+
+    #[test]
+    fn equal_attributes_have_one_id_and_it_is_reused_after_the_last_release() {
+        let mut store = AttributeStore::new(7);
+        let first = store.intern(data(1));
+        assert_eq!(store.intern(data(1)), first);
+        let second = store.intern(data(2));
+        assert_ne!(second, first);
+        assert_eq!(store.keys(second).local_pref, 2);
+        store.release(first);
+        assert_eq!(store.len(), 2);
+        store.release(first);
+        assert_eq!(store.len(), 1);
+        assert_eq!(store.intern(data(3)), first);
+    }
+
+    #[test]
+    fn thousands_come_and_go_without_leaving_anything() {
+        let mut store = AttributeStore::new(7);
+        let ids: Vec<_> = (0..5000).map(|number| store.intern(data(number))).collect();
+        for (number, id) in (0..).zip(&ids) {
+            assert_eq!(store.keys(*id).local_pref, number);
+        }
+        for id in ids {
+            store.release(id);
+        }
+        assert_eq!(store.len(), 0);
+    }
+}

@@ -1,0 +1,220 @@
+//! What a group of peers is told of a best path: the rules of iBGP, reflection (RFC 4456), eBGP and export policy.
+//!
+//! Two steps, at two times. [`export`] decides *whether* the group is told and which policy rules apply; it runs once per
+//! change and group. [`rewrite`] makes the attributes that go on the wire; it runs when they are encoded, and its result
+//! is not kept: a table of a million paths would double with it.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::attribute_store::{AttrId, AttributeStore, Marks};
+use super::table::PathView;
+use super::{LOCAL, PeerFacts, Slot};
+use crate::asn::Asn;
+use crate::codec::{CodecContext, Community, LocalPref, NextHop, PathAttributes};
+use crate::family::{Afi, Family, FamilySet};
+use crate::policy::{AppliedRules, Policy, RouteView};
+use crate::prefix::Prefix;
+use crate::router_id::RouterId;
+use crate::speaker::config::NextHopMode;
+
+/// Everything that can change the octets a peer is sent. Peers with equal keys are told the same and share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupKey {
+    pub(crate) family: Family,
+    pub(crate) external: bool,
+    /// The AS we show these peers.
+    pub(crate) local_asn: Asn,
+    /// They are our clients.
+    pub(crate) client: bool,
+    pub(crate) cluster_id: RouterId,
+    pub(crate) next_hop_mode: NextHopMode,
+    /// How we call ourselves as next hop on these sessions; nothing where the session has no address of the family.
+    pub(crate) self_next_hop: Option<NextHop>,
+    /// Where next hops of third parties may be passed on: the peer's own address, which must not be told to itself, and
+    /// the subnets shared with it. Peers on such subnets are groups of one.
+    pub(crate) third_party: Option<(IpAddr, Vec<Prefix>)>,
+    /// The sending half of what the OPENs settled; the rest is zero.
+    pub(crate) context: CodecContext,
+    /// They understand long-lived stale routes (RFC 9494).
+    pub(crate) long_lived_aware: bool,
+    pub(crate) policy: Arc<Policy>,
+}
+
+/// The part of a context that changes how octets are written.
+pub(crate) fn sending_half(context: &CodecContext) -> CodecContext {
+    CodecContext {
+        families: FamilySet::empty(),
+        add_path_receive: FamilySet::empty(),
+        add_path_send: FamilySet::empty(),
+        extended_message_receive: false,
+        enforce_first_as: None,
+        allow_as_set: false,
+        enhanced_route_refresh: false,
+        ..*context
+    }
+}
+
+/// That a group is told of a path, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Export {
+    pub(crate) attributes: AttrId,
+    pub(crate) source: Slot,
+    pub(crate) long_lived: bool,
+    pub(crate) rules: AppliedRules,
+}
+
+/// Whether, and by which policy rules, the peers of `key` are told of `path`. The source itself is left out later.
+pub(crate) fn export(
+    key: &GroupKey,
+    prefix: Prefix,
+    path: &PathView,
+    store: &AttributeStore,
+    facts: &[PeerFacts],
+) -> Option<Export> {
+    let source = facts.get(usize::from(path.peer))?;
+    let keys = store.keys(path.attributes);
+    // RFC 1997: nobody, or nobody outside the AS; there are no confederations here.
+    if keys.marks.contains(Marks::NO_ADVERTISE)
+        || key.external && keys.marks.intersects(Marks::NO_EXPORT | Marks::NO_EXPORT_SUBCONFED)
+    {
+        return None;
+    }
+    // RFC 9494 §4.6: never to those who would take it for a fresh one.
+    if path.long_lived && !key.long_lived_aware {
+        return None;
+    }
+    // RFC 4271 §9.2, RFC 4456 §6: between internal peers only if one of them is a client.
+    let learned_inside = path.peer != LOCAL && !source.external;
+    if learned_inside && !key.external && !source.client && !key.client {
+        return None;
+    }
+    let data = store.data(path.attributes);
+    let rules = key.policy.evaluate(&RouteView {
+        prefix,
+        attributes: &data.attributes,
+        source: source.kind(),
+        peer: &source.name,
+    })?;
+    let export = Export {
+        attributes: path.attributes,
+        source: path.peer,
+        long_lived: path.long_lived,
+        rules,
+    };
+    // Without a next hop the peer could use, there is nothing to tell.
+    let wanted = if export.rules.is_empty() {
+        None
+    } else {
+        key.policy.rewrite(&export.rules, &mut PathAttributes::clone(&data.attributes)).next_hop
+    };
+    next_hop(key, data.next_hop, wanted, path.peer == LOCAL)?;
+    Some(export)
+}
+
+/// The attributes and next hop that go on the wire; nothing where no next hop serves.
+pub(crate) fn rewrite(
+    key: &GroupKey,
+    export: &Export,
+    store: &AttributeStore,
+    facts: &[PeerFacts],
+    local_asn_id: RouterId,
+) -> Option<(PathAttributes, NextHop)> {
+    let data = store.data(export.attributes);
+    let source = facts.get(usize::from(export.source))?;
+    let local = export.source == LOCAL;
+    let mut attributes = PathAttributes::clone(&data.attributes);
+    let changes = key.policy.rewrite(&export.rules, &mut attributes);
+    let next_hop = next_hop(key, data.next_hop, changes.next_hop, local)?;
+    if export.long_lived {
+        attributes.communities.insert(Community::LLGR_STALE);
+    }
+    if key.external {
+        attributes.as_path.prepend(key.local_asn, 1);
+        attributes.local_pref = None;
+        attributes.originator_id = None;
+        attributes.cluster_list.clear();
+        attributes.extended_communities.retain(|community| community.is_transitive());
+        attributes.ipv6_extended_communities.retain(|community| community.is_transitive());
+        if !local && !changes.med_set {
+            // RFC 4271 §5.1.4: a received MED is not passed on to further ASs.
+            attributes.med = None;
+        }
+    } else {
+        attributes.local_pref.get_or_insert(LocalPref::default());
+        if !local && !source.external {
+            // RFC 4456 §8.
+            if attributes.originator_id.is_none() {
+                attributes.originator_id = RouterId::new(source.router_id).or(Some(local_asn_id));
+            }
+            if source.cluster_id != key.cluster_id {
+                attributes.cluster_list.insert(0, source.cluster_id);
+            }
+            attributes.cluster_list.insert(0, key.cluster_id);
+        }
+    }
+    Some((attributes, next_hop))
+}
+
+/// The next hop told to a group: RFC 4271 §5.1.3, RFC 2545 §3, RFC 8950 §4.
+fn next_hop(key: &GroupKey, path: Option<NextHop>, policy: Option<IpAddr>, local: bool) -> Option<NextHop> {
+    if let Some(address) = policy {
+        let wanted = NextHop::from(address);
+        if key.can_carry(wanted) {
+            return Some(wanted);
+        }
+    }
+    let Some(path) = path else {
+        return key.self_next_hop;
+    };
+    let unchanged = || passed_on(path).filter(|next_hop| key.can_carry(*next_hop)).or(key.self_next_hop);
+    match key.next_hop_mode {
+        NextHopMode::Keep => unchanged(),
+        NextHopMode::SelfAddress if local => unchanged(),
+        NextHopMode::SelfAddress => key.self_next_hop,
+        NextHopMode::Auto if !key.external => unchanged(),
+        NextHopMode::Auto => {
+            let shared = key.third_party.as_ref().is_some_and(|(peer, subnets)| {
+                let address = path.addr();
+                address != *peer
+                    && subnets.iter().any(|subnet| subnet.contains_addr(address) && subnet.contains_addr(*peer))
+            });
+            if shared { unchanged() } else { key.self_next_hop }
+        }
+    }
+}
+
+/// A link-local address means nothing to anyone beyond the link it was learned on.
+fn passed_on(next_hop: NextHop) -> Option<NextHop> {
+    match next_hop {
+        NextHop::V4(_) => Some(next_hop),
+        NextHop::V6 { global, .. } => global.map(|global| NextHop::V6 {
+            global: Some(global),
+            link_local: None,
+        }),
+    }
+}
+
+impl GroupKey {
+    fn can_carry(&self, next_hop: NextHop) -> bool {
+        match next_hop {
+            NextHop::V4(_) => self.family.afi == Afi::IPV4,
+            NextHop::V6 { .. } => self.family.afi == Afi::IPV6 || self.context.extended_next_hop,
+        }
+    }
+}
+
+/// How we call ourselves on a session between these addresses. Nothing for IPv6 routes over an IPv4 session: peers would
+/// be told an IPv4-mapped address no router forwards to, so the family stays silent instead.
+pub(crate) fn self_next_hop(family: Family, local: IpAddr, context: &CodecContext) -> Option<NextHop> {
+    match (family.afi, local) {
+        (Afi::IPV4, IpAddr::V4(address)) => Some(NextHop::V4(address)),
+        (Afi::IPV4, IpAddr::V6(address)) if context.extended_next_hop => Some(ipv6(address)),
+        (Afi::IPV6, IpAddr::V6(address)) => Some(ipv6(address)),
+        _ => None,
+    }
+}
+
+fn ipv6(address: Ipv6Addr) -> NextHop {
+    NextHop::from(IpAddr::V6(address))
+}

@@ -1,0 +1,903 @@
+//! One family's table: every path every peer announced (Adj-RIB-In) and the choice per prefix (Loc-RIB).
+//!
+//! ```text
+//!   index ──► Net { prefix, first path, flags } ──► Path ──► Path ──► …        paths of one prefix, the best first
+//!                                                     │
+//!   peers[slot].head ─────────────────────────────► Path ⇄ Path ⇄ …            paths of one peer
+//! ```
+//!
+//! Nets and paths live in two vectors and refer to each other by position: 16 and 32 octets for IPv4. The path of a peer
+//! *is* its Adj-RIB-In; rejected paths stay, flagged, so that a changed policy is applied without asking the peer again.
+//!
+//! Changing a path only marks its net dirty. [`Table::decide`] settles a net once, however many paths changed before.
+//! What must touch all paths of a peer (its departure, End-of-RIB, a new import policy) is a [`Walk`] along the peer's
+//! list, done in slices; a cursor survives any change of the list in between.
+//!
+//! Age is an epoch of eight bits: a peer's paths carry the epoch they were announced in, and ending a session
+//! begins a new one. "Stale" therefore costs nothing to mark, and sweeping is deleting what is older than some epoch.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::attribute_store::{AttrId, AttributeStore, Marks};
+use super::index::{IdIndex, NONE, fold};
+use super::{LOCAL, PeerFacts, Slot};
+use crate::decision::{self, Candidate, Multipath};
+use crate::family::AddressFamily;
+use crate::prefix::{Ipv4Prefix, Ipv6Prefix};
+use crate::speaker::snapshot::Unusable;
+
+/// A prefix of one table. Reused only when nothing refers to it any more, see [`Table::free`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NetId(pub(crate) u32);
+
+/// A path of one table, valid until the table changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathRef(u32);
+
+/// A prefix type with a hash a peer cannot predict.
+pub(crate) trait Key: AddressFamily {
+    fn digest(self, seed: u64) -> u64;
+}
+
+impl Key for Ipv4Prefix {
+    fn digest(self, seed: u64) -> u64 {
+        fold(u64::from(self.bits()) << 8 | u64::from(self.len()), seed)
+    }
+}
+
+impl Key for Ipv6Prefix {
+    fn digest(self, seed: u64) -> u64 {
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves are taken one after the other")]
+        let (high, low) = ((self.bits() >> 64) as u64, self.bits() as u64);
+        fold(low ^ u64::from(self.len()), fold(high, seed))
+    }
+}
+
+bitflags::bitflags! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct NetFlags: u8 {
+        /// Waits for the decision.
+        const DIRTY = 1;
+        /// The best path was replaced or removed since the last decision.
+        const BEST_TOUCHED = 2;
+        /// A path used for forwarding was.
+        const USED_TOUCHED = 4;
+        /// Waits to be told to whoever forwards.
+        const REPORTED = 8;
+        /// In the list of free places.
+        const FREE = 16;
+    }
+}
+
+bitflags::bitflags! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct PathFlags: u8 {
+        /// The best of its prefix.
+        const BEST = 1;
+        /// Used for forwarding.
+        const USED = 2;
+        /// Kept beyond the restart time (RFC 9494).
+        const LONG_LIVED = 4;
+        /// Came with a path identifier.
+        const HAS_PATH_ID = 8;
+        /// Why it is unusable; zero for usable paths.
+        const REASON = 0x70;
+    }
+}
+
+impl PathFlags {
+    fn reason(self) -> Option<Unusable> {
+        match (self & Self::REASON).bits() >> 4 {
+            0 => None,
+            1 => Some(Unusable::RejectedByPolicy),
+            2 => Some(Unusable::AsLoop),
+            3 => Some(Unusable::OwnOriginator),
+            4 => Some(Unusable::ClusterLoop),
+            _ => Some(Unusable::NextHop),
+        }
+    }
+
+    fn set_reason(&mut self, reason: Option<Unusable>) {
+        let code: u8 = match reason {
+            None => 0,
+            Some(Unusable::RejectedByPolicy) => 1,
+            Some(Unusable::AsLoop) => 2,
+            Some(Unusable::OwnOriginator) => 3,
+            Some(Unusable::ClusterLoop) => 4,
+            Some(Unusable::NextHop) => 5,
+        };
+        *self = Self::from_bits_truncate(self.bits() & !Self::REASON.bits() | code << 4);
+    }
+}
+
+#[derive(Debug)]
+struct Net<F> {
+    prefix: F,
+    /// First path; next free place where free.
+    first: u32,
+    flags: NetFlags,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    net: u32,
+    /// Next path of the net; next free place where free.
+    next: u32,
+    peer_next: u32,
+    peer_previous: u32,
+    /// As announced.
+    received: AttrId,
+    /// After import policy; equal to `received` where it changed nothing.
+    attributes: AttrId,
+    path_id: u32,
+    peer: Slot,
+    epoch: u8,
+    flags: PathFlags,
+}
+
+/// What a peer announces, or this speaker originates. Carries a reference to each of its attribute sets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Incoming {
+    pub(crate) path_id: Option<u32>,
+    pub(crate) received: AttrId,
+    pub(crate) attributes: AttrId,
+    pub(crate) unusable: Option<Unusable>,
+}
+
+/// A path as others see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PathView {
+    pub(crate) net: NetId,
+    pub(crate) peer: Slot,
+    pub(crate) path_id: Option<u32>,
+    pub(crate) received: AttrId,
+    pub(crate) attributes: AttrId,
+    pub(crate) unusable: Option<Unusable>,
+    pub(crate) best: bool,
+    pub(crate) used: bool,
+    pub(crate) long_lived: bool,
+    /// Of a session or refresh before the current one.
+    pub(crate) old: bool,
+}
+
+/// What has to visit every path of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walk {
+    /// Delete what is older than this epoch.
+    Delete {
+        /// Paths of this epoch and later ones stay.
+        keep_from: u8,
+    },
+    /// Paths of earlier epochs become long-lived stale, or go where they ask for that (RFC 9494 §4.2).
+    LongLived,
+    /// Evaluate the import policy anew.
+    Import,
+}
+
+#[derive(Debug)]
+struct PeerPaths {
+    head: u32,
+    count: usize,
+    accepted: usize,
+    epoch: u8,
+    /// Epochs begun since nothing old was left; they must not lap the paths.
+    epochs_open: u8,
+    walks: VecDeque<Walk>,
+    /// Where the first walk is; meaningful while `walking`.
+    cursor: u32,
+    walking: bool,
+}
+
+impl Default for PeerPaths {
+    fn default() -> Self {
+        Self {
+            head: NONE,
+            count: 0,
+            accepted: 0,
+            epoch: 0,
+            epochs_open: 0,
+            walks: VecDeque::new(),
+            cursor: NONE,
+            walking: false,
+        }
+    }
+}
+
+/// What the decision reads beside the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DecisionInput<'a> {
+    pub(crate) store: &'a AttributeStore,
+    pub(crate) facts: &'a [PeerFacts],
+    pub(crate) multipath: Multipath,
+}
+
+/// What a decision changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// What is advertised may differ.
+    pub(crate) best_changed: bool,
+    /// What is forwarded by may differ.
+    pub(crate) used_changed: bool,
+    /// No path of any kind is left.
+    pub(crate) empty: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Table<F> {
+    seed: u64,
+    nets: Vec<Net<F>>,
+    free_nets: u32,
+    live_nets: usize,
+    index: IdIndex,
+    paths: Vec<Path>,
+    free_paths: u32,
+    live_paths: usize,
+    peers: Vec<PeerPaths>,
+    dirty: VecDeque<u32>,
+    /// Peers with walks to do.
+    walking: VecDeque<Slot>,
+}
+
+impl<F: Key> Table<F> {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            nets: Vec::new(),
+            free_nets: NONE,
+            live_nets: 0,
+            index: IdIndex::default(),
+            paths: Vec::new(),
+            free_paths: NONE,
+            live_paths: 0,
+            peers: Vec::new(),
+            dirty: VecDeque::new(),
+            walking: VecDeque::new(),
+        }
+    }
+
+    // ---- nets -------------------------------------------------------------------------------------------------
+
+    pub(crate) fn find(&self, prefix: F) -> Option<NetId> {
+        self.index
+            .find(prefix.digest(self.seed), |id| {
+                self.nets.get(id as usize).is_some_and(|net| net.prefix == prefix)
+            })
+            .map(NetId)
+    }
+
+    fn find_or_insert(&mut self, prefix: F) -> NetId {
+        if let Some(net) = self.find(prefix) {
+            return net;
+        }
+        let net = Net {
+            prefix,
+            first: NONE,
+            flags: NetFlags::empty(),
+        };
+        let id = if self.free_nets == NONE {
+            self.nets.push(net);
+            u32::try_from(self.nets.len() - 1).unwrap_or(NONE)
+        } else {
+            let id = self.free_nets;
+            if let Some(place) = self.nets.get_mut(id as usize) {
+                self.free_nets = place.first;
+                *place = net;
+            }
+            id
+        };
+        self.live_nets += 1;
+        let (nets, seed) = (&self.nets, self.seed);
+        self.index.insert(prefix.digest(seed), id, |id| digest_of(nets, id, seed));
+        NetId(id)
+    }
+
+    /// Gives the place of an empty net back. The caller knows that nothing refers to it: no group of peers has it to tell,
+    /// nobody waits to hear of it.
+    pub(crate) fn free(&mut self, net: NetId) {
+        let Some(place) = self.nets.get_mut(net.0 as usize) else {
+            return;
+        };
+        if place.first != NONE || !place.flags.is_empty() {
+            return;
+        }
+        let prefix = place.prefix;
+        place.flags = NetFlags::FREE;
+        place.first = self.free_nets;
+        self.free_nets = net.0;
+        self.live_nets -= 1;
+        let (nets, seed) = (&self.nets, self.seed);
+        self.index.remove(prefix.digest(seed), net.0, |id| digest_of(nets, id, seed));
+    }
+
+    /// Whether nothing in the table itself needs the net.
+    pub(crate) fn is_unused(&self, net: NetId) -> bool {
+        self.nets
+            .get(net.0 as usize)
+            .is_some_and(|net| net.first == NONE && net.flags.is_empty())
+    }
+
+    fn net(&self, net: NetId) -> &Net<F> {
+        self.nets.get(net.0 as usize).expect("net ids come from the table and it never shrinks")
+    }
+
+    fn net_mut(&mut self, net: NetId) -> &mut Net<F> {
+        self.nets.get_mut(net.0 as usize).expect("net ids come from the table and it never shrinks")
+    }
+
+    pub(crate) fn prefix(&self, net: NetId) -> F {
+        self.net(net).prefix
+    }
+
+    /// One past the highest net id ever given out.
+    pub(crate) fn net_bound(&self) -> u32 {
+        u32::try_from(self.nets.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the id stands for a prefix at present.
+    pub(crate) fn is_net(&self, net: NetId) -> bool {
+        self.nets
+            .get(net.0 as usize)
+            .is_some_and(|net| !net.flags.contains(NetFlags::FREE))
+    }
+
+    pub(crate) const fn net_count(&self) -> usize {
+        self.live_nets
+    }
+
+    pub(crate) const fn path_count(&self) -> usize {
+        self.live_paths
+    }
+
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        (
+            self.nets.capacity() * size_of::<Net<F>>() + self.index.memory(),
+            self.paths.capacity() * size_of::<Path>(),
+        )
+    }
+
+    // ---- paths ------------------------------------------------------------------------------------------------
+
+    fn path(&self, path: u32) -> &Path {
+        self.paths.get(path as usize).expect("paths are linked only while they exist")
+    }
+
+    fn path_mut(&mut self, path: u32) -> &mut Path {
+        self.paths.get_mut(path as usize).expect("paths are linked only while they exist")
+    }
+
+    fn peer_mut(&mut self, peer: Slot) -> &mut PeerPaths {
+        let index = usize::from(peer);
+        if index >= self.peers.len() {
+            self.peers.resize_with(index + 1, PeerPaths::default);
+        }
+        self.peers.get_mut(index).expect("just made long enough")
+    }
+
+    fn peer(&self, peer: Slot) -> Option<&PeerPaths> {
+        self.peers.get(usize::from(peer))
+    }
+
+    fn find_path(&self, net: NetId, peer: Slot, path_id: Option<u32>) -> Option<u32> {
+        let mut at = self.net(net).first;
+        while at != NONE {
+            let path = self.path(at);
+            if path.peer == peer && path.id() == path_id {
+                return Some(at);
+            }
+            at = path.next;
+        }
+        None
+    }
+
+    /// Takes a path in, in place of the one with the same prefix, peer and path id.
+    pub(crate) fn announce(&mut self, prefix: F, peer: Slot, incoming: Incoming, store: &mut AttributeStore) {
+        let net = self.find_or_insert(prefix);
+        let epoch = self.peer_mut(peer).epoch;
+        if let Some(at) = self.find_path(net, peer, incoming.path_id) {
+            self.path_mut(at).epoch = epoch;
+            self.rewrite(at, incoming.received, incoming.attributes, incoming.unusable, false, store);
+            return;
+        }
+        let mut flags = PathFlags::empty();
+        flags.set(PathFlags::HAS_PATH_ID, incoming.path_id.is_some());
+        flags.set_reason(incoming.unusable);
+        let head = self.peer_mut(peer).head;
+        let path = Path {
+            net: net.0,
+            next: NONE,
+            peer_next: head,
+            peer_previous: NONE,
+            received: incoming.received,
+            attributes: incoming.attributes,
+            path_id: incoming.path_id.unwrap_or(0),
+            peer,
+            epoch,
+            flags,
+        };
+        let at = if self.free_paths == NONE {
+            self.paths.push(path);
+            u32::try_from(self.paths.len() - 1).unwrap_or(NONE)
+        } else {
+            let at = self.free_paths;
+            self.free_paths = self.path(at).next;
+            *self.path_mut(at) = path;
+            at
+        };
+        // Behind the best one, which stays first until the decision says otherwise.
+        let first = self.net(net).first;
+        if first == NONE {
+            self.net_mut(net).first = at;
+        } else {
+            let second = self.path(first).next;
+            self.path_mut(first).next = at;
+            self.path_mut(at).next = second;
+        }
+        if head != NONE {
+            self.path_mut(head).peer_previous = at;
+        }
+        let list = self.peer_mut(peer);
+        list.head = at;
+        list.count += 1;
+        list.accepted += usize::from(incoming.unusable.is_none());
+        self.live_paths += 1;
+        self.mark_dirty(net);
+    }
+
+    /// Changes what a path says; takes over the references given and returns those it had.
+    fn rewrite(
+        &mut self,
+        at: u32,
+        received: AttrId,
+        attributes: AttrId,
+        unusable: Option<Unusable>,
+        long_lived: bool,
+        store: &mut AttributeStore,
+    ) {
+        let path = self.path_mut(at);
+        let old = *path;
+        path.received = received;
+        path.attributes = attributes;
+        path.flags.set_reason(unusable);
+        path.flags.set(PathFlags::LONG_LIVED, long_lived);
+        let changed = old.attributes != attributes || old.flags != path.flags;
+        let (net, peer) = (NetId(old.net), old.peer);
+        store.release(old.received);
+        store.release(old.attributes);
+        if changed {
+            let list = self.peer_mut(peer);
+            list.accepted += usize::from(unusable.is_none());
+            list.accepted -= usize::from(old.flags.reason().is_none());
+            self.touch(net, old.flags);
+            self.mark_dirty(net);
+        }
+    }
+
+    /// Takes a path out. False where it is not there.
+    pub(crate) fn withdraw(
+        &mut self,
+        prefix: F,
+        peer: Slot,
+        path_id: Option<u32>,
+        store: &mut AttributeStore,
+    ) -> bool {
+        let found = self
+            .find(prefix)
+            .and_then(|net| self.find_path(net, peer, path_id));
+        if let Some(at) = found {
+            self.remove(at, store);
+        }
+        found.is_some()
+    }
+
+    fn remove(&mut self, at: u32, store: &mut AttributeStore) {
+        let path = *self.path(at);
+        let net = NetId(path.net);
+        // Out of the net's list.
+        let mut before = NONE;
+        let mut here = self.net(net).first;
+        while here != at && here != NONE {
+            before = here;
+            here = self.path(here).next;
+        }
+        if before == NONE {
+            self.net_mut(net).first = path.next;
+        } else {
+            self.path_mut(before).next = path.next;
+        }
+        // Out of the peer's.
+        if path.peer_next != NONE {
+            self.path_mut(path.peer_next).peer_previous = path.peer_previous;
+        }
+        if path.peer_previous != NONE {
+            self.path_mut(path.peer_previous).peer_next = path.peer_next;
+        }
+        let list = self.peer_mut(path.peer);
+        if list.head == at {
+            list.head = path.peer_next;
+        }
+        if list.cursor == at {
+            list.cursor = path.peer_next;
+        }
+        list.count -= 1;
+        list.accepted -= usize::from(path.flags.reason().is_none());
+        store.release(path.received);
+        store.release(path.attributes);
+        self.touch(net, path.flags);
+        self.mark_dirty(net);
+        self.path_mut(at).next = self.free_paths;
+        self.free_paths = at;
+        self.live_paths -= 1;
+    }
+
+    fn touch(&mut self, net: NetId, flags: PathFlags) {
+        let net = self.net_mut(net);
+        if flags.contains(PathFlags::BEST) {
+            net.flags |= NetFlags::BEST_TOUCHED;
+        }
+        if flags.contains(PathFlags::USED) {
+            net.flags |= NetFlags::USED_TOUCHED;
+        }
+    }
+
+    // ---- the decision -----------------------------------------------------------------------------------------
+
+    fn mark_dirty(&mut self, net: NetId) {
+        let place = self.net_mut(net);
+        if !place.flags.contains(NetFlags::DIRTY) {
+            place.flags |= NetFlags::DIRTY;
+            self.dirty.push_back(net.0);
+        }
+    }
+
+    /// Queues every prefix for the decision, because what the decision depends on changed.
+    pub(crate) fn mark_all_dirty(&mut self) {
+        for id in 0..self.net_bound() {
+            if self.is_net(NetId(id)) {
+                self.mark_dirty(NetId(id));
+            }
+        }
+    }
+
+    pub(crate) fn next_dirty(&mut self) -> Option<NetId> {
+        self.dirty.pop_front().map(NetId)
+    }
+
+    pub(crate) fn dirty_count(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Settles a net that [`Table::next_dirty`] gave.
+    pub(crate) fn decide(&mut self, net: NetId, input: &DecisionInput<'_>) -> Outcome {
+        let mut members: SmallVec<[u32; 16]> = SmallVec::new();
+        let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
+        let mut at = self.net(net).first;
+        let alone = at != NONE && self.path(at).next == NONE;
+        while at != NONE {
+            let path = self.path(at);
+            if path.flags.reason().is_none() {
+                members.push(at);
+                if !alone {
+                    candidates.push(path.candidate(input));
+                }
+            }
+            at = path.next;
+        }
+        let mut best = NONE;
+        let mut used: SmallVec<[u32; 4]> = SmallVec::new();
+        if alone {
+            best = members.first().copied().unwrap_or(NONE);
+            used.extend(members.iter().copied());
+        } else if let Some(decision) = decision::choose(&candidates, input.multipath) {
+            let path_of = |index: usize| members.get(index).copied().unwrap_or(NONE);
+            best = path_of(decision.best);
+            used.extend(decision.multipath.iter().map(|index| path_of(*index)));
+        }
+        // Flags, and the best path to the front.
+        let (mut best_moved, mut used_moved) = (false, false);
+        let mut before = NONE;
+        let mut at = self.net(net).first;
+        while at != NONE {
+            let path = self.path_mut(at);
+            let was = path.flags;
+            path.flags.set(PathFlags::BEST, at == best);
+            path.flags.set(PathFlags::USED, used.contains(&at));
+            let changed = was ^ path.flags;
+            best_moved |= changed.contains(PathFlags::BEST);
+            used_moved |= changed.contains(PathFlags::USED);
+            let next = path.next;
+            if at == best && before != NONE {
+                self.path_mut(before).next = next;
+                let first = self.net(net).first;
+                self.path_mut(at).next = first;
+                self.net_mut(net).first = at;
+            } else {
+                before = at;
+            }
+            at = next;
+        }
+        let place = self.net_mut(net);
+        let outcome = Outcome {
+            best_changed: best_moved || place.flags.contains(NetFlags::BEST_TOUCHED),
+            used_changed: used_moved || best_moved || place.flags.contains(NetFlags::USED_TOUCHED),
+            empty: place.first == NONE,
+        };
+        place.flags -= NetFlags::DIRTY | NetFlags::BEST_TOUCHED | NetFlags::USED_TOUCHED;
+        outcome
+    }
+
+    /// The best path of a net as last decided.
+    pub(crate) fn best(&self, net: NetId) -> Option<PathView> {
+        let first = self.nets.get(net.0 as usize)?;
+        if first.flags.contains(NetFlags::FREE) || first.first == NONE {
+            return None;
+        }
+        let path = self.path(first.first);
+        path.flags.contains(PathFlags::BEST).then(|| self.view(path))
+    }
+
+    /// Every path of a net, the best first.
+    pub(crate) fn paths_of(&self, net: NetId) -> impl Iterator<Item = PathView> + '_ {
+        let mut at = self.net(net).first;
+        std::iter::from_fn(move || {
+            if at == NONE {
+                return None;
+            }
+            let path = self.path(at);
+            at = path.next;
+            Some(self.view(path))
+        })
+    }
+
+    /// What the decision would compare of a path.
+    pub(crate) fn candidate(&self, view: &PathView, input: &DecisionInput<'_>) -> Candidate {
+        candidate(view.attributes, view.peer, view.path_id.unwrap_or(0), view.long_lived, input)
+    }
+
+    fn view(&self, path: &Path) -> PathView {
+        PathView {
+            net: NetId(path.net),
+            peer: path.peer,
+            path_id: path.id(),
+            received: path.received,
+            attributes: path.attributes,
+            unusable: path.flags.reason(),
+            best: path.flags.contains(PathFlags::BEST),
+            used: path.flags.contains(PathFlags::USED),
+            long_lived: path.flags.contains(PathFlags::LONG_LIVED),
+            old: self.peer(path.peer).is_some_and(|list| list.epoch != path.epoch),
+        }
+    }
+
+    // ---- telling whoever forwards -----------------------------------------------------------------------------
+
+    /// Notes that the net waits to be told. False where it waits already.
+    pub(crate) fn mark_reported(&mut self, net: NetId) -> bool {
+        let flags = &mut self.net_mut(net).flags;
+        let new = !flags.contains(NetFlags::REPORTED);
+        *flags |= NetFlags::REPORTED;
+        new
+    }
+
+    pub(crate) fn clear_reported(&mut self, net: NetId) {
+        self.net_mut(net).flags -= NetFlags::REPORTED;
+    }
+
+    // ---- peers ------------------------------------------------------------------------------------------------
+
+    /// Paths of a peer, and those of them that are usable.
+    pub(crate) fn counts(&self, peer: Slot) -> (usize, usize) {
+        self.peer(peer).map_or((0, 0), |list| (list.count, list.accepted))
+    }
+
+    pub(crate) fn epoch(&self, peer: Slot) -> u8 {
+        self.peer(peer).map_or(0, |list| list.epoch)
+    }
+
+    /// Every path the peer has now is old from here on.
+    pub(crate) fn begin_epoch(&mut self, peer: Slot, store: &mut AttributeStore) {
+        let list = self.peer_mut(peer);
+        if list.count == 0 {
+            list.epochs_open = 0;
+            return;
+        }
+        if list.epochs_open >= 250 {
+            // A peer that was lost 250 times without once completing its table; what is old of it goes at once,
+            // before an epoch comes round again.
+            let current = list.epoch;
+            let mut at = list.head;
+            while at != NONE {
+                let path = *self.path(at);
+                if path.epoch != current {
+                    self.remove(at, store);
+                }
+                at = path.peer_next;
+            }
+            self.peer_mut(peer).epochs_open = 0;
+        }
+        let list = self.peer_mut(peer);
+        list.epoch = list.epoch.wrapping_add(1);
+        list.epochs_open += 1;
+    }
+
+    /// Queues a walk along the peer's paths.
+    pub(crate) fn queue_walk(&mut self, peer: Slot, walk: Walk) {
+        let list = self.peer_mut(peer);
+        if list.head == NONE {
+            return;
+        }
+        // One pass not yet begun serves as well.
+        if list.walks.iter().skip(1).any(|queued| *queued == walk) {
+            return;
+        }
+        list.walks.push_back(walk);
+        if !list.walking {
+            list.walking = true;
+            list.cursor = list.head;
+            self.walking.push_back(peer);
+        }
+    }
+
+    /// A peer with a walk to do.
+    pub(crate) fn walking_peer(&self) -> Option<Slot> {
+        self.walking.front().copied()
+    }
+
+    /// Whether the peer has walks to do.
+    pub(crate) fn is_walking(&self, peer: Slot) -> bool {
+        self.peer(peer).is_some_and(|list| list.walking)
+    }
+
+    /// The next path of the peer's current walk; nothing when all its walks are done.
+    pub(crate) fn next_of_walk(&mut self, peer: Slot) -> Option<(Walk, PathRef)> {
+        loop {
+            let list = self.peer_mut(peer);
+            let Some(walk) = list.walks.front().copied() else {
+                list.walking = false;
+                self.walking.retain(|other| *other != peer);
+                return None;
+            };
+            let at = list.cursor;
+            if at == NONE {
+                if let Walk::Delete { keep_from } = walk {
+                    list.epochs_open = list.epoch.wrapping_sub(keep_from);
+                }
+                list.walks.pop_front();
+                list.cursor = list.head;
+                continue;
+            }
+            let next = self.path(at).peer_next;
+            self.peer_mut(peer).cursor = next;
+            return Some((walk, PathRef(at)));
+        }
+    }
+
+    /// Does a deleting or marking step of a walk.
+    pub(crate) fn visit(&mut self, walk: Walk, path: PathRef, store: &mut AttributeStore) {
+        let at = path.0;
+        let found = *self.path(at);
+        let current = self.epoch(found.peer);
+        match walk {
+            Walk::Delete { keep_from } => {
+                if current.wrapping_sub(found.epoch) > current.wrapping_sub(keep_from) {
+                    self.remove(at, store);
+                }
+            }
+            Walk::LongLived => {
+                if found.epoch == current {
+                } else if store.keys(found.attributes).marks.contains(Marks::NO_LLGR) {
+                    self.remove(at, store);
+                } else {
+                    store.retain(found.received);
+                    store.retain(found.attributes);
+                    let reason = found.flags.reason();
+                    self.rewrite(at, found.received, found.attributes, reason, true, store);
+                }
+            }
+            Walk::Import => {}
+        }
+    }
+
+    pub(crate) fn view_of(&self, path: PathRef) -> PathView {
+        self.view(self.path(path.0))
+    }
+
+    /// Replaces what import policy made of a path; takes over the reference to `attributes`.
+    pub(crate) fn set_imported(
+        &mut self,
+        path: PathRef,
+        attributes: AttrId,
+        unusable: Option<Unusable>,
+        store: &mut AttributeStore,
+    ) {
+        let found = *self.path(path.0);
+        store.retain(found.received);
+        let long_lived = found.flags.contains(PathFlags::LONG_LIVED);
+        self.rewrite(path.0, found.received, attributes, unusable, long_lived, store);
+    }
+
+    /// Queues every prefix the peer has a path to.
+    pub(crate) fn mark_peer_dirty(&mut self, peer: Slot) {
+        let mut at = self.peer(peer).map_or(NONE, |list| list.head);
+        while at != NONE {
+            let path = *self.path(at);
+            self.touch(NetId(path.net), path.flags);
+            self.mark_dirty(NetId(path.net));
+            at = path.peer_next;
+        }
+    }
+
+    /// Prefixes the peer has a path to.
+    pub(crate) fn nets_of(&self, peer: Slot) -> impl Iterator<Item = NetId> + '_ {
+        let mut at = self.peer(peer).map_or(NONE, |list| list.head);
+        std::iter::from_fn(move || {
+            if at == NONE {
+                return None;
+            }
+            let path = self.path(at);
+            at = path.peer_next;
+            Some(NetId(path.net))
+        })
+    }
+}
+
+fn digest_of<F: Key>(nets: &[Net<F>], id: u32, seed: u64) -> u64 {
+    nets.get(id as usize).map_or(0, |net| net.prefix.digest(seed))
+}
+
+impl Path {
+    fn id(&self) -> Option<u32> {
+        self.flags.contains(PathFlags::HAS_PATH_ID).then_some(self.path_id)
+    }
+
+    fn candidate(&self, input: &DecisionInput<'_>) -> Candidate {
+        let long_lived = self.flags.contains(PathFlags::LONG_LIVED);
+        candidate(self.attributes, self.peer, self.path_id, long_lived, input)
+    }
+}
+
+fn candidate(
+    attributes: AttrId,
+    peer: Slot,
+    path_id: u32,
+    long_lived: bool,
+    input: &DecisionInput<'_>,
+) -> Candidate {
+    let keys = input.store.keys(attributes);
+    let data = input.store.data(attributes);
+    let facts = input.facts.get(usize::from(peer));
+    Candidate {
+        long_lived_stale: long_lived || keys.marks.contains(Marks::LLGR_STALE),
+        weight: data.weight,
+        local_pref: keys.local_pref,
+        local: peer == LOCAL,
+        as_path_len: keys.as_path_len,
+        origin: keys.origin,
+        neighbour_as: keys.neighbour_as,
+        med: keys.med,
+        external: facts.is_some_and(|facts| facts.external),
+        next_hop_metric: 0,
+        originator: match (keys.originator, facts) {
+            (0, Some(facts)) => facts.router_id,
+            (originator, _) => originator,
+        },
+        cluster_list_len: keys.cluster_list_len,
+        peer_address: facts.and_then(|facts| facts.address),
+        path_id,
+        next_hop: data.next_hop,
+        next_hop_interface: (data.interface != 0).then_some(data.interface),
+        as_path: keys.as_path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_costs_what_the_design_promises() {
+        assert_eq!(size_of::<Net<Ipv4Prefix>>(), 16);
+        assert_eq!(size_of::<Path>(), 32);
+    }
+}
