@@ -1,1 +1,315 @@
-//! Graceful restart (RFC 4724).
+//! Graceful restart (RFC 4724, RFC 8538) and its long-lived form (RFC 9494), as two small machines without tables.
+//!
+//! [`Retention`] is the helper's side, one per peer: which families of a lost session are kept, until when, and what is to
+//! be deleted or demoted at each event. [`Deferral`] is the restarting side, one per speaker: whose End-of-RIB is awaited
+//! before routes are selected. Both only say what is to be done; the speaker does it to the tables in slices.
+//!
+//! One timer bounds the whole retention: it starts with the first loss and runs on over re-establishment until
+//! End-of-RIB, so that a peer that never completes, or flaps for ever, does not keep dead routes alive
+//! (RFC 8538 §4 makes it mandatory).
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use crate::codec::{GracefulRestartCapability, LongLivedFamily};
+use crate::family::{Family, FamilySet};
+
+/// What is to be done to the routes of one family of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Delete every route that is not of the running session; all of them where none runs.
+    DeleteOld(Family),
+    /// Delete what was already old in the session that just ended.
+    DeleteOlder(Family),
+    /// Make every old route a long-lived stale one.
+    Demote(Family),
+}
+
+pub(crate) type Steps = SmallVec<[Step; 2]>;
+
+/// The terms on which routes of a lost session are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    pub(crate) capability: &'a GracefulRestartCapability,
+    pub(crate) long_lived: Option<&'a [LongLivedFamily]>,
+    /// Both sides set the N bit.
+    pub(crate) notification: bool,
+    /// How long we keep them at most.
+    pub(crate) stale_time: Duration,
+    /// The most we grant to long-lived stale routes; nothing where that is not configured.
+    pub(crate) long_lived_limit: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kept {
+    /// No old routes.
+    #[default]
+    Nothing,
+    /// Old routes compete as if they were fresh; afterwards they may be long-lived for this time.
+    Stale { then: Option<Duration> },
+    /// They are the last choice, until then.
+    LongLived { until: Instant },
+}
+
+/// What is kept of one peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Retention {
+    ipv4: Kept,
+    ipv6: Kept,
+    /// When the peer must be back.
+    restart: Option<Instant>,
+    /// When stale routes go although it is.
+    stale: Option<Instant>,
+}
+
+impl Retention {
+    fn kept(&mut self, family: Family) -> &mut Kept {
+        if family == Family::IPV6_UNICAST {
+            &mut self.ipv6
+        } else {
+            &mut self.ipv4
+        }
+    }
+
+    /// How routes of `family` are kept: stale, long-lived stale.
+    pub(crate) fn state(&self, family: Family) -> crate::speaker::snapshot::Retention {
+        use crate::speaker::snapshot::Retention as Shown;
+        match if family == Family::IPV6_UNICAST {
+            self.ipv6
+        } else {
+            self.ipv4
+        } {
+            Kept::Nothing => Shown::None,
+            Kept::Stale { .. } => Shown::Stale,
+            Kept::LongLived { .. } => Shown::LongLivedStale,
+        }
+    }
+
+    /// A session over `families` ended. Without terms nothing is kept.
+    pub(crate) fn lost(
+        &mut self,
+        now: Instant,
+        families: FamilySet,
+        terms: Option<&Terms<'_>>,
+    ) -> Steps {
+        let mut steps = Steps::new();
+        for family in Family::ALL {
+            let listed = terms.filter(|terms| {
+                families.has(family)
+                    && terms
+                        .capability
+                        .families
+                        .iter()
+                        .any(|kept| kept.family == family)
+            });
+            let Some(terms) = listed else {
+                *self.kept(family) = Kept::Nothing;
+                steps.push(Step::DeleteOld(family));
+                continue;
+            };
+            if *self.kept(family) != Kept::Nothing && !terms.notification {
+                // RFC 4724 §4.2: lost again before it was complete.
+                steps.push(Step::DeleteOlder(family));
+                *self.kept(family) = Kept::Nothing;
+            }
+            if matches!(self.kept(family), Kept::Nothing | Kept::Stale { .. }) {
+                *self.kept(family) = Kept::Stale {
+                    then: terms.grant(family),
+                };
+            }
+        }
+        if self.keeps() {
+            if let Some(terms) = terms {
+                let restart = Duration::from_secs(u64::from(terms.capability.restart_time));
+                self.restart = Some(now + restart);
+                self.stale
+                    .get_or_insert(now + terms.stale_time.max(restart));
+            }
+        } else {
+            self.restart = None;
+            self.stale = None;
+        }
+        steps
+    }
+
+    /// A session over `families` is up, with what the peer says now.
+    pub(crate) fn established(
+        &mut self,
+        families: FamilySet,
+        capability: Option<&GracefulRestartCapability>,
+        long_lived: Option<&[LongLivedFamily]>,
+    ) -> Steps {
+        let mut steps = Steps::new();
+        self.restart = None;
+        for family in Family::ALL {
+            let kept = *self.kept(family);
+            let forwards = families.has(family)
+                && match kept {
+                    Kept::Nothing => continue,
+                    Kept::Stale { .. } => capability.is_some_and(|capability| {
+                        capability
+                            .families
+                            .iter()
+                            .any(|kept| kept.family == family && kept.forwarding)
+                    }),
+                    Kept::LongLived { .. } => long_lived.is_some_and(|families| {
+                        families
+                            .iter()
+                            .any(|kept| kept.family == family && kept.forwarding)
+                    }),
+                };
+            if !forwards {
+                *self.kept(family) = Kept::Nothing;
+                steps.push(Step::DeleteOld(family));
+            }
+        }
+        self.tidy();
+        steps
+    }
+
+    /// The peer sent End-of-RIB.
+    pub(crate) fn end_of_rib(&mut self, family: Family) -> Option<Step> {
+        let kept = std::mem::take(self.kept(family));
+        self.tidy();
+        (kept != Kept::Nothing).then_some(Step::DeleteOld(family))
+    }
+
+    /// Acts on the deadlines that passed.
+    pub(crate) fn expire(&mut self, now: Instant) -> Steps {
+        let mut steps = Steps::new();
+        let restart = self.restart.is_some_and(|deadline| deadline <= now);
+        let stale = self.stale.is_some_and(|deadline| deadline <= now);
+        for family in Family::ALL {
+            let kept = self.kept(family);
+            match *kept {
+                Kept::Stale { then: Some(grant) } if restart => {
+                    *kept = Kept::LongLived { until: now + grant };
+                    steps.push(Step::Demote(family));
+                }
+                Kept::Stale { .. } if restart || stale => {
+                    *kept = Kept::Nothing;
+                    steps.push(Step::DeleteOld(family));
+                }
+                Kept::LongLived { until } if until <= now => {
+                    *kept = Kept::Nothing;
+                    steps.push(Step::DeleteOld(family));
+                }
+                // Lost once more meanwhile: what that session had told joins the others.
+                Kept::LongLived { .. } if restart => steps.push(Step::Demote(family)),
+                Kept::Nothing | Kept::Stale { .. } | Kept::LongLived { .. } => {}
+            }
+        }
+        if restart {
+            self.restart = None;
+        }
+        if stale {
+            self.stale = None;
+        }
+        self.tidy();
+        steps
+    }
+
+    /// When [`Retention::expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let until = |kept: Kept| match kept {
+            Kept::LongLived { until } => Some(until),
+            Kept::Nothing | Kept::Stale { .. } => None,
+        };
+        [self.restart, self.stale, until(self.ipv4), until(self.ipv6)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether any routes of an ended session are kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.ipv4 != Kept::Nothing || self.ipv6 != Kept::Nothing
+    }
+
+    fn tidy(&mut self) {
+        let stale = |kept: Kept| matches!(kept, Kept::Stale { .. });
+        if !stale(self.ipv4) && !stale(self.ipv6) {
+            self.stale = None;
+        }
+        if !self.keeps() {
+            self.restart = None;
+        }
+    }
+}
+
+impl Terms<'_> {
+    fn grant(&self, family: Family) -> Option<Duration> {
+        let limit = self.long_lived_limit?;
+        let asked = self
+            .long_lived?
+            .iter()
+            .find(|asked| asked.family == family)?;
+        let asked = Duration::from_secs(u64::from(asked.stale_time));
+        Some(asked.min(limit)).filter(|grant| !grant.is_zero())
+    }
+}
+
+/// Whose End-of-RIB a restarted speaker awaits before it selects routes (RFC 4724 §4.1).
+#[derive(Clone, Debug)]
+pub(crate) struct Deferral<P> {
+    awaited: [(Family, BTreeSet<P>); 2],
+    deadline: Option<Instant>,
+}
+
+impl<P: Ord + Copy> Deferral<P> {
+    /// Nobody is awaited.
+    pub(crate) const fn none() -> Self {
+        Self {
+            awaited: [
+                (Family::IPV4_UNICAST, BTreeSet::new()),
+                (Family::IPV6_UNICAST, BTreeSet::new()),
+            ],
+            deadline: None,
+        }
+    }
+
+    /// Waits until `deadline` at most.
+    pub(crate) const fn until(deadline: Instant) -> Self {
+        let mut deferral = Self::none();
+        deferral.deadline = Some(deadline);
+        deferral
+    }
+
+    pub(crate) fn expect(&mut self, peer: P, families: FamilySet) {
+        for (family, peers) in &mut self.awaited {
+            if families.has(*family) {
+                peers.insert(peer);
+            }
+        }
+    }
+
+    /// The peer has told everything of these families, or need not be waited for.
+    pub(crate) fn settle(&mut self, peer: P, families: FamilySet) {
+        for (family, peers) in &mut self.awaited {
+            if families.has(*family) {
+                peers.remove(&peer);
+            }
+        }
+    }
+
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            *self = Self::none();
+        }
+    }
+
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Families nobody is awaited for any more.
+    pub(crate) fn complete(&self) -> FamilySet {
+        self.awaited
+            .iter()
+            .filter(|(_, peers)| peers.is_empty())
+            .map(|(family, _)| *family)
+            .collect()
+    }
+}

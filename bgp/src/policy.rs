@@ -210,13 +210,43 @@ impl Policy {
     /// Applies the actions of `rules` to `attributes`, as [`Policy::evaluate`] found them.
     pub fn rewrite(&self, rules: &[u16], attributes: &mut PathAttributes) -> Rewrite {
         let mut rewrite = Rewrite::default();
-        for rule in rules
-            .iter()
-            .filter_map(|index| self.rules.get(usize::from(*index)))
-        {
+        for rule in self.applied(rules) {
             apply(&rule.actions, attributes, &mut rewrite);
         }
         rewrite
+    }
+
+    /// The actions of `rules`, one after the other: they say what happens to a route without the policy at hand.
+    #[must_use]
+    pub fn actions(&self, rules: &[u16]) -> Vec<Action> {
+        self.applied(rules)
+            .flat_map(|rule| rule.actions.iter().cloned())
+            .collect()
+    }
+
+    /// The next hop `rules` set.
+    #[must_use]
+    pub fn next_hop(&self, rules: &[u16]) -> Option<IpAddr> {
+        self.applied(rules)
+            .flat_map(|rule| &rule.actions)
+            .filter_map(|action| match action {
+                Action::SetNextHop(address) => Some(*address),
+                Action::AddCommunity(_)
+                | Action::RemoveCommunity(_)
+                | Action::AddLargeCommunity(_)
+                | Action::RemoveLargeCommunity(_)
+                | Action::SetLocalPref(_)
+                | Action::SetMed(_)
+                | Action::PrependAs(_)
+                | Action::SetWeight(_) => None,
+            })
+            .next_back()
+    }
+
+    fn applied<'a>(&'a self, rules: &'a [u16]) -> impl DoubleEndedIterator<Item = &'a Rule> {
+        rules
+            .iter()
+            .filter_map(|index| self.rules.get(usize::from(*index)))
     }
 }
 
@@ -231,7 +261,8 @@ pub struct Rewrite {
     pub med_set: bool,
 }
 
-fn apply(actions: &[Action], attributes: &mut PathAttributes, rewrite: &mut Rewrite) {
+/// Applies actions to `attributes`; what they change beside these goes to `rewrite`.
+pub(crate) fn apply(actions: &[Action], attributes: &mut PathAttributes, rewrite: &mut Rewrite) {
     for action in actions {
         match action {
             Action::AddCommunity(community) => {

@@ -185,7 +185,9 @@ impl AttributeStore {
 
     pub(crate) fn memory(&self) -> usize {
         // The attributes' own vectors are short and not walked for an estimate.
-        self.slots.capacity() * size_of::<Slot>() + self.live * size_of::<PathAttributes>() + self.index.memory()
+        self.slots.capacity() * size_of::<Slot>()
+            + self.live * size_of::<PathAttributes>()
+            + self.index.memory()
     }
 }
 

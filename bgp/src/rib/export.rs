@@ -13,7 +13,7 @@ use super::{LOCAL, PeerFacts, Slot};
 use crate::asn::Asn;
 use crate::codec::{CodecContext, Community, LocalPref, NextHop, PathAttributes};
 use crate::family::{Afi, Family, FamilySet};
-use crate::policy::{AppliedRules, Policy, RouteView};
+use crate::policy::{self, Action, AppliedRules, Policy, Rewrite, RouteView};
 use crate::prefix::Prefix;
 use crate::router_id::RouterId;
 use crate::speaker::config::NextHopMode;
@@ -64,6 +64,15 @@ pub(crate) struct Export {
     pub(crate) rules: AppliedRules,
 }
 
+/// What is encoded: an [`Export`] with the actions its rules amount to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) attributes: AttrId,
+    pub(crate) source: Slot,
+    pub(crate) long_lived: bool,
+    pub(crate) actions: &'a [Action],
+}
+
 /// Whether, and by which policy rules, the peers of `key` are told of `path`. The source itself is left out later.
 pub(crate) fn export(
     key: &GroupKey,
@@ -76,7 +85,10 @@ pub(crate) fn export(
     let keys = store.keys(path.attributes);
     // RFC 1997: nobody, or nobody outside the AS; there are no confederations here.
     if keys.marks.contains(Marks::NO_ADVERTISE)
-        || key.external && keys.marks.intersects(Marks::NO_EXPORT | Marks::NO_EXPORT_SUBCONFED)
+        || key.external
+            && keys
+                .marks
+                .intersects(Marks::NO_EXPORT | Marks::NO_EXPORT_SUBCONFED)
     {
         return None;
     }
@@ -103,11 +115,7 @@ pub(crate) fn export(
         rules,
     };
     // Without a next hop the peer could use, there is nothing to tell.
-    let wanted = if export.rules.is_empty() {
-        None
-    } else {
-        key.policy.rewrite(&export.rules, &mut PathAttributes::clone(&data.attributes)).next_hop
-    };
+    let wanted = key.policy.next_hop(&export.rules);
     next_hop(key, data.next_hop, wanted, path.peer == LOCAL)?;
     Some(export)
 }
@@ -115,18 +123,18 @@ pub(crate) fn export(
 /// The attributes and next hop that go on the wire; nothing where no next hop serves.
 pub(crate) fn rewrite(
     key: &GroupKey,
-    export: &Export,
+    told: &Told<'_>,
     store: &AttributeStore,
     facts: &[PeerFacts],
-    local_asn_id: RouterId,
 ) -> Option<(PathAttributes, NextHop)> {
-    let data = store.data(export.attributes);
-    let source = facts.get(usize::from(export.source))?;
-    let local = export.source == LOCAL;
+    let data = store.data(told.attributes);
+    let source = facts.get(usize::from(told.source))?;
+    let local = told.source == LOCAL;
     let mut attributes = PathAttributes::clone(&data.attributes);
-    let changes = key.policy.rewrite(&export.rules, &mut attributes);
+    let mut changes = Rewrite::default();
+    policy::apply(told.actions, &mut attributes, &mut changes);
     let next_hop = next_hop(key, data.next_hop, changes.next_hop, local)?;
-    if export.long_lived {
+    if told.long_lived {
         attributes.communities.insert(Community::LLGR_STALE);
     }
     if key.external {
@@ -134,8 +142,12 @@ pub(crate) fn rewrite(
         attributes.local_pref = None;
         attributes.originator_id = None;
         attributes.cluster_list.clear();
-        attributes.extended_communities.retain(|community| community.is_transitive());
-        attributes.ipv6_extended_communities.retain(|community| community.is_transitive());
+        attributes
+            .extended_communities
+            .retain(|community| community.is_transitive());
+        attributes
+            .ipv6_extended_communities
+            .retain(|community| community.is_transitive());
         if !local && !changes.med_set {
             // RFC 4271 §5.1.4: a received MED is not passed on to further ASs.
             attributes.med = None;
@@ -145,7 +157,7 @@ pub(crate) fn rewrite(
         if !local && !source.external {
             // RFC 4456 §8.
             if attributes.originator_id.is_none() {
-                attributes.originator_id = RouterId::new(source.router_id).or(Some(local_asn_id));
+                attributes.originator_id = RouterId::new(source.router_id);
             }
             if source.cluster_id != key.cluster_id {
                 attributes.cluster_list.insert(0, source.cluster_id);
@@ -157,7 +169,12 @@ pub(crate) fn rewrite(
 }
 
 /// The next hop told to a group: RFC 4271 §5.1.3, RFC 2545 §3, RFC 8950 §4.
-fn next_hop(key: &GroupKey, path: Option<NextHop>, policy: Option<IpAddr>, local: bool) -> Option<NextHop> {
+fn next_hop(
+    key: &GroupKey,
+    path: Option<NextHop>,
+    policy: Option<IpAddr>,
+    local: bool,
+) -> Option<NextHop> {
     if let Some(address) = policy {
         let wanted = NextHop::from(address);
         if key.can_carry(wanted) {
@@ -167,7 +184,11 @@ fn next_hop(key: &GroupKey, path: Option<NextHop>, policy: Option<IpAddr>, local
     let Some(path) = path else {
         return key.self_next_hop;
     };
-    let unchanged = || passed_on(path).filter(|next_hop| key.can_carry(*next_hop)).or(key.self_next_hop);
+    let unchanged = || {
+        passed_on(path)
+            .filter(|next_hop| key.can_carry(*next_hop))
+            .or(key.self_next_hop)
+    };
     match key.next_hop_mode {
         NextHopMode::Keep => unchanged(),
         NextHopMode::SelfAddress if local => unchanged(),
@@ -177,9 +198,15 @@ fn next_hop(key: &GroupKey, path: Option<NextHop>, policy: Option<IpAddr>, local
             let shared = key.third_party.as_ref().is_some_and(|(peer, subnets)| {
                 let address = path.addr();
                 address != *peer
-                    && subnets.iter().any(|subnet| subnet.contains_addr(address) && subnet.contains_addr(*peer))
+                    && subnets
+                        .iter()
+                        .any(|subnet| subnet.contains_addr(address) && subnet.contains_addr(*peer))
             });
-            if shared { unchanged() } else { key.self_next_hop }
+            if shared {
+                unchanged()
+            } else {
+                key.self_next_hop
+            }
         }
     }
 }
@@ -206,7 +233,11 @@ impl GroupKey {
 
 /// How we call ourselves on a session between these addresses. Nothing for IPv6 routes over an IPv4 session: peers would
 /// be told an IPv4-mapped address no router forwards to, so the family stays silent instead.
-pub(crate) fn self_next_hop(family: Family, local: IpAddr, context: &CodecContext) -> Option<NextHop> {
+pub(crate) fn self_next_hop(
+    family: Family,
+    local: IpAddr,
+    context: &CodecContext,
+) -> Option<NextHop> {
     match (family.afi, local) {
         (Afi::IPV4, IpAddr::V4(address)) => Some(NextHop::V4(address)),
         (Afi::IPV4, IpAddr::V6(address)) if context.extended_next_hop => Some(ipv6(address)),

@@ -44,7 +44,11 @@ pub(crate) fn check(
     if attributes.originator_id == Some(context.router_id) {
         return Some(Unusable::OwnOriginator);
     }
-    if attributes.cluster_list.iter().any(|cluster| context.cluster_ids.contains(cluster)) {
+    if attributes
+        .cluster_list
+        .iter()
+        .any(|cluster| context.cluster_ids.contains(cluster))
+    {
         return Some(Unusable::ClusterLoop);
     }
     let next_hop = next_hop?;
@@ -54,8 +58,15 @@ pub(crate) fn check(
 }
 
 /// What RFC 8326 §4.2 asks of whoever receives GRACEFUL_SHUTDOWN from another AS: the path is the last to be used.
-pub(crate) fn honour_graceful_shutdown(context: &ImportContext<'_>, attributes: &mut PathAttributes) {
-    if context.source == SourceKind::External && attributes.communities.contains(&Community::GRACEFUL_SHUTDOWN) {
+pub(crate) fn honour_graceful_shutdown(
+    context: &ImportContext<'_>,
+    attributes: &mut PathAttributes,
+) {
+    if context.source == SourceKind::External
+        && attributes
+            .communities
+            .contains(&Community::GRACEFUL_SHUTDOWN)
+    {
         attributes.local_pref = Some(LocalPref(0));
     }
 }
@@ -86,7 +97,9 @@ pub(crate) fn apply_policy(
     let changes = context.policy.rewrite(&rules, &mut attributes);
     let data = PathData {
         attributes: Arc::new(attributes),
-        next_hop: changes.next_hop.map_or(data.next_hop, |address| Some(NextHop::from(address))),
+        next_hop: changes
+            .next_hop
+            .map_or(data.next_hop, |address| Some(NextHop::from(address))),
         interface: data.interface,
         weight: changes.weight.unwrap_or(0),
     };

@@ -20,7 +20,10 @@ impl IdIndex {
 
     fn home(&self, hash: u64) -> usize {
         // The upper half is the better mixed one after a folded multiplication; slots never exceed 2^32.
-        #[expect(clippy::cast_possible_truncation, reason = "masked to the table's size, which is a usize")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "masked to the table's size, which is a usize"
+        )]
         let home = (hash >> 32) as usize;
         home & self.mask()
     }
@@ -117,7 +120,10 @@ impl IdIndex {
 /// One round of multiply and fold. With a secret in `seed` a peer cannot choose prefixes that collide.
 pub(crate) const fn fold(value: u64, seed: u64) -> u64 {
     let product = ((value ^ seed) as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves are folded into one")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the two halves are folded into one"
+    )]
     let folded = (product as u64) ^ ((product >> 64) as u64);
     folded.wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(32)
 }

@@ -20,7 +20,7 @@ pub(crate) mod import;
 mod index;
 pub(crate) mod table;
 
-pub(crate) use family_rib::{FamilyRib, View};
+pub(crate) use family_rib::{FamilyRib, News, View, source_of};
 
 use std::fmt;
 use std::net::IpAddr;

@@ -49,7 +49,10 @@ impl Key for Ipv4Prefix {
 
 impl Key for Ipv6Prefix {
     fn digest(self, seed: u64) -> u64 {
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves are taken one after the other")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the two halves are taken one after the other"
+        )]
         let (high, low) = ((self.bits() >> 64) as u64, self.bits() as u64);
         fold(low ^ u64::from(self.len()), fold(high, seed))
     }
@@ -262,7 +265,9 @@ impl<F: Key> Table<F> {
     pub(crate) fn find(&self, prefix: F) -> Option<NetId> {
         self.index
             .find(prefix.digest(self.seed), |id| {
-                self.nets.get(id as usize).is_some_and(|net| net.prefix == prefix)
+                self.nets
+                    .get(id as usize)
+                    .is_some_and(|net| net.prefix == prefix)
             })
             .map(NetId)
     }
@@ -289,7 +294,8 @@ impl<F: Key> Table<F> {
         };
         self.live_nets += 1;
         let (nets, seed) = (&self.nets, self.seed);
-        self.index.insert(prefix.digest(seed), id, |id| digest_of(nets, id, seed));
+        self.index
+            .insert(prefix.digest(seed), id, |id| digest_of(nets, id, seed));
         NetId(id)
     }
 
@@ -308,7 +314,8 @@ impl<F: Key> Table<F> {
         self.free_nets = net.0;
         self.live_nets -= 1;
         let (nets, seed) = (&self.nets, self.seed);
-        self.index.remove(prefix.digest(seed), net.0, |id| digest_of(nets, id, seed));
+        self.index
+            .remove(prefix.digest(seed), net.0, |id| digest_of(nets, id, seed));
     }
 
     /// Whether nothing in the table itself needs the net.
@@ -319,11 +326,15 @@ impl<F: Key> Table<F> {
     }
 
     fn net(&self, net: NetId) -> &Net<F> {
-        self.nets.get(net.0 as usize).expect("net ids come from the table and it never shrinks")
+        self.nets
+            .get(net.0 as usize)
+            .expect("net ids come from the table and it never shrinks")
     }
 
     fn net_mut(&mut self, net: NetId) -> &mut Net<F> {
-        self.nets.get_mut(net.0 as usize).expect("net ids come from the table and it never shrinks")
+        self.nets
+            .get_mut(net.0 as usize)
+            .expect("net ids come from the table and it never shrinks")
     }
 
     pub(crate) fn prefix(&self, net: NetId) -> F {
@@ -360,11 +371,15 @@ impl<F: Key> Table<F> {
     // ---- paths ------------------------------------------------------------------------------------------------
 
     fn path(&self, path: u32) -> &Path {
-        self.paths.get(path as usize).expect("paths are linked only while they exist")
+        self.paths
+            .get(path as usize)
+            .expect("paths are linked only while they exist")
     }
 
     fn path_mut(&mut self, path: u32) -> &mut Path {
-        self.paths.get_mut(path as usize).expect("paths are linked only while they exist")
+        self.paths
+            .get_mut(path as usize)
+            .expect("paths are linked only while they exist")
     }
 
     fn peer_mut(&mut self, peer: Slot) -> &mut PeerPaths {
@@ -392,12 +407,25 @@ impl<F: Key> Table<F> {
     }
 
     /// Takes a path in, in place of the one with the same prefix, peer and path id.
-    pub(crate) fn announce(&mut self, prefix: F, peer: Slot, incoming: Incoming, store: &mut AttributeStore) {
+    pub(crate) fn announce(
+        &mut self,
+        prefix: F,
+        peer: Slot,
+        incoming: Incoming,
+        store: &mut AttributeStore,
+    ) {
         let net = self.find_or_insert(prefix);
         let epoch = self.peer_mut(peer).epoch;
         if let Some(at) = self.find_path(net, peer, incoming.path_id) {
             self.path_mut(at).epoch = epoch;
-            self.rewrite(at, incoming.received, incoming.attributes, incoming.unusable, false, store);
+            self.rewrite(
+                at,
+                incoming.received,
+                incoming.attributes,
+                incoming.unusable,
+                false,
+                store,
+            );
             return;
         }
         let mut flags = PathFlags::empty();
@@ -634,7 +662,9 @@ impl<F: Key> Table<F> {
             return None;
         }
         let path = self.path(first.first);
-        path.flags.contains(PathFlags::BEST).then(|| self.view(path))
+        path.flags
+            .contains(PathFlags::BEST)
+            .then(|| self.view(path))
     }
 
     /// Every path of a net, the best first.
@@ -652,7 +682,13 @@ impl<F: Key> Table<F> {
 
     /// What the decision would compare of a path.
     pub(crate) fn candidate(&self, view: &PathView, input: &DecisionInput<'_>) -> Candidate {
-        candidate(view.attributes, view.peer, view.path_id.unwrap_or(0), view.long_lived, input)
+        candidate(
+            view.attributes,
+            view.peer,
+            view.path_id.unwrap_or(0),
+            view.long_lived,
+            input,
+        )
     }
 
     fn view(&self, path: &Path) -> PathView {
@@ -666,7 +702,9 @@ impl<F: Key> Table<F> {
             best: path.flags.contains(PathFlags::BEST),
             used: path.flags.contains(PathFlags::USED),
             long_lived: path.flags.contains(PathFlags::LONG_LIVED),
-            old: self.peer(path.peer).is_some_and(|list| list.epoch != path.epoch),
+            old: self
+                .peer(path.peer)
+                .is_some_and(|list| list.epoch != path.epoch),
         }
     }
 
@@ -688,7 +726,8 @@ impl<F: Key> Table<F> {
 
     /// Paths of a peer, and those of them that are usable.
     pub(crate) fn counts(&self, peer: Slot) -> (usize, usize) {
-        self.peer(peer).map_or((0, 0), |list| (list.count, list.accepted))
+        self.peer(peer)
+            .map_or((0, 0), |list| (list.count, list.accepted))
     }
 
     pub(crate) fn epoch(&self, peer: Slot) -> u8 {
@@ -814,7 +853,14 @@ impl<F: Key> Table<F> {
         let found = *self.path(path.0);
         store.retain(found.received);
         let long_lived = found.flags.contains(PathFlags::LONG_LIVED);
-        self.rewrite(path.0, found.received, attributes, unusable, long_lived, store);
+        self.rewrite(
+            path.0,
+            found.received,
+            attributes,
+            unusable,
+            long_lived,
+            store,
+        );
     }
 
     /// Queues every prefix the peer has a path to.
@@ -828,8 +874,8 @@ impl<F: Key> Table<F> {
         }
     }
 
-    /// Prefixes the peer has a path to.
-    pub(crate) fn nets_of(&self, peer: Slot) -> impl Iterator<Item = NetId> + '_ {
+    /// Every path of the peer.
+    pub(crate) fn paths_by(&self, peer: Slot) -> impl Iterator<Item = PathView> + '_ {
         let mut at = self.peer(peer).map_or(NONE, |list| list.head);
         std::iter::from_fn(move || {
             if at == NONE {
@@ -837,18 +883,21 @@ impl<F: Key> Table<F> {
             }
             let path = self.path(at);
             at = path.peer_next;
-            Some(NetId(path.net))
+            Some(self.view(path))
         })
     }
 }
 
 fn digest_of<F: Key>(nets: &[Net<F>], id: u32, seed: u64) -> u64 {
-    nets.get(id as usize).map_or(0, |net| net.prefix.digest(seed))
+    nets.get(id as usize)
+        .map_or(0, |net| net.prefix.digest(seed))
 }
 
 impl Path {
     fn id(&self) -> Option<u32> {
-        self.flags.contains(PathFlags::HAS_PATH_ID).then_some(self.path_id)
+        self.flags
+            .contains(PathFlags::HAS_PATH_ID)
+            .then_some(self.path_id)
     }
 
     fn candidate(&self, input: &DecisionInput<'_>) -> Candidate {

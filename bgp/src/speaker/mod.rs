@@ -1,21 +1,53 @@
-//! Every peer and table behind one face.
+//! Every peer and table behind one face, without a socket and without a clock.
+//!
+//! Whoever owns the sockets tells what happened (`handle_*`), lets the speaker work ([`Speaker::work`]) and does what it asks
+//! ([`Speaker::poll_output`]), then sleeps until [`Speaker::poll_timeout`]:
+//!
+//! ```text
+//!   handle_message ─► fsm::Peer ─► import ─► tables ┄┄ dirty prefixes ┄┄► work ─► decision ─► groups ─► poll_output
+//!   handle_written ───────────────────────────────────────────── room ───► work ─► pull ────────────────┘
+//!   handle_timeout ─► fsm::Peer, retention of routes                       work ─► changes ─► poll_table_event
+//! ```
+//!
+//! `handle_*` is short: it files what came and marks what has to be looked at. All that grows with tables happens in
+//! `work`, by slices, so that no peer waits long for a keepalive and a driver may look after its sockets in between.
+//!
+//! Octets for peers are made when there is room for them: a peer has at most [`WINDOW`] octets under way, is asked for
+//! more when [`Speaker::handle_written`] says they went out, and a change leaves at once where nothing is queued. Changes for
+//! whoever forwards are fetched the same way. Both therefore cost memory by prefix, never by event.
+//!
+//! `neighbour.rs` holds one peer, `session.rs` what its sessions do to the tables, `configure.rs` changes of configuration,
+//! `tell.rs` the way out to peers, `inspect.rs` what can be asked.
 
 pub mod config;
+mod configure;
+mod inspect;
+mod neighbour;
+mod session;
 pub mod snapshot;
+mod tell;
 
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
+use self::neighbour::Neighbour;
 use crate::codec::error::DecodeError;
-use crate::codec::{CodecContext, Message};
-use crate::family::Family;
-use crate::fsm::{Direction, State};
-use crate::rib::RouteChange;
+use crate::codec::{CodecContext, ErrorCode, Message, Notification};
+use crate::decision::Multipath;
+use crate::family::{Family, FamilySet};
+use crate::fsm::{Admission, Direction, Event, LocalIdentity, PeerOutput, Shutdown, State};
+use crate::graceful_restart::Deferral;
+use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
+use crate::rib::attribute_store::AttributeStore;
+use crate::rib::table::Walk;
+use crate::rib::{FamilyRib, LOCAL, News, PeerFacts, RouteChange, Slot, View};
+use crate::router_id::RouterId;
 use config::{PeerConfig, SpeakerConfig};
-use snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 
 /// A neighbour the speaker knows at present. An id is not used again for another neighbour while events for the old one
 /// may still be on their way.
@@ -121,6 +153,13 @@ pub enum SpeakerShutdown {
     },
 }
 
+/// Most octets handed to a connection and not written yet, give or take one chunk.
+pub const WINDOW: usize = 64 * 1024;
+/// With less than this under way, a peer is given more.
+const LOW_WATER: usize = WINDOW / 2;
+/// Slots are sixteen bits, and the last one means nobody.
+const MAX_SLOTS: usize = Slot::MAX as usize;
+
 /// What becomes of an accepted connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
@@ -135,48 +174,259 @@ pub enum Accepted {
 #[derive(Debug)]
 pub struct Speaker {
     config: SpeakerConfig,
+    seed: u64,
+    neighbours: Vec<Option<Box<Neighbour>>>,
+    /// How often each slot was given out.
+    generations: Vec<u16>,
+    /// Configured and dynamic neighbours that are not leaving.
+    names: BTreeMap<Arc<str>, Slot>,
+    addresses: BTreeMap<IpAddr, SmallVec<[Slot; 1]>>,
+    tables: Tables,
+    originated: BTreeMap<Prefix, config::Originate>,
+    own_addresses: BTreeSet<IpAddr>,
+    cluster_ids: BTreeSet<RouterId>,
+    deferral: Deferral<Slot>,
+    /// Selection is or was deferred, and OPENs still say so.
+    restarting: bool,
+    stopped: bool,
+    reporting: bool,
+    outputs: VecDeque<Output>,
+    timers: BTreeSet<(Instant, Slot)>,
+    /// Peers to be given octets.
+    ready: VecDeque<Slot>,
+    /// Slots of peers that left, until nothing refers to them.
+    retired: Vec<Slot>,
+    /// The table `poll_table_event` asks first; they take turns.
+    ipv6_first: bool,
 }
 
-#[expect(
-    unused_variables,
-    clippy::unimplemented,
-    clippy::missing_const_for_fn,
-    clippy::needless_pass_by_ref_mut,
-    reason = "the face comes before the body"
-)]
+/// What all tables share, and the tables.
+#[derive(Debug)]
+struct Tables {
+    store: AttributeStore,
+    facts: Vec<PeerFacts>,
+    ipv4: FamilyRib<Ipv4Prefix>,
+    ipv6: FamilyRib<Ipv6Prefix>,
+}
+
+/// Runs an expression with the rib of one family.
+macro_rules! with_rib {
+    ($tables:expr, $family:expr, |$rib:ident| $body:expr) => {
+        if $family == crate::family::Family::IPV6_UNICAST {
+            let $rib = &mut $tables.ipv6;
+            $body
+        } else {
+            let $rib = &mut $tables.ipv4;
+            $body
+        }
+    };
+}
+/// The same, for reading.
+macro_rules! with_rib_ref {
+    ($tables:expr, $family:expr, |$rib:ident| $body:expr) => {
+        if $family == crate::family::Family::IPV6_UNICAST {
+            let $rib = &$tables.ipv6;
+            $body
+        } else {
+            let $rib = &$tables.ipv4;
+            $body
+        }
+    };
+}
+use {with_rib, with_rib_ref};
+
+impl PeerId {
+    const fn new(slot: Slot, generation: u16) -> Self {
+        Self((generation as u32) << 16 | slot as u32)
+    }
+
+    const fn slot(self) -> Slot {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the lower half is the slot"
+        )]
+        let slot = self.0 as Slot;
+        slot
+    }
+}
+
 impl Speaker {
     /// A speaker that starts every enabled peer. `seed` feeds jitter and hashing.
     #[must_use]
     pub fn new(config: SpeakerConfig, seed: u64, now: Instant) -> Self {
-        unimplemented!()
+        let restarting = config.restarting;
+        let mut empty = SpeakerConfig::new(config.asn, config.router_id);
+        empty.families.clone_from(&config.families);
+        let local = PeerFacts {
+            name: Arc::from(""),
+            address: None,
+            router_id: config.router_id.get(),
+            external: false,
+            client: false,
+            cluster_id: config.router_id,
+        };
+        let mut speaker = Self {
+            seed,
+            neighbours: vec![None],
+            generations: vec![0],
+            names: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            tables: Tables {
+                store: AttributeStore::new(seed ^ 0x5eed_a77e),
+                facts: vec![local],
+                ipv4: FamilyRib::new(seed ^ 0x5eed_0004, restarting),
+                ipv6: FamilyRib::new(seed ^ 0x5eed_0006, restarting),
+            },
+            originated: BTreeMap::new(),
+            own_addresses: BTreeSet::new(),
+            cluster_ids: BTreeSet::new(),
+            deferral: if restarting {
+                Deferral::until(now + config.selection_deferral)
+            } else {
+                Deferral::none()
+            },
+            restarting,
+            stopped: false,
+            reporting: true,
+            outputs: VecDeque::new(),
+            timers: BTreeSet::new(),
+            ready: VecDeque::new(),
+            retired: Vec::new(),
+            ipv6_first: false,
+            config: empty,
+        };
+        speaker.configure(config, now);
+        if restarting {
+            speaker.await_neighbours();
+        }
+        speaker
+    }
+
+    /// Whether changes of best routes are kept for [`Speaker::poll_table_event`]. They are, unless told otherwise: a pure
+    /// reflector saves the work.
+    pub const fn report_routes(&mut self, reporting: bool) {
+        self.reporting = reporting;
     }
 
     /// What the speaker was told to be.
     #[must_use]
-    pub fn config(&self) -> &SpeakerConfig {
+    pub const fn config(&self) -> &SpeakerConfig {
         &self.config
     }
 
-    /// Takes a new configuration and touches only what differs.
-    pub fn configure(&mut self, config: SpeakerConfig, now: Instant) {
-        unimplemented!()
+    fn identity(&self) -> LocalIdentity {
+        LocalIdentity {
+            asn: self.config.asn,
+            router_id: self.config.router_id,
+            restarting: self.restarting,
+            forwarding_preserved: self.config.restarting,
+        }
     }
 
+    fn neighbour(&self, slot: Slot) -> Option<&Neighbour> {
+        self.neighbours.get(usize::from(slot))?.as_deref()
+    }
+
+    fn neighbour_mut(&mut self, slot: Slot) -> Option<&mut Neighbour> {
+        self.neighbours.get_mut(usize::from(slot))?.as_deref_mut()
+    }
+
+    /// The slot of a peer that is still the one meant.
+    fn known(&self, peer: PeerId) -> Option<Slot> {
+        self.neighbour(peer.slot())
+            .filter(|neighbour| neighbour.id == peer)
+            .map(|_| peer.slot())
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        let used: Vec<Slot> = (0..)
+            .zip(&self.neighbours)
+            .filter_map(|(slot, neighbour): (Slot, _)| neighbour.is_some().then_some(slot))
+            .collect();
+        used.into_iter()
+    }
+
+    // ---- what happens ---------------------------------------------------------------------------------------------
+
     /// Whose connection a newly accepted one is: the peer of that address, else a new one of the narrowest range that
-    /// holds it. Nothing where nobody is expected from there; close it then. Follow with [`Speaker::handle_connected`].
-    pub fn accept(
-        &mut self,
-        remote: SocketAddr,
-        local: SocketAddr,
-        now: Instant,
-    ) -> Accepted {
-        unimplemented!()
+    /// holds it.
+    pub fn accept(&mut self, remote: SocketAddr, local: SocketAddr, now: Instant) -> Accepted {
+        if self.stopped {
+            return Accepted::Refused(None);
+        }
+        let slot = self
+            .expected(remote, local, now)
+            .or_else(|| self.add_dynamic(remote, local, now));
+        let Some((slot, neighbour)) = slot.and_then(|slot| Some((slot, self.neighbour(slot)?)))
+        else {
+            return Accepted::Refused(None);
+        };
+        let (peer, called) = (neighbour.id, neighbour.incoming_open);
+        match neighbour.fsm.admit(now) {
+            Admission::Accept => {
+                if called {
+                    self.outputs.push_back(Output::Close {
+                        peer,
+                        direction: Direction::Incoming,
+                        linger: false,
+                    });
+                }
+                if let Some(neighbour) = self.neighbour_mut(slot) {
+                    neighbour.set_open(Direction::Incoming, true);
+                }
+                Accepted::Peer(peer)
+            }
+            Admission::Close => Accepted::Refused(None),
+            Admission::Reject => Accepted::Refused(refusal(ErrorCode::CONNECTION_REJECTED)),
+            Admission::Collide => Accepted::Refused(refusal(ErrorCode::CONNECTION_COLLISION)),
+        }
+    }
+
+    /// The neighbour of this address; of several, the one whose own address was called and that has room.
+    fn expected(&self, remote: SocketAddr, local: SocketAddr, now: Instant) -> Option<Slot> {
+        let fits = |slot: &&Slot| {
+            self.neighbour(**slot).is_some_and(|neighbour| {
+                let config = &neighbour.config;
+                let scope = match (remote, config.remote) {
+                    (SocketAddr::V6(calling), config::Remote::Address(SocketAddr::V6(known))) => {
+                        known.scope_id() == 0 || known.scope_id() == calling.scope_id()
+                    }
+                    _ => true,
+                };
+                scope
+                    && config
+                        .local_address
+                        .is_none_or(|address| address == local.ip())
+            })
+        };
+        let slots = self.addresses.get(&remote.ip())?;
+        let takes = |slot: &&Slot| {
+            self.neighbour(**slot)
+                .is_some_and(|neighbour| neighbour.fsm.admit(now) == Admission::Accept)
+        };
+        let mut fitting = slots.iter().filter(fits);
+        fitting
+            .clone()
+            .find(takes)
+            .or_else(|| fitting.next())
+            .copied()
     }
 
     /// The configuration of a neighbour that is known.
     #[must_use]
     pub fn peer_config(&self, peer: PeerId) -> Option<&Arc<PeerConfig>> {
-        unimplemented!()
+        let slot = self.known(peer)?;
+        self.neighbour(slot).map(|neighbour| &neighbour.config)
+    }
+
+    fn event(&mut self, peer: PeerId, event: Event, now: Instant) {
+        let Some(slot) = self.known(peer) else {
+            return;
+        };
+        if let Some(neighbour) = self.neighbour_mut(slot) {
+            neighbour.fsm.handle_event(now, event);
+        }
+        self.drain(slot, now);
     }
 
     /// A TCP connection stands.
@@ -188,17 +438,29 @@ impl Speaker {
         remote: SocketAddr,
         now: Instant,
     ) {
-        unimplemented!()
+        if let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot)) {
+            neighbour.set_open(direction, true);
+        }
+        let event = Event::ConnectionUp {
+            direction,
+            local,
+            remote,
+        };
+        self.event(peer, event, now);
     }
 
     /// Dialling failed.
     pub fn handle_connect_failed(&mut self, peer: PeerId, now: Instant) {
-        unimplemented!()
+        let direction = Direction::Outgoing;
+        self.event(peer, Event::ConnectionFailed { direction }, now);
     }
 
     /// A connection ended, by FIN, RST or an error of the socket.
     pub fn handle_closed(&mut self, peer: PeerId, direction: Direction, now: Instant) {
-        unimplemented!()
+        if let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot)) {
+            neighbour.set_open(direction, false);
+        }
+        self.event(peer, Event::ConnectionClosed { direction }, now);
     }
 
     /// A well-formed message came.
@@ -209,7 +471,7 @@ impl Speaker {
         message: Message,
         now: Instant,
     ) {
-        unimplemented!()
+        self.event(peer, Event::Message { direction, message }, now);
     }
 
     /// Octets came that are no message.
@@ -220,12 +482,12 @@ impl Speaker {
         error: DecodeError,
         now: Instant,
     ) {
-        unimplemented!()
+        self.event(peer, Event::Malformed { direction, error }, now);
     }
 
     /// The peer was heard but what it said is not handed over yet.
     pub fn handle_heard(&mut self, peer: PeerId, direction: Direction, now: Instant) {
-        unimplemented!()
+        self.event(peer, Event::Heard { direction }, now);
     }
 
     /// The kernel took `octets` of what [`Output::Send`] asked to write. More follows once little is left.
@@ -236,56 +498,310 @@ impl Speaker {
         octets: usize,
         now: Instant,
     ) {
-        unimplemented!()
+        let Some(slot) = self.known(peer) else {
+            return;
+        };
+        if let Some(neighbour) = self.neighbour_mut(slot) {
+            let queued = neighbour.queued_mut(direction);
+            *queued = queued.saturating_sub(octets);
+            if *queued < LOW_WATER {
+                self.make_ready(slot);
+            }
+        }
+        self.event(peer, Event::BytesAccepted { direction }, now);
     }
 
     /// Deadlines that passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        unimplemented!()
+        while let Some((deadline, slot)) = self.timers.first().copied() {
+            if deadline > now {
+                break;
+            }
+            self.timers.pop_first();
+            let Some(neighbour) = self.neighbour_mut(slot) else {
+                continue;
+            };
+            neighbour.deadline = None;
+            neighbour.fsm.handle_timeout(now);
+            self.expire_retention(slot, now);
+            self.drain(slot, now);
+        }
+        self.deferral.expire(now);
+        self.end_deferral_where_complete();
     }
 
     /// When to call [`Speaker::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        unimplemented!()
+        let neighbours = self.timers.first().map(|(deadline, _)| *deadline);
+        neighbours.into_iter().chain(self.deferral.deadline()).min()
     }
+
+    /// Takes what a neighbour's machine asks for, and notes when it wants to be woken.
+    fn drain(&mut self, slot: Slot, now: Instant) {
+        while let Some(neighbour) = self.neighbour_mut(slot) {
+            let Some(output) = neighbour.fsm.poll_output() else {
+                break;
+            };
+            let peer = neighbour.id;
+            match output {
+                PeerOutput::Connect => {
+                    let config = Arc::clone(&neighbour.config);
+                    if let config::Remote::Address(remote) = config.remote {
+                        self.outputs.push_back(Output::Connect {
+                            peer,
+                            remote,
+                            config,
+                        });
+                    }
+                }
+                PeerOutput::Send { direction, bytes } => {
+                    *neighbour.queued_mut(direction) += bytes.len();
+                    self.outputs.push_back(Output::Send {
+                        peer,
+                        direction,
+                        chunks: vec![bytes],
+                    });
+                }
+                PeerOutput::Close { direction, linger } => {
+                    neighbour.set_open(direction, false);
+                    self.outputs.push_back(Output::Close {
+                        peer,
+                        direction,
+                        linger,
+                    });
+                }
+                PeerOutput::UseContext {
+                    direction,
+                    context,
+                    keepalive_interval,
+                } => self.outputs.push_back(Output::UseContext {
+                    peer,
+                    direction,
+                    context,
+                    keepalive_interval,
+                }),
+                PeerOutput::Established(negotiated) => self.session_up(slot, negotiated),
+                PeerOutput::Down(reason) => self.session_down(slot, &reason, now),
+                PeerOutput::Update(update) => self.import(slot, update, now),
+                PeerOutput::RouteRefresh(refresh) => self.route_refresh(slot, refresh, now),
+                PeerOutput::StateChanged { from, to } => {
+                    neighbour.state_since = now;
+                    let name = Arc::clone(&neighbour.name);
+                    self.outputs.push_back(Output::PeerStateChanged {
+                        peer,
+                        name,
+                        from,
+                        to,
+                    });
+                }
+            }
+        }
+        self.set_timer(slot);
+        self.retire_if_gone(slot);
+    }
+
+    /// Moves a neighbour's timer where it became earlier. A later deadline is found out when the earlier one passes:
+    /// the hold timer moves with every message.
+    fn set_timer(&mut self, slot: Slot) {
+        let Some(neighbour) = self
+            .neighbours
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let Some(next) = neighbour.next_deadline() else {
+            return;
+        };
+        match neighbour.deadline {
+            Some(set) if set <= next => {}
+            set => {
+                if let Some(set) = set {
+                    self.timers.remove(&(set, slot));
+                }
+                self.timers.insert((next, slot));
+                neighbour.deadline = Some(next);
+            }
+        }
+    }
+
+    // ---- what is done ---------------------------------------------------------------------------------------------
 
     /// The next thing to do; call until there is none, after every `handle_*` and [`Speaker::work`].
     pub fn poll_output(&mut self) -> Option<Output> {
-        unimplemented!()
+        self.outputs.pop_front()
     }
 
     /// News for whoever forwards, at most `maximum` changes. Ask only when they can be taken: until then changes of one
     /// prefix are joined.
     pub fn poll_table_event(&mut self, maximum: usize) -> Option<TableEvent> {
-        unimplemented!()
+        let Tables {
+            store,
+            facts,
+            ipv4,
+            ipv6,
+        } = &mut self.tables;
+        let order = if self.ipv6_first {
+            [Family::IPV6_UNICAST, Family::IPV4_UNICAST]
+        } else {
+            [Family::IPV4_UNICAST, Family::IPV6_UNICAST]
+        };
+        for family in order {
+            let news = if family == Family::IPV6_UNICAST {
+                ipv6.poll_news(maximum, store, facts)
+            } else {
+                ipv4.poll_news(maximum, store, facts)
+            };
+            let Some(news) = news else {
+                continue;
+            };
+            self.ipv6_first = family == Family::IPV4_UNICAST;
+            return Some(match news {
+                News::Changes(changes) => TableEvent::Changes(changes),
+                News::Complete => TableEvent::Complete(family),
+            });
+        }
+        None
     }
 
-    /// Works on what the events left to do: about `budget` prefixes are decided, and as many told. True while more is
-    /// left; look after sockets in between.
+    /// Works on what the events left to do: about `budget` prefixes are decided, and as many paths looked at. True while
+    /// more is left; look after sockets in between.
     pub fn work(&mut self, budget: usize, now: Instant) -> bool {
-        unimplemented!()
+        let mut left = budget.max(1);
+        let walking = self.walk(&mut left, now);
+        let deciding = self.decide(&mut left);
+        self.wake();
+        let telling = self.tell_ready(budget);
+        self.tables.ipv4.trim();
+        self.tables.ipv6.trim();
+        self.free_retired();
+        walking || deciding || telling
     }
+
+    fn decide(&mut self, left: &mut usize) -> bool {
+        let multipath = self.multipath();
+        let Tables {
+            store,
+            facts,
+            ipv4,
+            ipv6,
+        } = &mut self.tables;
+        let view = View { facts, multipath };
+        let ipv4 = ipv4.work(left, self.reporting, store, &view);
+        let ipv6 = ipv6.work(left, self.reporting, store, &view);
+        ipv4 || ipv6
+    }
+
+    const fn multipath(&self) -> Multipath {
+        Multipath {
+            maximum: self.config.maximum_paths,
+            relax: self.config.multipath_relax,
+        }
+    }
+
+    // ---- operators ------------------------------------------------------------------------------------------------
 
     /// Clears the peer of this name, or every dynamic peer of the range of this name. False where there is none.
     pub fn clear(&mut self, name: &str, clear: Clear, now: Instant) -> bool {
-        unimplemented!()
+        let named = |slot: &Slot| {
+            self.neighbour(*slot).is_some_and(|neighbour| {
+                !neighbour.leaving
+                    && (*neighbour.name == *name || neighbour.range.as_deref() == Some(name))
+            })
+        };
+        let slots: Vec<Slot> = self.slots().filter(named).collect();
+        for slot in &slots {
+            match clear {
+                Clear::Hard => {
+                    if let Some(neighbour) = self.neighbour_mut(*slot) {
+                        let shutdown = Shutdown::AdministrativeReset {
+                            text: None,
+                            hard: true,
+                        };
+                        neighbour.fsm.handle_event(now, Event::Reset(shutdown));
+                        // A peer that rests until told otherwise, after too many prefixes say, is told now.
+                        if neighbour.config.enabled {
+                            neighbour.fsm.handle_event(now, Event::Start);
+                        }
+                    }
+                    self.drain(*slot, now);
+                }
+                Clear::SoftIn => self.queue_import(*slot),
+                Clear::SoftOut => self.retell(*slot),
+            }
+        }
+        !slots.is_empty()
+    }
+
+    fn queue_import(&mut self, slot: Slot) {
+        self.tables.ipv4.table.queue_walk(slot, Walk::Import);
+        self.tables.ipv6.table.queue_walk(slot, Walk::Import);
     }
 
     /// Ends every session for good.
     pub fn shutdown(&mut self, how: &SpeakerShutdown, now: Instant) {
-        unimplemented!()
+        self.stopped = true;
+        for slot in self.slots() {
+            if let Some(neighbour) = self.neighbour_mut(slot) {
+                let shutdown = match how {
+                    SpeakerShutdown::KeepForwarding => Shutdown::Silent,
+                    SpeakerShutdown::Cease { text } => {
+                        Shutdown::Administrative { text: text.clone() }
+                    }
+                };
+                neighbour.fsm.handle_event(now, Event::Stop(shutdown));
+            }
+            self.drain(slot, now);
+        }
     }
 
-    /// The speaker at this moment.
-    #[must_use]
-    pub fn snapshot(&self, now: Instant) -> SpeakerSnapshot {
-        unimplemented!()
+    // ---- a restart of ours ----------------------------------------------------------------------------------------
+
+    fn await_neighbours(&mut self) {
+        for slot in self.slots() {
+            if let Some(neighbour) = self
+                .neighbours
+                .get(usize::from(slot))
+                .and_then(Option::as_ref)
+                && neighbour.config.enabled
+                && neighbour.range.is_none()
+            {
+                self.deferral
+                    .expect(slot, neighbour.config.families.iter().copied().collect());
+            }
+        }
+        self.end_deferral_where_complete();
     }
 
-    /// What is known of the prefixes asked for, in order of prefix.
-    #[must_use]
-    pub fn routes(&self, query: &RouteQuery) -> Vec<RouteInfo> {
-        unimplemented!()
+    fn end_deferral_where_complete(&mut self) {
+        if !self.restarting {
+            return;
+        }
+        let complete = self.deferral.complete();
+        if complete.has(Family::IPV4_UNICAST) {
+            self.tables.ipv4.end_deferral();
+        }
+        if complete.has(Family::IPV6_UNICAST) {
+            self.tables.ipv6.end_deferral();
+        }
+        if complete == FamilySet::all() {
+            self.restarting = false;
+            self.deferral = Deferral::none();
+            let identity = self.identity();
+            for neighbour in self.neighbours.iter_mut().flatten() {
+                neighbour.fsm.set_identity(identity);
+            }
+        }
     }
 }
+
+/// The octets of a NOTIFICATION for a connection nobody takes.
+fn refusal(code: ErrorCode) -> Option<Bytes> {
+    Message::Notification(Notification::new(code))
+        .to_bytes(&CodecContext::before_open())
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1079 @@
+//! What a group of peers was told (Adj-RIB-Out), and how each of them is brought up to date.
+//!
+//! Peers that would be sent the same octets are one [`Group`]. The group holds, per prefix, the one thing it tells, and a
+//! journal: the prefixes in the order their telling changed. A peer is a cursor into the journal. Two peers at the same
+//! position need the same octets, so those are encoded once and shared:
+//!
+//! ```text
+//!   journal   … 7  3  9 │ 4  7  2  5 │ 8  1 │              ▲ head
+//!                       └─ chunk ────┴chunk ┘
+//!   cursors           ▲ peer c      ▲ a, b  (encode or share the chunk that begins at the cursor)
+//! ```
+//!
+//! An entry whose prefix changed again later is dead: a peer that reads slowly skips it and gets the latest state once.
+//! Such a peer costs an entry per prefix at most, because the journal is compacted when it outgrows the table, and it
+//! holds up nobody: the others are ahead of it.
+//!
+//! A peer that comes up walks over the whole table, sorted so that each attribute set is encoded once, ends with
+//! End-of-RIB and goes on with the journal from where it stood when the walk began. Peers that come up together share the
+//! walk. A refresh is the same walk. A peer that moves here from another group (its policy changed) walks too and
+//! has what only the old group told it withdrawn.
+//!
+//! A route is not sent back to the peer it is from, nor to its originator. Every message holds routes of one source, so
+//! for that peer a chunk is cut at the message's ends, with withdrawals in the gap where it may still hold another route.
+//!
+//! Invariants: a chunk says of its prefixes what held when it was encoded, and every change since is in the journal
+//! behind it. A prefix in the unread part of a journal keeps its id.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::attribute_store::{AttrId, AttributeStore};
+use super::export::{self, Export, GroupKey, Told};
+use super::index::{IdIndex, NONE, fold};
+use super::table::NetId;
+use super::{PeerFacts, Slot};
+use crate::codec::{
+    CodecContext, Nlri, PathId, RefreshKind, RouteRefresh, attributes_block, encode_announcements,
+    encode_end_of_rib, encode_withdrawals,
+};
+use crate::policy::{Action, AppliedRules, Policy};
+use crate::prefix::Prefix;
+
+/// Most prefixes in one chunk: 20 KiB of IPv4 host routes, some milliseconds of a slow link.
+const CHUNK_PREFIXES: usize = 4096;
+/// Most octets of chunks kept for peers that will need them; those further behind encode for themselves.
+const CHUNKS_KEPT: usize = 4 << 20;
+/// Most chunks kept of walks.
+const WALK_CHUNKS: usize = 256;
+
+/// Journal entries are net ids; this bit says that the source of the route may hold another one of ours.
+const SOURCE_MAY_HOLD: u32 = 1 << 31;
+
+/// Where a peer stands in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemberId(u32);
+
+/// What is said before and after a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// The session is new: End-of-RIB at the end (RFC 4724 §2).
+    Initial,
+    /// The peer asked, or an operator did.
+    Refresh {
+        /// Mark begin and end (RFC 7313).
+        marked: bool,
+    },
+}
+
+/// What encoding reads beside the group.
+pub(crate) struct EncodeInput<'a> {
+    pub(crate) store: &'a AttributeStore,
+    pub(crate) facts: &'a [PeerFacts],
+    pub(crate) prefix_of: &'a dyn Fn(NetId) -> Prefix,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct NetOut {
+    /// What is told; [`NONE`] for nothing.
+    out: u32,
+    /// Low half of the position of the net's latest journal entry.
+    position: u32,
+}
+
+/// One thing told, shared by all prefixes it is told of.
+#[derive(Debug)]
+struct OutRecord {
+    attributes: AttrId,
+    /// Which actions of policy apply; next free place where free.
+    actions: u32,
+    references: u32,
+    source: Slot,
+    long_lived: bool,
+}
+
+#[derive(Debug)]
+struct Segment {
+    /// Where its octets end.
+    end: usize,
+    source: Slot,
+    /// ORIGINATOR_ID of the routes, 0 without.
+    originator: u32,
+    /// What its source is told instead, where it may hold something.
+    instead: Option<Bytes>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    octets: Bytes,
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug)]
+struct JournalChunk {
+    from: u64,
+    to: u64,
+    chunk: Arc<Chunk>,
+}
+
+#[derive(Debug)]
+struct WalkList {
+    start: u64,
+    nets: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct WalkChunk {
+    list: Weak<WalkList>,
+    from: usize,
+    chunk: Arc<Chunk>,
+}
+
+#[derive(Debug)]
+enum Sync {
+    /// Its walk begins once the group knows what it tells.
+    Waiting,
+    /// On the walk.
+    Walking {
+        list: Arc<WalkList>,
+        position: usize,
+    },
+    /// Follows the journal.
+    Live,
+}
+
+#[derive(Debug)]
+struct Member {
+    slot: Slot,
+    router_id: u32,
+    /// The next journal entry it has not been told; on a walk, where the journal is taken up again.
+    cursor: u64,
+    sync: Sync,
+    occasion: Occasion,
+    /// Nothing in the journal concerns it before its walk begins: it was told nothing yet, or by another group.
+    new: bool,
+    /// Another walk follows the current one.
+    again: Option<Occasion>,
+    /// Prefixes another group told it, one bit each.
+    held: Option<Vec<u64>>,
+    end_of_rib_sent: bool,
+}
+
+/// Peers that are told the same.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) key: GroupKey,
+    nets: Vec<NetOut>,
+    advertised: usize,
+    records: Vec<OutRecord>,
+    free_records: u32,
+    record_index: IdIndex,
+    /// Distinct combinations of actions policies apply; the first is none.
+    actions: Vec<Vec<Action>>,
+    /// Where the combinations of rules of the policy in force are among them.
+    rules: Vec<(AppliedRules, u32)>,
+    journal: VecDeque<u32>,
+    /// Position of the journal's front.
+    base: u64,
+    chunks: VecDeque<JournalChunk>,
+    chunk_octets: usize,
+    latest_walk: Weak<WalkList>,
+    walk_chunks: VecDeque<WalkChunk>,
+    members: Vec<Option<Member>>,
+    /// Next net whose telling is not known yet or belongs to an earlier policy.
+    fill: Option<u32>,
+    /// The fill is the first one: nobody may be told before it ends.
+    filling_first: bool,
+    /// Head up to which members were woken.
+    pub(crate) announced_head: u64,
+    /// Routes that fit no message.
+    pub(crate) unsendable: u64,
+}
+
+impl Group {
+    /// A group that has yet to learn what it tells: see [`Group::fill_step`].
+    pub(crate) fn new(key: GroupKey) -> Self {
+        Self {
+            key,
+            nets: Vec::new(),
+            advertised: 0,
+            records: Vec::new(),
+            free_records: NONE,
+            record_index: IdIndex::default(),
+            actions: vec![Vec::new()],
+            rules: Vec::new(),
+            journal: VecDeque::new(),
+            base: 0,
+            chunks: VecDeque::new(),
+            chunk_octets: 0,
+            latest_walk: Weak::new(),
+            walk_chunks: VecDeque::new(),
+            members: Vec::new(),
+            fill: Some(0),
+            filling_first: true,
+            announced_head: 0,
+            unsendable: 0,
+        }
+    }
+
+    // ---- what is told -----------------------------------------------------------------------------------------
+
+    fn head(&self) -> u64 {
+        self.base + self.journal.len() as u64
+    }
+
+    fn net(&self, net: NetId) -> NetOut {
+        let nothing = NetOut {
+            out: NONE,
+            position: u32::MAX,
+        };
+        self.nets.get(net.0 as usize).copied().unwrap_or(nothing)
+    }
+
+    /// The journal entry at `position` of the ring.
+    fn entry(&self, position: u64) -> Option<u32> {
+        let offset = usize::try_from(position.checked_sub(self.base)?).ok()?;
+        self.journal.get(offset).copied()
+    }
+
+    /// The position of the net's latest entry, while somebody may have to read it.
+    fn pending(&self, net: NetId) -> Option<u64> {
+        let low = self.net(net).position;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "positions are compared by their low half"
+        )]
+        let ahead = low.wrapping_sub(self.base as u32);
+        let position = self.base + u64::from(ahead);
+        (self.entry(position)? & !SOURCE_MAY_HOLD == net.0).then_some(position)
+    }
+
+    /// Whether the group still refers to the net.
+    pub(crate) fn needs(&self, net: NetId) -> bool {
+        self.net(net).out != NONE || self.pending(net).is_some()
+    }
+
+    /// Whether the peer in `slot` is told of the net.
+    pub(crate) fn tells(
+        &self,
+        net: NetId,
+        slot: Slot,
+        router_id: u32,
+        store: &AttributeStore,
+    ) -> bool {
+        self.record(self.net(net).out)
+            .is_some_and(|record| !excludes(record, slot, router_id, store))
+    }
+
+    /// Whether the group is told of the net at all.
+    pub(crate) fn advertises(&self, net: NetId) -> bool {
+        self.net(net).out != NONE
+    }
+
+    pub(crate) const fn advertised(&self) -> usize {
+        self.advertised
+    }
+
+    fn record(&self, out: u32) -> Option<&OutRecord> {
+        self.records
+            .get(out as usize)
+            .filter(|record| record.references > 0)
+    }
+
+    /// What is told of the net is this from now on.
+    pub(crate) fn update(
+        &mut self,
+        net: NetId,
+        export: Option<Export>,
+        store: &mut AttributeStore,
+    ) {
+        let old = self.net(net).out;
+        let new = export.map_or(NONE, |export| self.intern(&export, store));
+        if new == old {
+            if new != NONE {
+                self.release(new, store);
+            }
+            return;
+        }
+        let place = net.0 as usize;
+        if place >= self.nets.len() {
+            let nothing = NetOut {
+                out: NONE,
+                position: u32::MAX,
+            };
+            self.nets.resize(place + 1, nothing);
+        }
+        // Who must hear of it by a withdrawal rather than not at all: see the module's essay.
+        let origin_of = |out: u32| {
+            self.record(out)
+                .map(|record| (record.source, store.keys(record.attributes).originator))
+        };
+        let mut source_may_hold = old != NONE && (new == NONE || origin_of(old) != origin_of(new));
+        if let Some(pending) = self.pending(net) {
+            source_may_hold |= self
+                .entry(pending)
+                .is_some_and(|entry| entry & SOURCE_MAY_HOLD != 0);
+            self.spoil_chunk(pending);
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "positions are compared by their low half"
+        )]
+        let position = self.head() as u32;
+        self.journal
+            .push_back(net.0 | if source_may_hold { SOURCE_MAY_HOLD } else { 0 });
+        if let Some(place) = self.nets.get_mut(place) {
+            *place = NetOut { out: new, position };
+        }
+        self.advertised += usize::from(new != NONE);
+        self.advertised -= usize::from(old != NONE);
+        if old != NONE {
+            self.release(old, store);
+        }
+    }
+
+    fn intern(&mut self, export: &Export, store: &mut AttributeStore) -> u32 {
+        let actions = self.intern_actions(&export.rules);
+        let hash = record_hash(export.attributes, actions, export.source, export.long_lived);
+        let found = self.record_index.find(hash, |id| {
+            self.record(id).is_some_and(|record| {
+                record.attributes == export.attributes
+                    && record.actions == actions
+                    && record.source == export.source
+                    && record.long_lived == export.long_lived
+            })
+        });
+        if let Some(id) = found {
+            if let Some(record) = self.records.get_mut(id as usize) {
+                record.references += 1;
+            }
+            return id;
+        }
+        store.retain(export.attributes);
+        let record = OutRecord {
+            attributes: export.attributes,
+            actions,
+            references: 1,
+            source: export.source,
+            long_lived: export.long_lived,
+        };
+        let id = self.free_records;
+        let id = if let Some(place) = self.records.get_mut(id as usize) {
+            self.free_records = place.actions;
+            *place = record;
+            id
+        } else {
+            self.records.push(record);
+            u32::try_from(self.records.len() - 1).unwrap_or(NONE)
+        };
+        let records = &self.records;
+        self.record_index
+            .insert(hash, id, |id| hash_of(records, id));
+        id
+    }
+
+    /// The number of the actions that a combination of rules amounts to.
+    fn intern_actions(&mut self, rules: &AppliedRules) -> u32 {
+        if rules.is_empty() {
+            return 0;
+        }
+        if let Some((_, known)) = self.rules.iter().find(|(known, _)| known == rules) {
+            return *known;
+        }
+        let actions = self.key.policy.actions(rules);
+        let number = self
+            .actions
+            .iter()
+            .position(|known| *known == actions)
+            .unwrap_or_else(|| {
+                self.actions.push(actions);
+                self.actions.len() - 1
+            });
+        let number = u32::try_from(number).unwrap_or(0);
+        self.rules.push((rules.clone(), number));
+        number
+    }
+
+    fn release(&mut self, id: u32, store: &mut AttributeStore) {
+        let Some(record) = self.records.get_mut(id as usize) else {
+            return;
+        };
+        record.references -= 1;
+        if record.references > 0 {
+            return;
+        }
+        store.release(record.attributes);
+        let hash = record_hash(
+            record.attributes,
+            record.actions,
+            record.source,
+            record.long_lived,
+        );
+        let records = &self.records;
+        self.record_index
+            .remove(hash, id, |id| hash_of(records, id));
+        if let Some(record) = self.records.get_mut(id as usize) {
+            record.actions = self.free_records;
+        }
+        self.free_records = id;
+    }
+
+    /// Gives back every attribute set; the group is no more. Tells the nets it referred to.
+    pub(crate) fn dissolve(mut self, store: &mut AttributeStore) -> Vec<NetId> {
+        let mut referred = Vec::new();
+        for (id, net) in (0..).zip(std::mem::take(&mut self.nets)) {
+            if net.out != NONE {
+                self.release(net.out, store);
+                referred.push(NetId(id));
+            }
+        }
+        referred.extend(
+            self.journal
+                .iter()
+                .map(|entry| NetId(entry & !SOURCE_MAY_HOLD)),
+        );
+        referred
+    }
+
+    // ---- filling ----------------------------------------------------------------------------------------------
+
+    /// Whether the group has nets to look at anew.
+    pub(crate) const fn is_filling(&self) -> bool {
+        self.fill.is_some()
+    }
+
+    /// The next net whose telling is to be computed, and the end of it at `bound`.
+    pub(crate) fn fill_step(&mut self, bound: u32) -> Option<NetId> {
+        let at = self.fill?;
+        if at >= bound {
+            self.fill = None;
+            self.filling_first = false;
+            // Nobody was told anything so far in a first fill, and walks begin behind it.
+            return None;
+        }
+        self.fill = Some(at + 1);
+        Some(NetId(at))
+    }
+
+    /// Exchanges the policy. Every net is looked at anew and only differences are told: what a record says is told does
+    /// not depend on the policy that led to it.
+    pub(crate) fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.key.policy = policy;
+        self.rules.clear();
+        self.fill = Some(0);
+    }
+
+    // ---- members ----------------------------------------------------------------------------------------------
+
+    /// Takes a peer in. `held` marks prefixes another group told it.
+    pub(crate) fn join(
+        &mut self,
+        slot: Slot,
+        router_id: u32,
+        occasion: Occasion,
+        held: Option<Vec<u64>>,
+    ) -> MemberId {
+        let member = Some(Member {
+            slot,
+            router_id,
+            cursor: self.head(),
+            sync: Sync::Waiting,
+            end_of_rib_sent: occasion != Occasion::Initial,
+            occasion,
+            new: true,
+            again: None,
+            held,
+        });
+        let place = self
+            .members
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.members.len());
+        match self.members.get_mut(place) {
+            Some(free) => *free = member,
+            None => self.members.push(member),
+        }
+        MemberId(u32::try_from(place).unwrap_or(NONE))
+    }
+
+    /// Lets a peer go. Returns what it may have been told, for the group it joins next.
+    pub(crate) fn leave(&mut self, id: MemberId, carry: bool) -> Option<(Occasion, Vec<u64>)> {
+        let member = self.members.get_mut(id.0 as usize)?.take()?;
+        if !carry {
+            return None;
+        }
+        let occasion = match member.sync {
+            Sync::Live => Occasion::Refresh { marked: false },
+            Sync::Waiting | Sync::Walking { .. } => member.occasion,
+        };
+        let mut held = member.held.unwrap_or_default();
+        let mut mark = |net: u32| {
+            let word = net as usize / 64;
+            if word >= held.len() {
+                held.resize(word + 1, 0);
+            }
+            if let Some(word) = held.get_mut(word) {
+                *word |= 1 << (net % 64);
+            }
+        };
+        if !matches!(member.sync, Sync::Waiting) {
+            for (net, out) in (0..).zip(&self.nets) {
+                if out.out != NONE {
+                    mark(net);
+                }
+            }
+            for position in member.cursor.max(self.base)..self.head() {
+                if let Some(entry) = self.entry(position) {
+                    mark(entry & !SOURCE_MAY_HOLD);
+                }
+            }
+        }
+        Some((occasion, held))
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.members.iter().flatten().map(|member| member.slot)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.iter().all(Option::is_none)
+    }
+
+    fn member(&self, id: MemberId) -> Option<&Member> {
+        self.members.get(id.0 as usize)?.as_ref()
+    }
+
+    /// Tells the peer everything anew, after a walk that is under way.
+    pub(crate) fn refresh(&mut self, id: MemberId, marked: bool) {
+        if let Some(Some(member)) = self.members.get_mut(id.0 as usize) {
+            let occasion = Occasion::Refresh { marked };
+            match member.sync {
+                Sync::Live => {
+                    member.sync = Sync::Waiting;
+                    member.occasion = occasion;
+                }
+                Sync::Waiting | Sync::Walking { .. } => member.again = Some(occasion),
+            }
+        }
+    }
+
+    /// Changes the peer has not been told.
+    pub(crate) fn lag(&self, id: MemberId) -> usize {
+        let Some(member) = self.member(id) else {
+            return 0;
+        };
+        let journal = usize::try_from(self.head() - member.cursor).unwrap_or(usize::MAX);
+        match &member.sync {
+            Sync::Waiting => self.advertised,
+            Sync::Walking { list, position } => list.nets.len() - position + journal,
+            Sync::Live => journal,
+        }
+    }
+
+    pub(crate) fn end_of_rib_sent(&self, id: MemberId) -> bool {
+        self.member(id).is_some_and(|member| member.end_of_rib_sent)
+    }
+
+    /// Whether there is something to tell the peer now.
+    pub(crate) fn has_more(&self, id: MemberId) -> bool {
+        self.member(id).is_some_and(|member| match member.sync {
+            Sync::Waiting => !self.filling_first,
+            Sync::Walking { .. } => true,
+            Sync::Live => member.cursor < self.head(),
+        })
+    }
+
+    /// Whether members may have something to be told since the last call.
+    pub(crate) fn take_news(&mut self) -> bool {
+        let head = self.head();
+        let news = self.announced_head < head;
+        self.announced_head = head;
+        news
+    }
+
+    /// Drops what every member has read. Tells nets that may be given back.
+    pub(crate) fn trim(&mut self, released: &mut Vec<NetId>) {
+        if self.journal.is_empty() {
+            return;
+        }
+        let head = self.head();
+        let read = self
+            .members
+            .iter()
+            .flatten()
+            .filter(|member| !member.new)
+            .map(|member| member.cursor)
+            .min()
+            .unwrap_or(head);
+        while self.base < read {
+            let Some(entry) = self.journal.pop_front() else {
+                break;
+            };
+            let net = NetId(entry & !SOURCE_MAY_HOLD);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "positions are compared by their low half"
+            )]
+            let latest = self.net(net).position == self.base as u32;
+            if latest && self.net(net).out == NONE {
+                released.push(net);
+            }
+            self.base += 1;
+        }
+        while self.chunks.front().is_some_and(|chunk| chunk.from < read) {
+            self.drop_first_chunk();
+        }
+        let live_at_most = self.nets.len();
+        if self.journal.len() > 2 * live_at_most + 4096 {
+            self.compact();
+        }
+    }
+
+    /// Leaves only the latest entry of each net in the journal.
+    fn compact(&mut self) {
+        let base = self.base;
+        let mut order: Vec<usize> = (0..self.members.len()).collect();
+        order.sort_by_key(|index| {
+            self.members
+                .get(*index)
+                .and_then(Option::as_ref)
+                .map(|member| member.cursor)
+        });
+        let mut moved = order.into_iter().peekable();
+        let old = std::mem::take(&mut self.journal);
+        let mut kept: u64 = 0;
+        for (offset, entry) in (0_u64..).zip(old) {
+            let position = base + offset;
+            while let Some(index) = moved.next_if(|index| {
+                self.members
+                    .get(*index)
+                    .and_then(Option::as_ref)
+                    .is_none_or(|member| member.cursor <= position)
+            }) {
+                if let Some(Some(member)) = self.members.get_mut(index) {
+                    member.cursor = base + kept;
+                }
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "positions are compared by their low half"
+            )]
+            let (low, new) = (position as u32, (base + kept) as u32);
+            if let Some(net) = self.nets.get_mut((entry & !SOURCE_MAY_HOLD) as usize)
+                && net.position == low
+            {
+                net.position = new;
+                self.journal.push_back(entry);
+                kept += 1;
+            }
+        }
+        let head = self.head();
+        for index in moved {
+            if let Some(Some(member)) = self.members.get_mut(index) {
+                member.cursor = head;
+            }
+        }
+        self.announced_head = self.announced_head.min(head);
+        self.chunks.clear();
+        self.chunk_octets = 0;
+        self.latest_walk = Weak::new();
+    }
+
+    // ---- telling ----------------------------------------------------------------------------------------------
+
+    /// The next octets for a peer; nothing when it is up to date.
+    pub(crate) fn pull(&mut self, id: MemberId, input: &EncodeInput<'_>) -> SmallVec<[Bytes; 2]> {
+        let mut octets = SmallVec::new();
+        // A step may have nothing for this peer although there is more to come.
+        while octets.is_empty() && self.has_more(id) {
+            self.step(id, input, &mut octets);
+        }
+        octets
+    }
+
+    fn step(&mut self, id: MemberId, input: &EncodeInput<'_>, octets: &mut SmallVec<[Bytes; 2]>) {
+        let index = id.0 as usize;
+        // Taken out for the step: what is encoded for it changes the group, but never its members.
+        let Some(mut member) = self.members.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        match member.sync {
+            Sync::Waiting => self.begin_walk(&mut member, octets),
+            Sync::Walking { .. } => self.walk(&mut member, input, octets),
+            Sync::Live => self.follow(&mut member, input, octets),
+        }
+        if let Some(place) = self.members.get_mut(index) {
+            *place = Some(member);
+        }
+    }
+
+    fn begin_walk(&mut self, member: &mut Member, octets: &mut SmallVec<[Bytes; 2]>) {
+        if member.occasion == (Occasion::Refresh { marked: true }) {
+            octets.push(refresh_marker(&self.key, RefreshKind::Begin));
+        }
+        // A peer that is told anew reads on from its cursor afterwards: withdrawals may be among what it has not read.
+        if std::mem::take(&mut member.new) {
+            member.cursor = self.head();
+        }
+        let list = match self.latest_walk.upgrade() {
+            Some(list) if member.held.is_none() && self.may_share(&list) => list,
+            _ => {
+                let list = Arc::new(self.walk_list(member.held.as_deref()));
+                if member.held.is_none() {
+                    self.latest_walk = Arc::downgrade(&list);
+                }
+                list
+            }
+        };
+        member.cursor = member.cursor.min(list.start);
+        member.sync = Sync::Walking { list, position: 0 };
+    }
+
+    /// A list serves another peer while the journal reaches back to its start and few of its nets changed since.
+    fn may_share(&self, list: &WalkList) -> bool {
+        list.start >= self.base && self.head() - list.start <= 1024 + list.nets.len() as u64 / 4
+    }
+
+    fn walk_list(&self, held: Option<&[u64]>) -> WalkList {
+        let is_held = |net: u32| held.is_some_and(|held| bit(held, net));
+        let known = u32::try_from(self.nets.len()).unwrap_or(u32::MAX);
+        let bound = held.map_or(known, |held| {
+            known.max(u32::try_from(held.len() * 64).unwrap_or(u32::MAX))
+        });
+        let mut nets: Vec<u32> = (0..bound)
+            .filter(|net| self.net(NetId(*net)).out != NONE || is_held(*net))
+            .collect();
+        nets.sort_by_key(|net| self.net(NetId(*net)).out);
+        WalkList {
+            start: self.head(),
+            nets,
+        }
+    }
+
+    fn walk(
+        &mut self,
+        member: &mut Member,
+        input: &EncodeInput<'_>,
+        octets: &mut SmallVec<[Bytes; 2]>,
+    ) {
+        let Sync::Walking { list, position } = &mut member.sync else {
+            return;
+        };
+        if *position >= list.nets.len() {
+            match member.occasion {
+                Occasion::Initial => {
+                    let mut marker = BytesMut::new();
+                    encode_end_of_rib(self.key.family, &mut marker);
+                    octets.push(marker.freeze());
+                    member.end_of_rib_sent = true;
+                }
+                Occasion::Refresh { marked: true } => {
+                    octets.push(refresh_marker(&self.key, RefreshKind::End))
+                }
+                Occasion::Refresh { marked: false } => {}
+            }
+            member.held = None;
+            member.sync = Sync::Live;
+            if let Some(occasion) = member.again.take() {
+                member.occasion = occasion;
+                member.sync = Sync::Waiting;
+            }
+            return;
+        }
+        let from = *position;
+        let to = (from + CHUNK_PREFIXES).min(list.nets.len());
+        *position = to;
+        let nets = list.nets.get(from..to).unwrap_or_default();
+        if let Some(held) = &member.held {
+            let (slot, router_id) = (member.slot, member.router_id);
+            let mut items = Vec::with_capacity(nets.len());
+            for net in nets {
+                let out = self.net(NetId(*net)).out;
+                let told = self
+                    .record(out)
+                    .is_some_and(|record| !excludes(record, slot, router_id, input.store));
+                if told {
+                    items.push((out, *net));
+                } else if bit(held, *net) {
+                    items.push((NONE, *net));
+                }
+            }
+            let chunk = self.encode(items, input);
+            self.unsendable += chunk.1;
+            if !chunk.0.octets.is_empty() {
+                octets.push(chunk.0.octets);
+            }
+            return;
+        }
+        let known = self.walk_chunks.iter().find(|chunk| {
+            chunk.from == from && std::ptr::eq(chunk.list.as_ptr(), Arc::as_ptr(list))
+        });
+        let chunk = match known {
+            Some(known) => Arc::clone(&known.chunk),
+            None => {
+                let items = nets
+                    .iter()
+                    .map(|net| (self.net(NetId(*net)).out, *net))
+                    .filter(|(out, _)| *out != NONE)
+                    .collect();
+                let (chunk, unsendable) = self.encode(items, input);
+                self.unsendable += unsendable;
+                let chunk = Arc::new(chunk);
+                self.walk_chunks
+                    .retain(|chunk| chunk.list.strong_count() > 0);
+                if self.walk_chunks.len() >= WALK_CHUNKS {
+                    self.walk_chunks.pop_front();
+                }
+                // Nobody else is on this walk: nothing to keep.
+                if Arc::strong_count(list) > 1 {
+                    self.walk_chunks.push_back(WalkChunk {
+                        list: Arc::downgrade(list),
+                        from,
+                        chunk: Arc::clone(&chunk),
+                    });
+                }
+                chunk
+            }
+        };
+        chunk.cut_for(member.slot, member.router_id, octets);
+    }
+
+    fn follow(
+        &mut self,
+        member: &mut Member,
+        input: &EncodeInput<'_>,
+        octets: &mut SmallVec<[Bytes; 2]>,
+    ) {
+        let from = member.cursor;
+        let next = self.chunks.partition_point(|chunk| chunk.from < from);
+        if let Some(known) = self.chunks.get(next)
+            && known.from == from
+        {
+            member.cursor = known.to;
+            known.chunk.cut_for(member.slot, member.router_id, octets);
+            return;
+        }
+        // Up to where a shared chunk begins, so that a peer that fell behind joins the others again.
+        let limit = self
+            .chunks
+            .get(next)
+            .map_or(self.head(), |chunk| chunk.from);
+        let mut items: Vec<(u32, u32)> = Vec::new();
+        let mut to = from;
+        while to < limit && items.len() < CHUNK_PREFIXES {
+            if let Some(entry) = self.entry(to) {
+                let net = self.net(NetId(entry & !SOURCE_MAY_HOLD));
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "positions are compared by their low half"
+                )]
+                if net.position == to as u32 {
+                    items.push((net.out, entry));
+                }
+            }
+            to += 1;
+        }
+        member.cursor = to;
+        if items.is_empty() {
+            return;
+        }
+        let (chunk, unsendable) = self.encode(items, input);
+        self.unsendable += unsendable;
+        chunk.cut_for(member.slot, member.router_id, octets);
+        let overlaps = next
+            .checked_sub(1)
+            .and_then(|before| self.chunks.get(before))
+            .is_some_and(|before| before.to > from);
+        if !overlaps && !self.is_empty() {
+            self.chunk_octets += chunk.octets.len();
+            self.chunks.insert(
+                next,
+                JournalChunk {
+                    from,
+                    to,
+                    chunk: Arc::new(chunk),
+                },
+            );
+            while self.chunk_octets > CHUNKS_KEPT {
+                self.drop_first_chunk();
+            }
+        }
+    }
+
+    fn drop_first_chunk(&mut self) {
+        if let Some(chunk) = self.chunks.pop_front() {
+            self.chunk_octets -= chunk.chunk.octets.len();
+        }
+    }
+
+    /// A chunk that tells of a net which has changed again serves nobody further.
+    fn spoil_chunk(&mut self, position: u64) {
+        let at = self.chunks.partition_point(|chunk| chunk.to <= position);
+        if self
+            .chunks
+            .get(at)
+            .is_some_and(|chunk| chunk.from <= position)
+            && let Some(chunk) = self.chunks.remove(at)
+        {
+            self.chunk_octets -= chunk.chunk.octets.len();
+        }
+    }
+
+    /// Encodes pairs of what is told and entry, the latter with or without [`SOURCE_MAY_HOLD`]. Tells how many routes
+    /// fit no message; those are withdrawn (RFC 4271 §9.2).
+    fn encode(&self, mut items: Vec<(u32, u32)>, input: &EncodeInput<'_>) -> (Chunk, u64) {
+        let context = &self.key.context;
+        let path_id = context.sends_path_ids(self.key.family).then_some(PathId(1));
+        let nlri = |entry: u32| Nlri {
+            prefix: (input.prefix_of)(NetId(entry & !SOURCE_MAY_HOLD)),
+            path_id,
+        };
+        // Withdrawals have the highest number and go first: what they free the peer may need for the rest.
+        items.sort_unstable_by_key(|(out, _)| out.wrapping_add(1));
+        let mut octets = BytesMut::new();
+        let mut segments = Vec::new();
+        let mut unsendable = 0;
+        for run in items.chunk_by(|a, b| a.0 == b.0) {
+            let Some((out, _)) = run.first() else {
+                continue;
+            };
+            let entries = || run.iter().map(|(_, entry)| *entry);
+            let record = self.record(*out);
+            let mut sent = false;
+            if let Some(record) = record {
+                let told = Told {
+                    attributes: record.attributes,
+                    source: record.source,
+                    long_lived: record.long_lived,
+                    actions: self
+                        .actions
+                        .get(record.actions as usize)
+                        .map_or(&[], Vec::as_slice),
+                };
+                sent = export::rewrite(&self.key, &told, input.store, input.facts)
+                    .and_then(|(attributes, next_hop)| {
+                        let block = attributes_block(&attributes, context).ok()?;
+                        let nlri = entries().map(nlri);
+                        encode_announcements(
+                            &block,
+                            next_hop,
+                            self.key.family,
+                            nlri,
+                            context,
+                            &mut octets,
+                        )
+                        .ok()
+                    })
+                    .is_some();
+                unsendable += if sent { 0 } else { run.len() as u64 };
+            }
+            if !sent {
+                let withdrawn =
+                    encode_withdrawals(self.key.family, entries().map(nlri), context, &mut octets);
+                debug_assert!(withdrawn.is_ok(), "prefixes are of the group's family");
+            }
+            let (source, originator, instead) = match record.filter(|_| sent) {
+                Some(record) => (
+                    record.source,
+                    store_originator(record, input.store),
+                    self.instead(
+                        entries()
+                            .filter(|entry| entry & SOURCE_MAY_HOLD != 0)
+                            .map(nlri),
+                        context,
+                    ),
+                ),
+                None => (Slot::MAX, 0, None),
+            };
+            segments.push(Segment {
+                end: octets.len(),
+                source,
+                originator,
+                instead,
+            });
+        }
+        let chunk = Chunk {
+            octets: octets.freeze(),
+            segments,
+        };
+        (chunk, unsendable)
+    }
+
+    fn instead(&self, nlri: impl Iterator<Item = Nlri>, context: &CodecContext) -> Option<Bytes> {
+        let mut octets = BytesMut::new();
+        let withdrawn = encode_withdrawals(self.key.family, nlri, context, &mut octets);
+        debug_assert!(withdrawn.is_ok(), "prefixes are of the group's family");
+        (!octets.is_empty()).then(|| octets.freeze())
+    }
+
+    pub(crate) fn memory(&self) -> usize {
+        self.nets.capacity() * size_of::<NetOut>()
+            + self.records.capacity() * size_of::<OutRecord>()
+            + self.record_index.memory()
+            + self.journal.capacity() * size_of::<u32>()
+            + self.chunk_octets
+    }
+}
+
+impl Chunk {
+    /// The octets for a peer: all of them, but not routes it gave us itself.
+    fn cut_for(&self, slot: Slot, router_id: u32, octets: &mut SmallVec<[Bytes; 2]>) {
+        let mut from = 0;
+        let mut start = 0;
+        for segment in &self.segments {
+            let own = segment.source == slot
+                || segment.originator != 0 && segment.originator == router_id;
+            if own {
+                if start < from {
+                    octets.push(self.octets.slice(start..from));
+                }
+                octets.extend(segment.instead.clone());
+                start = segment.end;
+            }
+            from = segment.end;
+        }
+        if start < from {
+            octets.push(self.octets.slice(start..from));
+        }
+    }
+}
+
+fn excludes(record: &OutRecord, slot: Slot, router_id: u32, store: &AttributeStore) -> bool {
+    let originator = store_originator(record, store);
+    record.source == slot || originator != 0 && originator == router_id
+}
+
+fn store_originator(record: &OutRecord, store: &AttributeStore) -> u32 {
+    store.keys(record.attributes).originator
+}
+
+fn bit(bits: &[u64], net: u32) -> bool {
+    bits.get(net as usize / 64)
+        .is_some_and(|word| word >> (net % 64) & 1 == 1)
+}
+
+fn refresh_marker(key: &GroupKey, kind: RefreshKind) -> Bytes {
+    let mut marker = BytesMut::new();
+    let family = key.family;
+    RouteRefresh { family, kind }.encode(&mut marker);
+    marker.freeze()
+}
+
+const fn record_hash(attributes: AttrId, actions: u32, source: Slot, long_lived: bool) -> u64 {
+    let low = (attributes.0 as u64) << 32 | actions as u64;
+    fold(low, (source as u64) << 1 | long_lived as u64)
+}
+
+fn hash_of(records: &[OutRecord], id: u32) -> u64 {
+    records.get(id as usize).map_or(0, |record| {
+        record_hash(
+            record.attributes,
+            record.actions,
+            record.source,
+            record.long_lived,
+        )
+    })
+}

@@ -1,0 +1,419 @@
+//! One family's table with the groups of peers that are told of it and the queue of whoever forwards by it.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::adj_rib_out::{EncodeInput, Group, MemberId, Occasion};
+use super::attribute_store::AttributeStore;
+use super::export::{self, GroupKey};
+use super::table::{DecisionInput, Key, NetId, PathView, Table};
+use super::{BestRoute, LOCAL, PeerFacts, RouteChange, RouteNextHop, RouteSource, Slot};
+use crate::codec::{LocalPref, NextHop};
+use crate::decision::Multipath;
+use crate::policy::Policy;
+
+/// What the tables read of the speaker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) facts: &'a [PeerFacts],
+    pub(crate) multipath: Multipath,
+}
+
+impl<'a> View<'a> {
+    pub(crate) const fn decision(&self, store: &'a AttributeStore) -> DecisionInput<'a> {
+        DecisionInput {
+            store,
+            facts: self.facts,
+            multipath: self.multipath,
+        }
+    }
+}
+
+/// How far the table is from being complete for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Completion {
+    /// Selection is deferred (RFC 4724 §4.1).
+    Deferred,
+    /// So many prefixes that waited for it are still to be decided.
+    Deciding(usize),
+    /// So many changes are still to be fetched before it may be said.
+    Reporting(usize),
+    /// It was said.
+    Told,
+}
+
+/// News for whoever forwards by one family.
+#[derive(Debug)]
+pub(crate) enum News {
+    Changes(Vec<RouteChange>),
+    Complete,
+}
+
+#[derive(Debug)]
+pub(crate) struct FamilyRib<F> {
+    pub(crate) table: Table<F>,
+    groups: Vec<Option<Group>>,
+    reports: VecDeque<u32>,
+    completion: Completion,
+    released: Vec<NetId>,
+}
+
+impl<F: Key> FamilyRib<F> {
+    pub(crate) fn new(seed: u64, deferred: bool) -> Self {
+        Self {
+            table: Table::new(seed),
+            groups: Vec::new(),
+            reports: VecDeque::new(),
+            completion: if deferred {
+                Completion::Deferred
+            } else {
+                Completion::Reporting(0)
+            },
+            released: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.completion == Completion::Deferred
+    }
+
+    /// Selection begins.
+    pub(crate) fn end_deferral(&mut self) {
+        if self.completion == Completion::Deferred {
+            self.completion = Completion::Deciding(self.table.dirty_count());
+            self.settle_completion();
+        }
+    }
+
+    fn settle_completion(&mut self) {
+        if self.completion == Completion::Deciding(0) {
+            self.completion = Completion::Reporting(self.reports.len());
+        }
+    }
+
+    // ---- deciding ---------------------------------------------------------------------------------------------
+
+    /// Decides dirty prefixes and computes what groups tell, `budget` prefixes at most. True while more is left.
+    pub(crate) fn work(
+        &mut self,
+        budget: &mut usize,
+        reporting: bool,
+        store: &mut AttributeStore,
+        view: &View<'_>,
+    ) -> bool {
+        if self.is_deferred() {
+            return false;
+        }
+        while *budget > 0 {
+            let Some(net) = self.table.next_dirty() else {
+                break;
+            };
+            *budget -= 1;
+            self.settle(net, reporting, store, view);
+            if let Completion::Deciding(left) = &mut self.completion {
+                *left -= 1;
+                self.settle_completion();
+            }
+        }
+        // A walk of the table is worth its End-of-RIB only once the table is decided.
+        if matches!(self.completion, Completion::Deciding(_)) {
+            return true;
+        }
+        let bound = self.table.net_bound();
+        for group in self.groups.iter_mut().flatten() {
+            while *budget > 0 && group.is_filling() {
+                let Some(net) = group.fill_step(bound) else {
+                    break;
+                };
+                *budget -= 1;
+                if self.table.is_net(net) {
+                    let export = exported(&self.table, group, net, store, view);
+                    group.update(net, export, store);
+                }
+            }
+        }
+        self.table.dirty_count() > 0 || self.groups.iter().flatten().any(Group::is_filling)
+    }
+
+    fn settle(&mut self, net: NetId, reporting: bool, store: &mut AttributeStore, view: &View<'_>) {
+        let outcome = self.table.decide(net, &view.decision(store));
+        if outcome.best_changed {
+            for group in self.groups.iter_mut().flatten() {
+                let export = exported(&self.table, group, net, store, view);
+                group.update(net, export, store);
+            }
+        }
+        if outcome.used_changed && reporting && self.table.mark_reported(net) {
+            self.reports.push_back(net.0);
+        }
+        if outcome.empty {
+            self.free_if_unused(net);
+        }
+    }
+
+    fn free_if_unused(&mut self, net: NetId) {
+        if self.table.is_unused(net) && !self.groups.iter().flatten().any(|group| group.needs(net))
+        {
+            self.table.free(net);
+        }
+    }
+
+    /// Forgets what every peer was told and gives prefixes nobody needs back.
+    pub(crate) fn trim(&mut self) {
+        let mut released = std::mem::take(&mut self.released);
+        for group in self.groups.iter_mut().flatten() {
+            group.trim(&mut released);
+        }
+        for net in released.drain(..) {
+            self.free_if_unused(net);
+        }
+        self.released = released;
+    }
+
+    // ---- telling peers ----------------------------------------------------------------------------------------
+
+    /// Puts a peer into the group of `key`, which comes into being with its first member.
+    pub(crate) fn join(
+        &mut self,
+        key: GroupKey,
+        slot: Slot,
+        router_id: u32,
+        occasion: Occasion,
+        held: Option<Vec<u64>>,
+    ) -> (usize, MemberId) {
+        // Routes between externals do not carry an originator of ours to compare with.
+        let router_id = if key.external { 0 } else { router_id };
+        let same = |group: &Option<Group>| group.as_ref().is_some_and(|group| group.key == key);
+        let place = self.groups.iter().position(same).unwrap_or_else(|| {
+            let free = self.groups.iter().position(Option::is_none);
+            let place = free.unwrap_or(self.groups.len());
+            let group = Some(Group::new(key));
+            match self.groups.get_mut(place) {
+                Some(free) => *free = group,
+                None => self.groups.push(group),
+            }
+            place
+        });
+        let member = self
+            .groups
+            .get_mut(place)
+            .and_then(Option::as_mut)
+            .expect("found or just made")
+            .join(slot, router_id, occasion, held);
+        (place, member)
+    }
+
+    /// Takes a peer out of its group, which ends with its last member. Returns what it may hold where asked to.
+    pub(crate) fn leave(
+        &mut self,
+        place: usize,
+        member: MemberId,
+        carry: bool,
+        store: &mut AttributeStore,
+    ) -> Option<(Occasion, Vec<u64>)> {
+        let group = self.groups.get_mut(place)?.as_mut()?;
+        let carried = group.leave(member, carry);
+        if group.is_empty()
+            && let Some(group) = self.groups.get_mut(place).and_then(Option::take)
+        {
+            for net in group.dissolve(store) {
+                self.free_if_unused(net);
+            }
+        }
+        carried
+    }
+
+    pub(crate) fn group(&self, place: usize) -> Option<&Group> {
+        self.groups.get(place)?.as_ref()
+    }
+
+    pub(crate) fn group_mut(&mut self, place: usize) -> Option<&mut Group> {
+        self.groups.get_mut(place)?.as_mut()
+    }
+
+    pub(crate) fn groups(&self) -> impl Iterator<Item = (usize, &Group)> {
+        self.groups
+            .iter()
+            .enumerate()
+            .filter_map(|(place, group)| Some((place, group.as_ref()?)))
+    }
+
+    /// Exchanges the policy of a whole group, unless that makes it equal to another one.
+    pub(crate) fn set_group_policy(&mut self, place: usize, policy: &Arc<Policy>) -> bool {
+        let Some(group) = self.group(place) else {
+            return false;
+        };
+        let key = GroupKey {
+            policy: Arc::clone(policy),
+            ..group.key.clone()
+        };
+        if self
+            .groups()
+            .any(|(other, group)| other != place && group.key == key)
+        {
+            return false;
+        }
+        if let Some(group) = self.group_mut(place) {
+            group.set_policy(Arc::clone(policy));
+        }
+        true
+    }
+
+    /// Peers with something new to be told.
+    pub(crate) fn take_woken(&mut self, woken: &mut Vec<Slot>) {
+        for group in self.groups.iter_mut().flatten() {
+            if group.take_news() {
+                woken.extend(group.members());
+            }
+        }
+    }
+
+    /// The next octets for a peer.
+    pub(crate) fn pull(
+        &mut self,
+        place: usize,
+        member: MemberId,
+        store: &AttributeStore,
+        view: &View<'_>,
+    ) -> SmallVec<[Bytes; 2]> {
+        let table = &self.table;
+        let Some(group) = self.groups.get_mut(place).and_then(Option::as_mut) else {
+            return SmallVec::new();
+        };
+        group.pull(
+            member,
+            &EncodeInput {
+                store,
+                facts: view.facts,
+                prefix_of: &|net| table.prefix(net).into(),
+            },
+        )
+    }
+
+    // ---- telling whoever forwards -----------------------------------------------------------------------------
+
+    pub(crate) fn pending_changes(&self) -> usize {
+        self.reports.len()
+    }
+
+    /// The next news, `maximum` changes at most.
+    pub(crate) fn poll_news(
+        &mut self,
+        maximum: usize,
+        store: &AttributeStore,
+        facts: &[PeerFacts],
+    ) -> Option<News> {
+        if self.completion == Completion::Reporting(0) {
+            self.completion = Completion::Told;
+            return Some(News::Complete);
+        }
+        let limit = match self.completion {
+            Completion::Reporting(left) => maximum.min(left),
+            Completion::Deferred | Completion::Deciding(_) | Completion::Told => maximum,
+        };
+        let mut changes = Vec::with_capacity(limit.min(self.reports.len()));
+        while changes.len() < limit {
+            let Some(id) = self.reports.pop_front() else {
+                break;
+            };
+            let net = NetId(id);
+            self.table.clear_reported(net);
+            changes.push(RouteChange {
+                prefix: self.table.prefix(net).into(),
+                best: self.best_route(net, store, facts),
+            });
+            self.free_if_unused(net);
+        }
+        if let Completion::Reporting(left) = &mut self.completion {
+            *left = left.saturating_sub(changes.len());
+        }
+        (!changes.is_empty()).then_some(News::Changes(changes))
+    }
+
+    fn best_route(
+        &self,
+        net: NetId,
+        store: &AttributeStore,
+        facts: &[PeerFacts],
+    ) -> Option<BestRoute> {
+        let best = self.table.best(net)?;
+        let data = store.data(best.attributes);
+        let mut next_hops: Vec<RouteNextHop> = self
+            .table
+            .paths_of(net)
+            .filter(|path| path.used)
+            .filter_map(|path| route_next_hop(&path, store))
+            .collect();
+        next_hops.sort_unstable();
+        next_hops.dedup();
+        let attributes = &data.attributes;
+        Some(BestRoute {
+            next_hops,
+            source: source_of(best.peer, facts),
+            local_pref: attributes.local_pref.unwrap_or(LocalPref::default()),
+            med: attributes.med,
+            as_path_len: attributes.as_path.hop_count(),
+            origin_as: attributes.as_path.origin(),
+            communities: attributes.communities.to_vec(),
+            large_communities: attributes.large_communities.to_vec(),
+            stale: best.old || best.long_lived,
+        })
+    }
+}
+
+fn exported<F: Key>(
+    table: &Table<F>,
+    group: &Group,
+    net: NetId,
+    store: &AttributeStore,
+    view: &View<'_>,
+) -> Option<export::Export> {
+    let best = table.best(net)?;
+    export::export(
+        &group.key,
+        table.prefix(net).into(),
+        &best,
+        store,
+        view.facts,
+    )
+}
+
+/// The forwarding next hop of a path: on the link itself where the peer named a link-local address.
+fn route_next_hop(path: &PathView, store: &AttributeStore) -> Option<RouteNextHop> {
+    let data = store.data(path.attributes);
+    let interface_index = (data.interface != 0).then_some(data.interface);
+    Some(match data.next_hop? {
+        NextHop::V6 {
+            link_local: Some(address),
+            ..
+        } if interface_index.is_some() => RouteNextHop {
+            address: IpAddr::V6(address),
+            interface_index,
+        },
+        next_hop => RouteNextHop {
+            address: next_hop.addr(),
+            interface_index: None,
+        },
+    })
+}
+
+/// Where a path is from, by name.
+pub(crate) fn source_of(slot: Slot, facts: &[PeerFacts]) -> RouteSource {
+    match facts.get(usize::from(slot)) {
+        Some(PeerFacts {
+            name,
+            address: Some(address),
+            external,
+            ..
+        }) if slot != LOCAL => RouteSource::Peer {
+            name: Arc::clone(name),
+            address: *address,
+            external: *external,
+        },
+        _ => RouteSource::Local,
+    }
+}

@@ -1,0 +1,497 @@
+//! Changes of configuration: what differs is found field by field, and only the sessions it concerns are touched.
+//!
+//! | What changed | What happens |
+//! |---|---|
+//! | a peer came or went | it starts; it is told 6/3 and its routes go |
+//! | what OPENs or the TCP connection settle | that session is reset |
+//! | import policy, allowed own AS | that peer's paths are evaluated anew, from memory |
+//! | export policy, next hops, reflection | the peer moves to the group that tells this; differences are sent |
+//! | originated routes, ECMP limits | the prefixes concerned are decided anew |
+//! | our AS or BGP Identifier | every session that shows it is reset |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::config::{Originate, PeerConfig, Remote, SpeakerConfig};
+use super::neighbour::Neighbour;
+use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
+use crate::codec::{Communities, LargeCommunities, NextHop, Origin, PathAttributes};
+use crate::family::{Family, FamilySet};
+use crate::fsm::{Event, Peer, Shutdown};
+use crate::policy::Policy;
+use crate::prefix::Prefix;
+use crate::rib::Slot;
+use crate::rib::attribute_store::{AttributeStore, PathData};
+use crate::rib::table::Incoming;
+
+impl Speaker {
+    /// Takes a new configuration and touches only what differs.
+    pub fn configure(&mut self, config: SpeakerConfig, now: Instant) {
+        let mut config = config;
+        for peer in &mut config.peers {
+            let ours = &config.families;
+            peer.families.retain(|family| ours.contains(family));
+        }
+        let old = std::mem::replace(&mut self.config, config);
+        self.take_identity(&old, now);
+        self.take_peers(now);
+        self.take_originated();
+        if (old.maximum_paths, old.multipath_relax)
+            != (self.config.maximum_paths, self.config.multipath_relax)
+        {
+            self.tables.ipv4.table.mark_all_dirty();
+            self.tables.ipv6.table.mark_all_dirty();
+        }
+        self.take_clusters();
+        for slot in self.slots() {
+            self.refresh_facts(slot);
+        }
+        self.regroup();
+    }
+
+    fn take_identity(&mut self, old: &SpeakerConfig, now: Instant) {
+        let (asn_changed, id_changed) = (
+            old.asn != self.config.asn,
+            old.router_id != self.config.router_id,
+        );
+        if !asn_changed && !id_changed {
+            return;
+        }
+        if let Some(local) = self.tables.facts.first_mut() {
+            local.router_id = self.config.router_id.get();
+            local.cluster_id = self.config.router_id;
+        }
+        let identity = self.identity();
+        for slot in self.slots() {
+            if let Some(neighbour) = self.neighbour_mut(slot) {
+                neighbour.fsm.set_identity(identity);
+                if id_changed || neighbour.config.local_asn.is_none() {
+                    neighbour
+                        .fsm
+                        .handle_event(now, Event::Reset(Shutdown::ConfigurationChange));
+                }
+            }
+            self.drain(slot, now);
+        }
+    }
+
+    // ---- peers ----------------------------------------------------------------------------------------------------
+
+    fn take_peers(&mut self, now: Instant) {
+        let wanted: BTreeMap<&str, &PeerConfig> = self
+            .config
+            .peers
+            .iter()
+            .map(|peer| (peer.name.as_str(), peer))
+            .collect();
+        let mut gone = Vec::new();
+        let mut kept = Vec::new();
+        for (name, slot) in &self.names {
+            let Some(neighbour) = self.neighbour(*slot) else {
+                continue;
+            };
+            let of = neighbour.range.as_deref().unwrap_or(name);
+            match wanted.get(of) {
+                Some(peer) if peer.remote.is_range() == neighbour.range.is_some() => {
+                    let mut peer = (*peer).clone();
+                    if neighbour.range.is_some() {
+                        if !holds(&peer.remote, neighbour.address.ip()) {
+                            gone.push(*slot);
+                            continue;
+                        }
+                        become_dynamic(&mut peer, neighbour.address);
+                    } else if !same_host(&peer.remote, neighbour.address) {
+                        // Another neighbour under an old name.
+                        gone.push(*slot);
+                        continue;
+                    }
+                    kept.push((*slot, peer));
+                }
+                _ => gone.push(*slot),
+            }
+        }
+        for slot in gone {
+            self.remove(slot, now);
+        }
+        for (slot, peer) in kept {
+            self.reconfigure(slot, peer, now);
+        }
+        let new: Vec<PeerConfig> = self
+            .config
+            .peers
+            .iter()
+            .filter(|peer| !peer.remote.is_range() && !self.names.contains_key(peer.name.as_str()))
+            .cloned()
+            .collect();
+        for peer in new {
+            if let Remote::Address(address) = peer.remote {
+                self.add(peer, address, None, now);
+            }
+        }
+    }
+
+    /// Makes room for a neighbour and starts it.
+    fn add(
+        &mut self,
+        config: PeerConfig,
+        address: SocketAddr,
+        range: Option<Arc<str>>,
+        now: Instant,
+    ) -> Option<Slot> {
+        let free = (1..self.neighbours.len()).find(|slot| {
+            self.neighbours.get(*slot).is_some_and(Option::is_none)
+                && !self
+                    .retired
+                    .iter()
+                    .any(|retired| usize::from(*retired) == *slot)
+        });
+        let place = free.unwrap_or(self.neighbours.len());
+        if place >= MAX_SLOTS {
+            return None;
+        }
+        let slot = Slot::try_from(place).ok()?;
+        if place == self.neighbours.len() {
+            self.neighbours.push(None);
+            self.generations.push(0);
+        }
+        let generation = self.generations.get_mut(place)?;
+        *generation = generation.wrapping_add(1);
+        let id = PeerId::new(slot, *generation);
+        let config = Arc::new(config);
+        let seed = self.seed ^ (u64::from(id.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let fsm = Peer::new(Arc::clone(&config), self.identity(), seed, now);
+        let mut neighbour = Box::new(Neighbour::new(id, config, fsm, address, range, now));
+        if neighbour.config.enabled && !self.stopped {
+            neighbour.fsm.handle_event(now, Event::Start);
+        }
+        self.names.insert(Arc::clone(&neighbour.name), slot);
+        self.addresses.entry(address.ip()).or_default().push(slot);
+        *self.neighbours.get_mut(place)? = Some(neighbour);
+        self.refresh_facts(slot);
+        self.drain(slot, now);
+        Some(slot)
+    }
+
+    /// A neighbour for a caller from a configured range: the narrowest one that holds it.
+    pub(super) fn add_dynamic(
+        &mut self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        now: Instant,
+    ) -> Option<Slot> {
+        let range_of = |peer: &PeerConfig| match peer.remote {
+            Remote::Range(range) => Some(range),
+            Remote::Address(_) => None,
+        };
+        let (_, template) = self
+            .config
+            .peers
+            .iter()
+            .filter_map(|peer| Some((range_of(peer)?, peer)))
+            .filter(|(range, peer)| {
+                range.contains_addr(remote.ip())
+                    && peer.enabled
+                    && peer
+                        .local_address
+                        .is_none_or(|address| address == local.ip())
+            })
+            .max_by_key(|(range, _)| range.len())?;
+        let range: Arc<str> = Arc::from(template.name.as_str());
+        let members = self
+            .names
+            .values()
+            .filter(|slot| {
+                self.neighbour(**slot)
+                    .is_some_and(|neighbour| neighbour.range.as_ref() == Some(&range))
+            })
+            .count();
+        if members >= template.dynamic_limit {
+            return None;
+        }
+        let mut config = template.clone();
+        become_dynamic(&mut config, remote);
+        self.add(config, remote, Some(range), now)
+    }
+
+    /// Ends a neighbour that is configured no more.
+    fn remove(&mut self, slot: Slot, now: Instant) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        neighbour.leaving = true;
+        let name = Arc::clone(&neighbour.name);
+        neighbour
+            .fsm
+            .handle_event(now, Event::Stop(Shutdown::Deconfigured));
+        self.names.remove(&name);
+        self.forget_address(slot);
+        self.drain(slot, now);
+        // Routes kept for its return will not be needed.
+        let terms = None;
+        if let Some(neighbour) = self.neighbour_mut(slot) {
+            let steps = neighbour.retention.lost(now, FamilySet::empty(), terms);
+            let Tables {
+                store, ipv4, ipv6, ..
+            } = &mut self.tables;
+            ipv4.table.begin_epoch(slot, store);
+            ipv6.table.begin_epoch(slot, store);
+            self.take_steps(slot, &steps);
+        }
+        self.deferral.settle(slot, FamilySet::all());
+        self.end_deferral_where_complete();
+        self.retire_if_gone(slot);
+    }
+
+    fn forget_address(&mut self, slot: Slot) {
+        self.addresses.retain(|_, slots| {
+            slots.retain(|other| *other != slot);
+            !slots.is_empty()
+        });
+    }
+
+    /// Puts another configuration of a neighbour in force.
+    fn reconfigure(&mut self, slot: Slot, config: PeerConfig, now: Instant) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        if *neighbour.config == config {
+            return;
+        }
+        let new = Arc::new(config);
+        let old = std::mem::replace(&mut neighbour.config, Arc::clone(&new));
+        neighbour.fsm.set_config(now, Arc::clone(&new));
+        if let (Remote::Address(address), None) = (new.remote, &neighbour.range) {
+            neighbour.address = address;
+        }
+        let id = neighbour.id;
+        let connected = neighbour.outgoing_open || neighbour.incoming_open;
+        match (old.enabled, new.enabled) {
+            (true, false) => {
+                let text = new.shutdown_text.clone();
+                neighbour
+                    .fsm
+                    .handle_event(now, Event::Stop(Shutdown::Administrative { text }));
+            }
+            (false, true) => neighbour.fsm.handle_event(now, Event::Start),
+            (_, true) if old.needs_new_session(&new) => {
+                neighbour
+                    .fsm
+                    .handle_event(now, Event::Reset(Shutdown::ConfigurationChange));
+            }
+            _ => {}
+        }
+        if old.password != new.password && connected {
+            self.outputs.push_back(Output::Reconfigured {
+                peer: id,
+                config: Arc::clone(&new),
+            });
+        }
+        self.drain(slot, now);
+        if old.import != new.import || old.allowed_local_as != new.allowed_local_as {
+            self.queue_import(slot);
+        }
+        if old.maximum_prefixes != new.maximum_prefixes {
+            self.enforce_limit(slot, now);
+            self.drain(slot, now);
+        }
+    }
+
+    /// Lets a neighbour go that left, once nothing of it is there.
+    pub(super) fn retire_if_gone(&mut self, slot: Slot) {
+        let Some(neighbour) = self.neighbour(slot) else {
+            return;
+        };
+        let empty = |family| {
+            with_rib_ref!(self.tables, family, |rib| {
+                rib.table.counts(slot).0 == 0 && !rib.table.is_walking(slot)
+            })
+        };
+        if !neighbour.is_over() || !empty(Family::IPV4_UNICAST) || !empty(Family::IPV6_UNICAST) {
+            return;
+        }
+        let (id, name) = (neighbour.id, Arc::clone(&neighbour.name));
+        if let Some(deadline) = neighbour.deadline {
+            self.timers.remove(&(deadline, slot));
+        }
+        if self.names.get(&name) == Some(&slot) {
+            self.names.remove(&name);
+        }
+        self.forget_address(slot);
+        if let Some(place) = self.neighbours.get_mut(usize::from(slot)) {
+            *place = None;
+        }
+        self.retired.push(slot);
+        self.outputs.push_back(Output::PeerRemoved { peer: id });
+    }
+
+    /// Slots may be given out again once every decision about their last routes was taken.
+    pub(super) fn free_retired(&mut self) {
+        if self.tables.ipv4.table.dirty_count() == 0 && self.tables.ipv6.table.dirty_count() == 0 {
+            self.retired.clear();
+        }
+    }
+
+    // ---- routes of our own ----------------------------------------------------------------------------------------
+
+    fn take_originated(&mut self) {
+        let wanted: BTreeMap<Prefix, Originate> = self
+            .config
+            .originate
+            .iter()
+            .filter(|route| self.config.families.contains(&route.prefix.family()))
+            .map(|route| (route.prefix, route.clone()))
+            .collect();
+        let Tables {
+            store, ipv4, ipv6, ..
+        } = &mut self.tables;
+        for prefix in self
+            .originated
+            .keys()
+            .filter(|prefix| !wanted.contains_key(prefix))
+        {
+            match *prefix {
+                Prefix::V4(prefix) => ipv4.table.withdraw(prefix, LOCAL, None, store),
+                Prefix::V6(prefix) => ipv6.table.withdraw(prefix, LOCAL, None, store),
+            };
+        }
+        for (prefix, route) in &wanted {
+            if self.originated.get(prefix) == Some(route) {
+                continue;
+            }
+            let incoming = originated(route, store);
+            match *prefix {
+                Prefix::V4(prefix) => ipv4.table.announce(prefix, LOCAL, incoming, store),
+                Prefix::V6(prefix) => ipv6.table.announce(prefix, LOCAL, incoming, store),
+            }
+        }
+        self.originated = wanted;
+    }
+
+    // ---- reflection and groups ------------------------------------------------------------------------------------
+
+    fn take_clusters(&mut self) {
+        let clusters: BTreeSet<_> = self
+            .config
+            .peers
+            .iter()
+            .filter_map(|peer| peer.cluster_id)
+            .chain([self.config.cluster_id.unwrap_or(self.config.router_id)])
+            .collect();
+        if clusters != self.cluster_ids {
+            self.cluster_ids = clusters;
+            for slot in self.slots() {
+                self.queue_import(slot);
+            }
+        }
+    }
+
+    /// Puts every peer into the group that tells what it is to be told now.
+    fn regroup(&mut self) {
+        for family in Family::ALL {
+            let mut movers: BTreeMap<usize, Vec<Slot>> = BTreeMap::new();
+            let mut whole: BTreeMap<usize, Option<Arc<Policy>>> = BTreeMap::new();
+            for slot in self.slots() {
+                let carried = self
+                    .neighbour(slot)
+                    .and_then(|neighbour| neighbour.session.as_ref()?.family(family).copied());
+                let (Some(carried), Some(mut key)) = (carried, self.group_key(slot, family)) else {
+                    continue;
+                };
+                let policy = Arc::clone(&key.policy);
+                let (same, only_policy) = with_rib_ref!(self.tables, family, |rib| {
+                    let Some(group) = rib.group(carried.group) else {
+                        continue;
+                    };
+                    let same = group.key == key;
+                    key.policy = Arc::clone(&group.key.policy);
+                    (same, group.key == key)
+                });
+                let entry = whole
+                    .entry(carried.group)
+                    .or_insert_with(|| (only_policy && !same).then(|| Arc::clone(&policy)));
+                if same || !only_policy || entry.as_ref().is_some_and(|other| *other != policy) {
+                    *entry = None;
+                }
+                if !same {
+                    movers.entry(carried.group).or_default().push(slot);
+                }
+            }
+            for (group, slots) in movers {
+                // A policy that changed for all members alike changes for the group, which then tells the difference.
+                if let Some(Some(policy)) = whole.get(&group)
+                    && with_rib!(self.tables, family, |rib| rib
+                        .set_group_policy(group, policy))
+                {
+                    continue;
+                }
+                for slot in slots {
+                    self.move_to_group(slot, family);
+                }
+            }
+        }
+    }
+
+    fn move_to_group(&mut self, slot: Slot, family: Family) {
+        let carried = self
+            .neighbour(slot)
+            .and_then(|neighbour| neighbour.session.as_ref()?.family(family).copied());
+        let Some(carried) = carried else {
+            return;
+        };
+        let store = &mut self.tables.store;
+        let left = with_rib!(self.tables, family, |rib| rib.leave(
+            carried.group,
+            carried.member,
+            true,
+            store
+        ));
+        if let Some((occasion, held)) = left {
+            self.join(slot, family, occasion, Some(held));
+            self.make_ready(slot);
+        }
+    }
+}
+
+fn become_dynamic(config: &mut PeerConfig, remote: SocketAddr) {
+    config.name = format!("{}-{}", config.name, remote.ip());
+    config.remote = Remote::Address(remote);
+    config.passive = true;
+}
+
+fn holds(remote: &Remote, address: IpAddr) -> bool {
+    matches!(remote, Remote::Range(range) if range.contains_addr(address))
+}
+
+fn same_host(remote: &Remote, address: SocketAddr) -> bool {
+    matches!(remote, Remote::Address(wanted) if wanted.ip() == address.ip())
+}
+
+fn originated(route: &Originate, store: &mut AttributeStore) -> Incoming {
+    let attributes = PathAttributes {
+        origin: Origin::Igp,
+        med: route.med,
+        local_pref: route.local_pref,
+        communities: route.communities.iter().copied().collect::<Communities>(),
+        large_communities: route
+            .large_communities
+            .iter()
+            .copied()
+            .collect::<LargeCommunities>(),
+        ..PathAttributes::default()
+    };
+    let id = store.intern(PathData {
+        attributes: Arc::new(attributes),
+        next_hop: route.next_hop.map(NextHop::from),
+        interface: 0,
+        weight: 0,
+    });
+    store.retain(id);
+    Incoming {
+        path_id: None,
+        received: id,
+        attributes: id,
+        unusable: None,
+    }
+}

@@ -1,0 +1,158 @@
+//! One neighbour as the speaker sees it: its machine, its session, what is kept of an earlier one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::PeerId;
+use super::config::PeerConfig;
+use super::snapshot::MessageCounters;
+use crate::family::{Family, FamilySet};
+use crate::fsm::{Direction, Negotiated, Peer};
+use crate::graceful_restart::Retention;
+use crate::rib::adj_rib_out::MemberId;
+
+#[derive(Debug)]
+pub(super) struct Neighbour {
+    pub(super) id: PeerId,
+    pub(super) name: Arc<str>,
+    pub(super) config: Arc<PeerConfig>,
+    pub(super) fsm: Peer,
+    /// Where it is; for a dynamic neighbour where it called from.
+    pub(super) address: SocketAddr,
+    /// The range it came from; it is forgotten when it left.
+    pub(super) range: Option<Arc<str>>,
+    pub(super) session: Option<Session>,
+    pub(super) retention: Retention,
+    pub(super) counters: MessageCounters,
+    pub(super) established_count: u64,
+    pub(super) state_since: Instant,
+    /// When the speaker will look at it next.
+    pub(super) deadline: Option<Instant>,
+    /// Waits in the queue of peers to be given octets.
+    pub(super) ready: bool,
+    /// No longer configured: goes when its routes are gone.
+    pub(super) leaving: bool,
+    pub(super) outgoing_open: bool,
+    pub(super) incoming_open: bool,
+    outgoing_queued: usize,
+    incoming_queued: usize,
+}
+
+/// An Established session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) negotiated: Arc<Negotiated>,
+    pub(super) ipv4: Option<FamilySession>,
+    pub(super) ipv6: Option<FamilySession>,
+}
+
+/// One family of a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FamilySession {
+    pub(super) group: usize,
+    pub(super) member: MemberId,
+    pub(super) end_of_rib_received: bool,
+    /// Between BoRR and EoRR: when what was not repeated goes regardless (RFC 7313 §4.1).
+    pub(super) refresh_ends: Option<Instant>,
+    /// It was said already that the peer announces too much.
+    pub(super) over_limit: bool,
+}
+
+impl Session {
+    pub(super) const fn family(&self, family: Family) -> Option<&FamilySession> {
+        match family {
+            Family::IPV4_UNICAST => self.ipv4.as_ref(),
+            Family::IPV6_UNICAST => self.ipv6.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn family_mut(&mut self, family: Family) -> Option<&mut FamilySession> {
+        match family {
+            Family::IPV4_UNICAST => self.ipv4.as_mut(),
+            Family::IPV6_UNICAST => self.ipv6.as_mut(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn families(&self) -> FamilySet {
+        self.negotiated.families.iter().copied().collect()
+    }
+}
+
+impl Neighbour {
+    pub(super) fn new(
+        id: PeerId,
+        config: Arc<PeerConfig>,
+        fsm: Peer,
+        address: SocketAddr,
+        range: Option<Arc<str>>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            name: Arc::from(config.name.as_str()),
+            config,
+            fsm,
+            address,
+            range,
+            session: None,
+            retention: Retention::default(),
+            counters: MessageCounters::default(),
+            established_count: 0,
+            state_since: now,
+            deadline: None,
+            ready: false,
+            leaving: false,
+            outgoing_open: false,
+            incoming_open: false,
+            outgoing_queued: 0,
+            incoming_queued: 0,
+        }
+    }
+
+    pub(super) const fn queued(&self, direction: Direction) -> usize {
+        match direction {
+            Direction::Outgoing => self.outgoing_queued,
+            Direction::Incoming => self.incoming_queued,
+        }
+    }
+
+    pub(super) const fn queued_mut(&mut self, direction: Direction) -> &mut usize {
+        match direction {
+            Direction::Outgoing => &mut self.outgoing_queued,
+            Direction::Incoming => &mut self.incoming_queued,
+        }
+    }
+
+    /// A connection came or went; nothing is under way on it.
+    pub(super) const fn set_open(&mut self, direction: Direction, open: bool) {
+        *self.queued_mut(direction) = 0;
+        match direction {
+            Direction::Outgoing => self.outgoing_open = open,
+            Direction::Incoming => self.incoming_open = open,
+        }
+    }
+
+    /// When something is to be done for it.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let session = self.session.as_ref();
+        let refresh = |family| session.and_then(|session| session.family(family)?.refresh_ends);
+        [
+            self.fsm.poll_timeout(),
+            self.retention.deadline(),
+            refresh(Family::IPV4_UNICAST),
+            refresh(Family::IPV6_UNICAST),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Our address on its session.
+    pub(super) fn local_address(&self) -> Option<IpAddr> {
+        let session = self.session.as_ref()?;
+        Some(session.negotiated.local.ip())
+    }
+}

@@ -1,0 +1,601 @@
+//! What sessions do to the tables: routes that come, stay, go stale and leave.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::neighbour::{FamilySession, Neighbour, Session};
+use super::{Speaker, Tables, with_rib};
+use crate::codec::{NextHop, Nlri, RefreshKind, RouteRefresh, Update};
+use crate::family::{Family, FamilySet};
+use crate::fsm::{DownReason, Event, Negotiated};
+use crate::graceful_restart::{Step, Steps, Terms};
+use crate::policy::SourceKind;
+use crate::prefix::Prefix;
+use crate::rib::adj_rib_out::Occasion;
+use crate::rib::attribute_store::PathData;
+use crate::rib::export::{GroupKey, self_next_hop, sending_half};
+use crate::rib::import::{self, ImportContext};
+use crate::rib::table::{Incoming, Walk};
+use crate::rib::{PeerFacts, Slot};
+use crate::speaker::config::NextHopMode;
+
+/// How long a peer may take from BoRR to EoRR.
+const REFRESH_TIME: Duration = Duration::from_secs(360);
+/// Steps a walk makes between two looks at the budget.
+const WALK_STRIDE: usize = 64;
+
+impl Speaker {
+    // ---- coming and going -----------------------------------------------------------------------------------------
+
+    pub(super) fn session_up(&mut self, slot: Slot, negotiated: Arc<Negotiated>) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        if neighbour.session.is_some() {
+            debug_assert!(false, "a session ends before the next one begins");
+            return;
+        }
+        let families: FamilySet = negotiated.families.iter().copied().collect();
+        neighbour.established_count += 1;
+        neighbour.address = match neighbour.range {
+            Some(_) => negotiated.remote,
+            None => neighbour.address,
+        };
+        let steps = neighbour.retention.established(
+            families,
+            negotiated.peer_graceful_restart.as_ref(),
+            negotiated.peer_long_lived.as_deref(),
+        );
+        neighbour.session = Some(Session {
+            negotiated: Arc::clone(&negotiated),
+            ipv4: None,
+            ipv6: None,
+        });
+        self.take_steps(slot, &steps);
+        self.refresh_facts(slot);
+        self.refresh_own_addresses();
+        for family in families.families() {
+            self.join(slot, family, Occasion::Initial, None);
+        }
+        // RFC 4724 §4.1: wait neither for a peer that waits itself nor for one that will not say when it is done.
+        let waits = negotiated
+            .peer_graceful_restart
+            .as_ref()
+            .is_some_and(|capability| !capability.restarting);
+        let settled = if waits {
+            FamilySet::all() - families
+        } else {
+            FamilySet::all()
+        };
+        self.deferral.settle(slot, settled);
+        self.end_deferral_where_complete();
+        self.make_ready(slot);
+    }
+
+    pub(super) fn session_down(&mut self, slot: Slot, reason: &DownReason, now: Instant) {
+        let Some(neighbour) = self
+            .neighbours
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let Some(session) = neighbour.session.take() else {
+            return;
+        };
+        for family in Family::ALL {
+            if let Some(carried) = session.family(family) {
+                let (group, member) = (carried.group, carried.member);
+                let store = &mut self.tables.store;
+                with_rib!(self.tables, family, |rib| rib
+                    .leave(group, member, false, store));
+            }
+        }
+        let negotiated = &session.negotiated;
+        let keep = reason.keep_routes && !neighbour.leaving && neighbour.config.enabled;
+        let terms = negotiated
+            .peer_graceful_restart
+            .as_ref()
+            .filter(|_| keep)
+            .map(|capability| Terms {
+                capability,
+                long_lived: negotiated.peer_long_lived.as_deref(),
+                notification: negotiated.notification_graceful,
+                stale_time: neighbour
+                    .config
+                    .graceful_restart
+                    .map_or(Duration::ZERO, |restart| restart.stale_time),
+                long_lived_limit: neighbour
+                    .config
+                    .long_lived
+                    .map(|long_lived| long_lived.stale_time),
+            });
+        let steps = neighbour
+            .retention
+            .lost(now, session.families(), terms.as_ref());
+        let Tables {
+            store, ipv4, ipv6, ..
+        } = &mut self.tables;
+        ipv4.table.begin_epoch(slot, store);
+        ipv6.table.begin_epoch(slot, store);
+        self.take_steps(slot, &steps);
+        self.refresh_own_addresses();
+    }
+
+    pub(super) fn take_steps(&mut self, slot: Slot, steps: &Steps) {
+        for step in steps {
+            self.take_step(slot, *step);
+        }
+    }
+
+    fn take_step(&mut self, slot: Slot, step: Step) {
+        let (Step::DeleteOld(family) | Step::DeleteOlder(family) | Step::Demote(family)) = step;
+        with_rib!(self.tables, family, |rib| {
+            let epoch = rib.table.epoch(slot);
+            rib.table.queue_walk(
+                slot,
+                match step {
+                    Step::DeleteOld(_) => Walk::Delete { keep_from: epoch },
+                    Step::DeleteOlder(_) => Walk::Delete {
+                        keep_from: epoch.wrapping_sub(1),
+                    },
+                    Step::Demote(_) => Walk::LongLived,
+                },
+            );
+        });
+    }
+
+    /// Acts on what ran out for a neighbour's routes.
+    pub(super) fn expire_retention(&mut self, slot: Slot, now: Instant) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let mut steps = neighbour.retention.expire(now);
+        if let Some(session) = &mut neighbour.session {
+            for family in Family::ALL {
+                if let Some(carried) = session.family_mut(family)
+                    && carried.refresh_ends.is_some_and(|deadline| deadline <= now)
+                {
+                    carried.refresh_ends = None;
+                    steps.push(Step::DeleteOld(family));
+                }
+            }
+        }
+        self.take_steps(slot, &steps);
+    }
+
+    /// What the tables know of a neighbour follows its session and configuration. What it tells changed value then.
+    pub(super) fn refresh_facts(&mut self, slot: Slot) {
+        let speaker_cluster = self.config.cluster_id.unwrap_or(self.config.router_id);
+        let Some(neighbour) = self.neighbour(slot) else {
+            return;
+        };
+        let index = usize::from(slot);
+        let known = self.tables.facts.get(index);
+        // Without a session, routes kept of the last one keep its facts.
+        let (router_id, external) = match (&neighbour.session, known) {
+            (Some(session), _) => (
+                session.negotiated.peer_router_id.get(),
+                session.negotiated.external,
+            ),
+            (None, Some(known)) => (known.router_id, known.external),
+            (None, None) => (0, true),
+        };
+        let facts = PeerFacts {
+            name: Arc::clone(&neighbour.name),
+            address: Some(neighbour.address.ip()),
+            router_id,
+            external,
+            client: neighbour.config.route_reflector_client && !external,
+            cluster_id: neighbour.config.cluster_id.unwrap_or(speaker_cluster),
+        };
+        let changed = known.is_some_and(|known| {
+            (
+                known.address,
+                known.router_id,
+                known.external,
+                known.client,
+                known.cluster_id,
+            ) != (
+                facts.address,
+                facts.router_id,
+                facts.external,
+                facts.client,
+                facts.cluster_id,
+            )
+        });
+        if let Some(place) = self.tables.facts.get_mut(index) {
+            *place = facts;
+        } else {
+            // Slots are given out one after the other.
+            self.tables.facts.push(facts);
+        }
+        if changed {
+            self.tables.ipv4.table.mark_peer_dirty(slot);
+            self.tables.ipv6.table.mark_peer_dirty(slot);
+        }
+    }
+
+    fn refresh_own_addresses(&mut self) {
+        self.own_addresses = self
+            .neighbours
+            .iter()
+            .flatten()
+            .filter_map(|neighbour| neighbour.local_address())
+            .collect();
+    }
+
+    // ---- routes that come -----------------------------------------------------------------------------------------
+
+    pub(super) fn import(&mut self, slot: Slot, update: Update, now: Instant) {
+        let Self {
+            neighbours,
+            tables: Tables {
+                store, ipv4, ipv6, ..
+            },
+            config,
+            own_addresses,
+            cluster_ids,
+            ..
+        } = self;
+        let Some(neighbour) = neighbours
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let Some(session) = &neighbour.session else {
+            return;
+        };
+        let counters = &mut neighbour.counters;
+        counters.updates_received += 1;
+        counters.attribute_faults += update.faults.len() as u64;
+        counters.withdrawals_received += update.withdrawn.len() as u64;
+        for Nlri { prefix, path_id } in &update.withdrawn {
+            let path_id = path_id.map(|id| id.0);
+            match prefix {
+                Prefix::V4(prefix) => ipv4.table.withdraw(*prefix, slot, path_id, store),
+                Prefix::V6(prefix) => ipv6.table.withdraw(*prefix, slot, path_id, store),
+            };
+        }
+        if let Some(mut attributes) = update.attributes {
+            let negotiated = &session.negotiated;
+            let source = source_kind(&neighbour.config, negotiated);
+            let context = ImportContext {
+                policy: &neighbour.config.import,
+                source,
+                peer: &neighbour.name,
+                local_asn: negotiated.local_asn,
+                allowed_local_as: neighbour.config.allowed_local_as,
+                router_id: config.router_id,
+                cluster_ids,
+                own_addresses,
+                loopback: negotiated.remote.ip().is_loopback(),
+            };
+            import::honour_graceful_shutdown(&context, &mut attributes);
+            let attributes = Arc::new(attributes);
+            for announcement in &update.announced {
+                counters.announcements_received += announcement.nlri.len() as u64;
+                let next_hop = Some(announcement.next_hop);
+                let unusable = import::check(&context, &attributes, next_hop);
+                let received = store.intern(PathData {
+                    attributes: Arc::clone(&attributes),
+                    next_hop,
+                    interface: interface_of(announcement.next_hop, negotiated.remote),
+                    weight: 0,
+                });
+                for Nlri { prefix, path_id } in &announcement.nlri {
+                    let (attributes, unusable) = match unusable {
+                        Some(_) => {
+                            store.retain(received);
+                            (received, unusable)
+                        }
+                        None => import::apply_policy(&context, *prefix, received, store),
+                    };
+                    store.retain(received);
+                    let incoming = Incoming {
+                        path_id: path_id.map(|id| id.0),
+                        received,
+                        attributes,
+                        unusable,
+                    };
+                    match prefix {
+                        Prefix::V4(prefix) => ipv4.table.announce(*prefix, slot, incoming, store),
+                        Prefix::V6(prefix) => ipv6.table.announce(*prefix, slot, incoming, store),
+                    }
+                }
+                store.release(received);
+            }
+            self.enforce_limit(slot, now);
+        }
+        if let Some(family) = update.end_of_rib {
+            self.end_of_rib(slot, family);
+        }
+    }
+
+    fn end_of_rib(&mut self, slot: Slot, family: Family) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        if let Some(carried) = neighbour
+            .session
+            .as_mut()
+            .and_then(|session| session.family_mut(family))
+        {
+            carried.end_of_rib_received = true;
+        }
+        if let Some(step) = neighbour.retention.end_of_rib(family) {
+            self.take_step(slot, step);
+        }
+        self.deferral.settle(slot, FamilySet::of(family));
+        self.end_deferral_where_complete();
+    }
+
+    /// Ends the session of a peer that announces more than it may (RFC 4486 §4, 6/1).
+    pub(super) fn enforce_limit(&mut self, slot: Slot, now: Instant) {
+        let Some(neighbour) = self
+            .neighbours
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let (Some(maximum), Some(session)) =
+            (neighbour.config.maximum_prefixes, &mut neighbour.session)
+        else {
+            return;
+        };
+        for family in Family::ALL {
+            let count = with_rib!(self.tables, family, |rib| rib.table.counts(slot).0);
+            let Some(carried) = session.family_mut(family) else {
+                continue;
+            };
+            carried.over_limit = count > maximum.limit;
+            if carried.over_limit && !maximum.warning_only {
+                let event = Event::PrefixLimit {
+                    family,
+                    limit: u32::try_from(maximum.limit).unwrap_or(u32::MAX),
+                    restart: maximum.restart,
+                };
+                neighbour.fsm.handle_event(now, event);
+                return;
+            }
+        }
+    }
+
+    // ---- refresh --------------------------------------------------------------------------------------------------
+
+    pub(super) fn route_refresh(&mut self, slot: Slot, refresh: RouteRefresh, now: Instant) {
+        let family = refresh.family;
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let keeps = neighbour.retention.keeps();
+        let Some(session) = &mut neighbour.session else {
+            return;
+        };
+        let marked = session.negotiated.enhanced_refresh;
+        let waits_for_end = session.negotiated.peer_graceful_restart.is_some();
+        let Some(carried) = session.family_mut(family) else {
+            return;
+        };
+        match refresh.kind {
+            RefreshKind::Request => {
+                let (group, member) = (carried.group, carried.member);
+                neighbour.counters.refreshes_received += 1;
+                with_rib!(self.tables, family, |rib| {
+                    if let Some(group) = rib.group_mut(group) {
+                        group.refresh(member, marked);
+                    }
+                });
+                self.make_ready(slot);
+            }
+            // RFC 7313 §4.2: not before the peer's first End-of-RIB.
+            RefreshKind::Begin if keeps || waits_for_end && !carried.end_of_rib_received => {}
+            RefreshKind::Begin => {
+                carried.refresh_ends = Some(now + REFRESH_TIME);
+                let store = &mut self.tables.store;
+                with_rib!(self.tables, family, |rib| rib
+                    .table
+                    .begin_epoch(slot, store));
+            }
+            RefreshKind::End => {
+                if carried.refresh_ends.take().is_some() {
+                    self.take_step(slot, Step::DeleteOld(family));
+                }
+            }
+            RefreshKind::Other(_) => {}
+        }
+    }
+
+    // ---- walks ----------------------------------------------------------------------------------------------------
+
+    /// Goes on with what must visit every path of a peer. True while more is left.
+    pub(super) fn walk(&mut self, left: &mut usize, now: Instant) -> bool {
+        for family in Family::ALL {
+            while *left > 0 {
+                let Some(slot) = with_rib!(self.tables, family, |rib| rib.table.walking_peer())
+                else {
+                    break;
+                };
+                self.walk_peer(family, slot, left);
+                if !with_rib!(self.tables, family, |rib| rib.table.is_walking(slot)) {
+                    self.enforce_limit(slot, now);
+                    self.drain(slot, now);
+                }
+            }
+        }
+        self.tables.ipv4.table.walking_peer().is_some()
+            || self.tables.ipv6.table.walking_peer().is_some()
+    }
+
+    fn walk_peer(&mut self, family: Family, slot: Slot, left: &mut usize) {
+        let Self {
+            neighbours,
+            tables: Tables {
+                store, ipv4, ipv6, ..
+            },
+            config,
+            own_addresses,
+            cluster_ids,
+            ..
+        } = self;
+        let neighbour = neighbours.get(usize::from(slot)).and_then(Option::as_deref);
+        let negotiated =
+            neighbour.and_then(|neighbour| Some(&neighbour.session.as_ref()?.negotiated));
+        let context = neighbour.map(|neighbour| ImportContext {
+            policy: &neighbour.config.import,
+            source: negotiated.map_or(SourceKind::External, |negotiated| {
+                source_kind(&neighbour.config, negotiated)
+            }),
+            peer: &neighbour.name,
+            local_asn: negotiated.map_or(config.asn, |negotiated| negotiated.local_asn),
+            allowed_local_as: neighbour.config.allowed_local_as,
+            router_id: config.router_id,
+            cluster_ids,
+            own_addresses,
+            loopback: neighbour.address.ip().is_loopback(),
+        });
+        let steps = WALK_STRIDE.min(*left);
+        *left -= steps;
+        if family == Family::IPV6_UNICAST {
+            walk_table(&mut ipv6.table, slot, steps, context.as_ref(), store);
+        } else {
+            walk_table(&mut ipv4.table, slot, steps, context.as_ref(), store);
+        }
+    }
+
+    // ---- groups ---------------------------------------------------------------------------------------------------
+
+    /// What decides which group a peer is in.
+    pub(super) fn group_key(&self, slot: Slot, family: Family) -> Option<GroupKey> {
+        let neighbour = self.neighbour(slot)?;
+        let negotiated = &neighbour.session.as_ref()?.negotiated;
+        let config = &neighbour.config;
+        let external = negotiated.external;
+        let peer = negotiated.remote.ip();
+        let third_party = external
+            && config.next_hop == NextHopMode::Auto
+            && !config.connected_subnets.is_empty();
+        Some(GroupKey {
+            family,
+            external,
+            local_asn: negotiated.local_asn,
+            client: config.route_reflector_client && !external,
+            cluster_id: config
+                .cluster_id
+                .or(self.config.cluster_id)
+                .unwrap_or(self.config.router_id),
+            next_hop_mode: config.next_hop,
+            self_next_hop: self_next_hop(family, negotiated.local.ip(), &negotiated.context),
+            third_party: third_party.then(|| (peer, config.connected_subnets.clone())),
+            context: sending_half(&negotiated.context),
+            long_lived_aware: negotiated.peer_long_lived.is_some(),
+            policy: Arc::clone(&config.export),
+        })
+    }
+
+    pub(super) fn join(
+        &mut self,
+        slot: Slot,
+        family: Family,
+        occasion: Occasion,
+        held: Option<Vec<u64>>,
+    ) {
+        let Some(key) = self.group_key(slot, family) else {
+            return;
+        };
+        let router_id = self
+            .tables
+            .facts
+            .get(usize::from(slot))
+            .map_or(0, |facts| facts.router_id);
+        let (group, member) = with_rib!(self.tables, family, |rib| rib
+            .join(key, slot, router_id, occasion, held));
+        let Some(session) = self
+            .neighbour_mut(slot)
+            .and_then(|neighbour| neighbour.session.as_mut())
+        else {
+            return;
+        };
+        let before = session.family(family).copied();
+        let carried = FamilySession {
+            group,
+            member,
+            end_of_rib_received: before.is_some_and(|before| before.end_of_rib_received),
+            refresh_ends: before.and_then(|before| before.refresh_ends),
+            over_limit: before.is_some_and(|before| before.over_limit),
+        };
+        match family {
+            Family::IPV6_UNICAST => session.ipv6 = Some(carried),
+            _ => session.ipv4 = Some(carried),
+        }
+    }
+}
+
+fn walk_table<F: crate::rib::table::Key>(
+    table: &mut crate::rib::table::Table<F>,
+    slot: Slot,
+    steps: usize,
+    context: Option<&ImportContext<'_>>,
+    store: &mut crate::rib::attribute_store::AttributeStore,
+) {
+    for _ in 0..steps {
+        let Some((walk, path)) = table.next_of_walk(slot) else {
+            return;
+        };
+        if walk != Walk::Import {
+            table.visit(walk, path, store);
+            continue;
+        }
+        let Some(context) = context else {
+            continue;
+        };
+        let view = table.view_of(path);
+        let data = store.data(view.received);
+        let (attributes, unusable) = match import::check(context, &data.attributes, data.next_hop) {
+            Some(unusable) => {
+                store.retain(view.received);
+                (view.received, Some(unusable))
+            }
+            None => {
+                import::apply_policy(context, table.prefix(view.net).into(), view.received, store)
+            }
+        };
+        table.set_imported(path, attributes, unusable, store);
+    }
+}
+
+const fn source_kind(config: &super::config::PeerConfig, negotiated: &Negotiated) -> SourceKind {
+    match (negotiated.external, config.route_reflector_client) {
+        (true, _) => SourceKind::External,
+        (false, true) => SourceKind::Client,
+        (false, false) => SourceKind::Internal,
+    }
+}
+
+/// The interface of a link-local next hop: that of the session.
+const fn interface_of(next_hop: NextHop, remote: SocketAddr) -> u32 {
+    match (next_hop, remote) {
+        (
+            NextHop::V6 {
+                link_local: Some(_),
+                ..
+            },
+            SocketAddr::V6(remote),
+        ) => remote.scope_id(),
+        _ => 0,
+    }
+}
+
+impl Neighbour {
+    /// Whether nothing is left of a neighbour that is to go.
+    pub(super) fn is_over(&self) -> bool {
+        (self.leaving || self.range.is_some())
+            && self.session.is_none()
+            && !self.outgoing_open
+            && !self.incoming_open
+            && !self.retention.keeps()
+    }
+}

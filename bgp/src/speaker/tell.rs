@@ -1,0 +1,122 @@
+//! The way out to peers: who is to be given octets, and how many.
+
+use super::{LOW_WATER, Output, Speaker, Tables, WINDOW, with_rib};
+use crate::family::Family;
+use crate::rib::{Slot, View};
+
+/// Peers served between two looks at the budget count for this much of it: a chunk is cheap to share.
+const COST_OF_PEER: usize = 16;
+
+impl Speaker {
+    /// Puts a peer in the queue of those to be given octets.
+    pub(super) fn make_ready(&mut self, slot: Slot) {
+        if let Some(neighbour) = self.neighbour_mut(slot)
+            && !neighbour.ready
+            && neighbour.session.is_some()
+        {
+            neighbour.ready = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Wakes the peers of groups that have news.
+    pub(super) fn wake(&mut self) {
+        let mut woken = Vec::new();
+        self.tables.ipv4.take_woken(&mut woken);
+        self.tables.ipv6.take_woken(&mut woken);
+        for slot in woken {
+            self.make_ready(slot);
+        }
+    }
+
+    /// Gives octets to peers that have room. True while more peers wait.
+    pub(super) fn tell_ready(&mut self, budget: usize) -> bool {
+        let mut left = budget.div_ceil(COST_OF_PEER);
+        while left > 0 {
+            let Some(slot) = self.ready.pop_front() else {
+                break;
+            };
+            left -= 1;
+            self.tell(slot);
+        }
+        !self.ready.is_empty()
+    }
+
+    fn tell(&mut self, slot: Slot) {
+        let multipath = self.multipath();
+        let Self {
+            neighbours,
+            tables,
+            outputs,
+            ..
+        } = self;
+        let Some(neighbour) = neighbours
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        neighbour.ready = false;
+        let Some(session) = &neighbour.session else {
+            return;
+        };
+        let direction = session.negotiated.direction;
+        let mut queued = neighbour.queued(direction);
+        if queued >= LOW_WATER {
+            return;
+        }
+        let mut chunks = Vec::new();
+        for family in Family::ALL {
+            let Some(carried) = session.family(family) else {
+                continue;
+            };
+            while queued < WINDOW {
+                let Tables {
+                    store,
+                    facts,
+                    ipv4,
+                    ipv6,
+                } = &mut *tables;
+                let view = View { facts, multipath };
+                let octets = if family == Family::IPV6_UNICAST {
+                    ipv6.pull(carried.group, carried.member, store, &view)
+                } else {
+                    ipv4.pull(carried.group, carried.member, store, &view)
+                };
+                if octets.is_empty() {
+                    break;
+                }
+                queued += octets.iter().map(bytes::Bytes::len).sum::<usize>();
+                chunks.extend(octets);
+            }
+        }
+        if chunks.is_empty() {
+            return;
+        }
+        neighbour.counters.chunks_sent += chunks.len() as u64;
+        neighbour.counters.octets_sent += (queued - neighbour.queued(direction)) as u64;
+        *neighbour.queued_mut(direction) = queued;
+        outputs.push_back(Output::Send {
+            peer: neighbour.id,
+            direction,
+            chunks,
+        });
+    }
+
+    /// Tells a peer everything anew.
+    pub(super) fn retell(&mut self, slot: Slot) {
+        for family in Family::ALL {
+            let carried = self
+                .neighbour(slot)
+                .and_then(|neighbour| neighbour.session.as_ref()?.family(family).copied());
+            if let Some(carried) = carried {
+                with_rib!(self.tables, family, |rib| {
+                    if let Some(group) = rib.group_mut(carried.group) {
+                        group.refresh(carried.member, false);
+                    }
+                });
+            }
+        }
+        self.make_ready(slot);
+    }
+}
