@@ -49,8 +49,24 @@ fn refused(error: &IpamError) -> Refusal {
         IpamError::RequestedPool { .. } | IpamError::AddressNotInPool { .. } => {
             code::INVALID_CONFIG
         }
-        e if e.is_transient() => code::TRY_AGAIN_LATER,
-        _ => code::DAEMON_FAILED,
+        IpamError::NotSynced
+        | IpamError::Store(_)
+        | IpamError::Contended { .. }
+        | IpamError::CoolingDown { .. }
+        | IpamError::Stopped
+            if error.is_transient() =>
+        {
+            code::TRY_AGAIN_LATER
+        }
+        IpamError::NotSynced
+        | IpamError::Store(_)
+        | IpamError::Contended { .. }
+        | IpamError::CoolingDown { .. }
+        | IpamError::Stopped
+        | IpamError::AddressInUse { .. }
+        | IpamError::NotAffine { .. }
+        | IpamError::NotAsExpected { .. }
+        | IpamError::Malformed { .. } => code::DAEMON_FAILED,
     };
     Refusal::new(code, "no address for the pod", error)
 }
