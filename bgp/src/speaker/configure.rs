@@ -19,7 +19,7 @@ use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
 use crate::codec::{Communities, LargeCommunities, NextHop, Origin, PathAttributes};
 use crate::family::{Family, FamilySet};
-use crate::fsm::{Event, Peer, Shutdown};
+use crate::fsm::{Direction, Event, Peer, Shutdown};
 use crate::policy::Policy;
 use crate::prefix::Prefix;
 use crate::rib::Slot;
@@ -165,6 +165,10 @@ impl Speaker {
         let mut neighbour = Box::new(Neighbour::new(id, config, fsm, address, range, now));
         if neighbour.config.enabled && !self.stopped {
             neighbour.fsm.handle_event(now, Event::Start);
+        }
+        if neighbour.range.is_some() {
+            // It is here because it called; without a connection it would be gone again at once.
+            neighbour.set_open(Direction::Incoming, true);
         }
         self.names.insert(Arc::clone(&neighbour.name), slot);
         self.addresses.entry(address.ip()).or_default().push(slot);
