@@ -1,5 +1,10 @@
 //! Between the kernel's messages and our types. Nothing here talks to a socket.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel tells of more than we care for, and of more with every release"
+)]
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -17,6 +17,8 @@
 
 mod convert;
 mod errno;
+#[cfg(test)]
+pub(crate) mod fake;
 mod monitor;
 pub mod netlink;
 mod nftables;

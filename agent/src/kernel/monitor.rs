@@ -249,6 +249,10 @@ impl Reader {
         self.names.insert(link.index, link.name.clone())
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "only what the subscribed groups send is of interest"
+    )]
     /// At most two events: a renamed link is one gone and one come.
     fn interpret(&mut self, message: RouteNetlinkMessage) -> [Option<KernelEvent>; 2] {
         let event = match message {

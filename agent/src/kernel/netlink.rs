@@ -540,12 +540,10 @@ fn delete_link(socket: &mut RequestSocket, name: &str) -> Result<(), KernelError
 
 /// An unknown device kind is `EOPNOTSUPP`.
 fn unsupported(error: KernelError, feature: &'static str, hint: &'static str) -> KernelError {
-    match error {
-        KernelError::Refused { errno, .. } if errno == nix::libc::EOPNOTSUPP => {
-            KernelError::Unsupported { feature, hint }
-        }
-        other => other,
+    if matches!(error, KernelError::Refused { errno, .. } if errno == nix::libc::EOPNOTSUPP) {
+        return KernelError::Unsupported { feature, hint };
     }
+    error
 }
 
 /// Tells whether the kernel can do IP-in-IP, without creating anything where that can be told otherwise: from

@@ -19,10 +19,8 @@ impl Sysctls {
     pub(super) fn read(&self, name: &str) -> Result<Option<String>, KernelError> {
         match std::fs::read_to_string(self.path(name)?) {
             Ok(value) => Ok(Some(value.trim_end().to_owned())),
-            Err(error) => match failed(&error) {
-                KernelError::NotFound => Ok(None),
-                error => Err(error),
-            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(&error)),
         }
     }
 
@@ -53,14 +51,17 @@ impl Sysctls {
 }
 
 fn failed(error: &io::Error) -> KernelError {
-    match error.kind() {
-        io::ErrorKind::NotFound => KernelError::NotFound,
-        io::ErrorKind::PermissionDenied => KernelError::NotPermitted,
-        _ if error.raw_os_error() == Some(nix::libc::EROFS) => KernelError::NotPermitted,
-        _ => KernelError::Io {
-            what: "sysctl",
-            message: error.to_string(),
-        },
+    if error.kind() == io::ErrorKind::NotFound {
+        return KernelError::NotFound;
+    }
+    // A container sees `/proc/sys` read-only unless the host's is mounted.
+    let read_only = error.raw_os_error() == Some(nix::libc::EROFS);
+    if read_only || error.kind() == io::ErrorKind::PermissionDenied {
+        return KernelError::NotPermitted;
+    }
+    KernelError::Io {
+        what: "sysctl",
+        message: error.to_string(),
     }
 }
 

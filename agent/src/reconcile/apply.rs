@@ -634,6 +634,7 @@ impl<K: Kernel> Reconciler<K> {
         if let Some(state) = self.desired.clone() {
             self.devices_due = false;
             let pass = devices::prepare(&*self.kernel, &state, &self.links, &self.counters).await;
+            tracing::debug!(routes = findings, ?pass, "audited");
             findings += pass.link_changes + pass.entry_changes;
             self.finish_prepare(pass);
         }

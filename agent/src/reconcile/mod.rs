@@ -33,6 +33,8 @@ pub mod ownership;
 mod retry;
 mod routes;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod underlay;
 
 use std::collections::BTreeMap;

@@ -153,7 +153,8 @@ impl Routes {
         }
     }
 
-    /// Takes in a whole dump of one IP version, or of both, and returns how many routes of ours were not as thought.
+    /// Takes in a whole dump of one IP version, or of both, and returns how many routes turned out to need a change that no
+    /// event had told of.
     pub(super) fn set_observed(
         &mut self,
         found: Vec<(RouteKey, Route)>,
@@ -182,7 +183,18 @@ impl Routes {
             self.note_unclaimed(key);
             self.unblock(key);
         }
-        changed.len()
+        for key in &changed {
+            if self.tracker.pending_puts().contains(key) {
+                self.drifted.entry(*key).or_insert_with(Instant::now);
+            }
+        }
+        changed
+            .iter()
+            .filter(|key| {
+                self.tracker.pending_puts().contains(key)
+                    || self.tracker.pending_removals().contains(key)
+            })
+            .count()
     }
 
     /// An event says that a route is there. Returns whether others' routes changed by it.
@@ -307,6 +319,7 @@ impl Routes {
         };
         if self.tracker.is_settled(&key) {
             self.blocked.remove(&key);
+            self.drifted.remove(&key);
             return None;
         }
         if let Some(foreign) = self.foreign.get(&key) {
