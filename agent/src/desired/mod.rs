@@ -23,6 +23,8 @@ mod routes;
 pub mod show;
 pub mod speaker;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
