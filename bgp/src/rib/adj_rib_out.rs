@@ -53,6 +53,13 @@ const WALK_CHUNKS: usize = 256;
 /// Journal entries are net ids; this bit says that the source of the route may hold another one of ours.
 const SOURCE_MAY_HOLD: u32 = 1 << 31;
 
+/// From here on, what is told of a net is nothing, and the low half is the source of what was told last.
+const UNTOLD: u32 = 0xffff_0000;
+
+const fn is_told(out: u32) -> bool {
+    out < UNTOLD
+}
+
 /// Where a peer stands in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemberId(u32);
@@ -78,7 +85,7 @@ pub(crate) struct EncodeInput<'a> {
 
 #[derive(Clone, Copy, Debug)]
 struct NetOut {
-    /// What is told; [`NONE`] for nothing.
+    /// What is told: a record, or nothing from [`UNTOLD`] on.
     out: u32,
     /// Low half of the position of the net's latest journal entry.
     position: u32,
@@ -253,7 +260,7 @@ impl Group {
 
     /// Whether the group still refers to the net.
     pub(crate) fn needs(&self, net: NetId) -> bool {
-        self.net(net).out != NONE || self.pending(net).is_some()
+        is_told(self.net(net).out) || self.pending(net).is_some()
     }
 
     /// Whether the peer in `slot` is told of the net.
@@ -270,7 +277,7 @@ impl Group {
 
     /// Whether the group is told of the net at all.
     pub(crate) fn advertises(&self, net: NetId) -> bool {
-        self.net(net).out != NONE
+        is_told(self.net(net).out)
     }
 
     pub(crate) const fn advertised(&self) -> usize {
@@ -291,11 +298,13 @@ impl Group {
         store: &mut AttributeStore,
     ) {
         let old = self.net(net).out;
-        let new = export.map_or(NONE, |export| self.intern(&export, store));
+        let new = match export {
+            Some(export) => self.intern(&export, store),
+            None if !is_told(old) => return,
+            None => UNTOLD | u32::from(self.record(old).map_or(Slot::MAX, |record| record.source)),
+        };
         if new == old {
-            if new != NONE {
-                self.release(new, store);
-            }
+            self.release(new, store);
             return;
         }
         let place = net.0 as usize;
@@ -306,13 +315,19 @@ impl Group {
             };
             self.nets.resize(place + 1, nothing);
         }
-        // Who must hear of it by a withdrawal rather than not at all: see the module's essay.
-        let origin_of = |out: u32| {
-            self.record(out)
-                .map(|record| (record.source, store.keys(record.attributes).originator))
+        // The source of what is told now is told nothing, unless it may hold what another source gave: see the essay.
+        let origin_of = |out: u32| match self.record(out) {
+            Some(record) => (record.source, store_originator(record, store)),
+            None => (source_of_untold(out), 0),
         };
-        let mut source_may_hold = old != NONE && (new == NONE || origin_of(old) != origin_of(new));
-        if let Some(pending) = self.pending(net) {
+        let pending = self.pending(net);
+        let moved = origin_of(old) != origin_of(new);
+        let mut source_may_hold = match (is_told(old), is_told(new)) {
+            (true, true) => moved,
+            (false, true) => moved && pending.is_some(),
+            (_, false) => false,
+        };
+        if let Some(pending) = pending {
             source_may_hold |= self
                 .entry(pending)
                 .is_some_and(|entry| entry & SOURCE_MAY_HOLD != 0);
@@ -328,9 +343,9 @@ impl Group {
         if let Some(place) = self.nets.get_mut(place) {
             *place = NetOut { out: new, position };
         }
-        self.advertised += usize::from(new != NONE);
-        self.advertised -= usize::from(old != NONE);
-        if old != NONE {
+        self.advertised += usize::from(is_told(new));
+        self.advertised -= usize::from(is_told(old));
+        if is_told(old) {
             self.release(old, store);
         }
     }
@@ -425,7 +440,7 @@ impl Group {
     pub(crate) fn dissolve(mut self, store: &mut AttributeStore) -> Vec<NetId> {
         let mut referred = Vec::new();
         for (id, net) in (0..).zip(std::mem::take(&mut self.nets)) {
-            if net.out != NONE {
+            if is_told(net.out) {
                 self.release(net.out, store);
                 referred.push(NetId(id));
             }
@@ -521,7 +536,7 @@ impl Group {
         };
         if !matches!(member.sync, Sync::Waiting) {
             for (net, out) in (0..).zip(&self.nets) {
-                if out.out != NONE {
+                if is_told(out.out) {
                     mark(net);
                 }
             }
@@ -618,7 +633,7 @@ impl Group {
                 reason = "positions are compared by their low half"
             )]
             let latest = self.net(net).position == self.base as u32;
-            if latest && self.net(net).out == NONE {
+            if latest && !is_told(self.net(net).out) {
                 released.push(net);
             }
             self.base += 1;
@@ -744,7 +759,7 @@ impl Group {
             known.max(u32::try_from(held.len() * 64).unwrap_or(u32::MAX))
         });
         let mut nets: Vec<u32> = (0..bound)
-            .filter(|net| self.net(NetId(*net)).out != NONE || is_held(*net))
+            .filter(|net| is_told(self.net(NetId(*net)).out) || is_held(*net))
             .collect();
         nets.sort_by_key(|net| self.net(NetId(*net)).out);
         WalkList {
@@ -817,7 +832,7 @@ impl Group {
                 let items = nets
                     .iter()
                     .map(|net| (self.net(NetId(*net)).out, *net))
-                    .filter(|(out, _)| *out != NONE)
+                    .filter(|(out, _)| is_told(*out))
                     .collect();
                 let (chunk, unsendable) = self.encode(items, input);
                 self.unsendable += unsendable;
@@ -931,8 +946,8 @@ impl Group {
             prefix: (input.prefix_of)(NetId(entry & !SOURCE_MAY_HOLD)),
             path_id,
         };
-        // Withdrawals have the highest number and go first: what they free the peer may need for the rest.
-        items.sort_unstable_by_key(|(out, _)| out.wrapping_add(1));
+        // Withdrawals first: what they free the peer may need for the rest.
+        items.sort_unstable_by_key(|(out, _)| (is_told(*out), *out));
         let mut octets = BytesMut::new();
         let mut segments = Vec::new();
         let mut unsendable = 0;
@@ -975,19 +990,12 @@ impl Group {
                     encode_withdrawals(self.key.family, entries().map(nlri), context, &mut octets);
                 debug_assert!(withdrawn.is_ok(), "prefixes are of the group's family");
             }
-            let (source, originator, instead) = match record.filter(|_| sent) {
-                Some(record) => (
-                    record.source,
-                    store_originator(record, input.store),
-                    self.instead(
-                        entries()
-                            .filter(|entry| entry & SOURCE_MAY_HOLD != 0)
-                            .map(nlri),
-                        context,
-                    ),
-                ),
-                None => (Slot::MAX, 0, None),
+            let (source, originator) = match record.filter(|_| sent) {
+                Some(record) => (record.source, store_originator(record, input.store)),
+                None => (source_of_untold(*out), 0),
             };
+            let held = entries().filter(|entry| entry & SOURCE_MAY_HOLD != 0);
+            let instead = self.instead(held.map(nlri), context);
             segments.push(Segment {
                 end: octets.len(),
                 source,
@@ -1044,6 +1052,16 @@ impl Chunk {
 fn excludes(record: &OutRecord, slot: Slot, router_id: u32, store: &AttributeStore) -> bool {
     let originator = store_originator(record, store);
     record.source == slot || originator != 0 && originator == router_id
+}
+
+/// The source of what was told last of a net of which nothing is told; nobody's slot where that does not matter.
+const fn source_of_untold(out: u32) -> Slot {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half is the slot"
+    )]
+    let slot = out as Slot;
+    if is_told(out) { Slot::MAX } else { slot }
 }
 
 fn store_originator(record: &OutRecord, store: &AttributeStore) -> u32 {

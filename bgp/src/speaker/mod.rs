@@ -376,9 +376,18 @@ impl Speaker {
                 }
                 Accepted::Peer(peer)
             }
-            Admission::Close => Accepted::Refused(None),
-            Admission::Reject => Accepted::Refused(refusal(ErrorCode::CONNECTION_REJECTED)),
-            Admission::Collide => Accepted::Refused(refusal(ErrorCode::CONNECTION_COLLISION)),
+            refused => {
+                // A dynamic neighbour that never had a connection goes again.
+                if let Some(neighbour) = self.neighbour_mut(slot) {
+                    neighbour.was_open = true;
+                }
+                self.retire_if_gone(slot);
+                Accepted::Refused(match refused {
+                    Admission::Accept | Admission::Close => None,
+                    Admission::Reject => refusal(ErrorCode::CONNECTION_REJECTED),
+                    Admission::Collide => refusal(ErrorCode::CONNECTION_COLLISION),
+                })
+            }
         }
     }
 

@@ -35,6 +35,8 @@ pub(super) struct Neighbour {
     pub(super) leaving: bool,
     pub(super) outgoing_open: bool,
     pub(super) incoming_open: bool,
+    /// It had a connection once.
+    pub(super) was_open: bool,
     outgoing_queued: usize,
     incoming_queued: usize,
 }
@@ -107,6 +109,7 @@ impl Neighbour {
             leaving: false,
             outgoing_open: false,
             incoming_open: false,
+            was_open: false,
             outgoing_queued: 0,
             incoming_queued: 0,
         }
@@ -129,6 +132,7 @@ impl Neighbour {
     /// A connection came or went; nothing is under way on it.
     pub(super) const fn set_open(&mut self, direction: Direction, open: bool) {
         *self.queued_mut(direction) = 0;
+        self.was_open |= open;
         match direction {
             Direction::Outgoing => self.outgoing_open = open,
             Direction::Incoming => self.incoming_open = open,

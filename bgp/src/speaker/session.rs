@@ -592,7 +592,7 @@ const fn interface_of(next_hop: NextHop, remote: SocketAddr) -> u32 {
 impl Neighbour {
     /// Whether nothing is left of a neighbour that is to go.
     pub(super) fn is_over(&self) -> bool {
-        (self.leaving || self.range.is_some())
+        (self.leaving || self.range.is_some() && self.was_open)
             && self.session.is_none()
             && !self.outgoing_open
             && !self.incoming_open

@@ -36,8 +36,15 @@ struct Connection {
 
 #[derive(Debug)]
 enum Flight {
-    Octets { connection: usize, to: usize, octets: Bytes },
-    Closed { connection: usize, to: usize },
+    Octets {
+        connection: usize,
+        to: usize,
+        octets: Bytes,
+    },
+    Closed {
+        connection: usize,
+        to: usize,
+    },
 }
 
 pub(super) struct Node {
@@ -87,11 +94,19 @@ pub(super) fn speaker_config(node: u8, asn: u32) -> SpeakerConfig {
 
 pub(super) fn peer_config(node: u8, asn: u32) -> PeerConfig {
     let remote = Remote::Address(SocketAddr::new(address(node), 179));
-    PeerConfig::new(format!("n{node}"), remote, Asn(asn), accept_all(), accept_all())
+    PeerConfig::new(
+        format!("n{node}"),
+        remote,
+        Asn(asn),
+        accept_all(),
+        accept_all(),
+    )
 }
 
 pub(super) fn originate(config: &mut SpeakerConfig, prefixes: &[&str]) {
-    config.originate.extend(prefixes.iter().map(|text| Originate::new(prefix(text))));
+    config
+        .originate
+        .extend(prefixes.iter().map(|text| Originate::new(prefix(text))));
 }
 
 impl Net {
@@ -143,13 +158,18 @@ impl Net {
     pub(super) fn restart(&mut self, node: usize, config: SpeakerConfig) {
         self.nodes[node].speaker = Speaker::new(config, 99, self.now);
         self.nodes[node].complete = 0;
-        self.break_connections(|ends| ends[0].node == node || ends[1].node == node, Some(node));
+        self.break_connections(
+            |ends| ends[0].node == node || ends[1].node == node,
+            Some(node),
+        );
     }
 
     /// Nothing passes between two nodes, and their connections break.
     pub(super) fn cut(&mut self, a: usize, b: usize) {
         self.cut.push((a, b));
-        let between = |ends: &[End; 2]| (ends[0].node, ends[1].node) == (a, b) || (ends[0].node, ends[1].node) == (b, a);
+        let between = |ends: &[End; 2]| {
+            (ends[0].node, ends[1].node) == (a, b) || (ends[0].node, ends[1].node) == (b, a)
+        };
         self.break_connections(between, None);
         self.settle();
     }
@@ -164,10 +184,15 @@ impl Net {
                 self.connections[index].open = false;
                 for end in 0..2 {
                     let End {
-                        node, peer, direction, ..
+                        node,
+                        peer,
+                        direction,
+                        ..
                     } = self.connections[index].ends[end];
                     if silent != Some(node) {
-                        self.nodes[node].speaker.handle_closed(peer, direction, self.now);
+                        self.nodes[node]
+                            .speaker
+                            .handle_closed(peer, direction, self.now);
                     }
                 }
             }
@@ -175,13 +200,16 @@ impl Net {
     }
 
     fn find_end(&self, node: usize, peer: PeerId, direction: Direction) -> Option<(usize, usize)> {
-        self.connections.iter().enumerate().rev().find_map(|(index, connection)| {
-            let end = connection
-                .ends
-                .iter()
-                .position(|end| (end.node, end.peer, end.direction) == (node, peer, direction))?;
-            connection.open.then_some((index, end))
-        })
+        self.connections
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(index, connection)| {
+                let end = connection.ends.iter().position(|end| {
+                    (end.node, end.peer, end.direction) == (node, peer, direction)
+                })?;
+                connection.open.then_some((index, end))
+            })
     }
 
     /// Runs until nothing happens any more without time passing.
@@ -210,7 +238,10 @@ impl Net {
         let until = self.now + duration;
         self.settle();
         loop {
-            let timers = self.nodes.iter().filter_map(|node| node.speaker.poll_timeout());
+            let timers = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.speaker.poll_timeout());
             let keepalives = self
                 .connections
                 .iter()
@@ -281,7 +312,11 @@ impl Net {
     fn obey(&mut self, node: usize, output: Output) {
         let now = self.now;
         match output {
-            Output::Connect { peer, remote, config } => {
+            Output::Connect {
+                peer,
+                remote,
+                config,
+            } => {
                 let from = SocketAddr::new(self.nodes[node].address, 40_000);
                 let target = self.node_of(remote.ip()).filter(|target| {
                     !self.cut.contains(&(node, *target)) && !self.cut.contains(&(*target, node))
@@ -309,13 +344,33 @@ impl Net {
                             ],
                             open: true,
                         });
-                        self.nodes[target].speaker.handle_connected(other, Direction::Incoming, remote, from, now);
-                        self.nodes[node].speaker.handle_connected(peer, Direction::Outgoing, from, remote, now);
+                        self.nodes[target].speaker.handle_connected(
+                            other,
+                            Direction::Incoming,
+                            remote,
+                            from,
+                            now,
+                        );
+                        self.nodes[node].speaker.handle_connected(
+                            peer,
+                            Direction::Outgoing,
+                            from,
+                            remote,
+                            now,
+                        );
                     }
                     Accepted::Refused(_) => {
-                        self.nodes[node].speaker.handle_connected(peer, Direction::Outgoing, from, remote, now);
+                        self.nodes[node].speaker.handle_connected(
+                            peer,
+                            Direction::Outgoing,
+                            from,
+                            remote,
+                            now,
+                        );
                         self.drain(node);
-                        self.nodes[node].speaker.handle_closed(peer, Direction::Outgoing, now);
+                        self.nodes[node]
+                            .speaker
+                            .handle_closed(peer, Direction::Outgoing, now);
                     }
                 }
             }
@@ -329,16 +384,26 @@ impl Net {
                     let to = 1 - end;
                     let reader = self.connections[connection].ends[to].node;
                     if self.nodes[reader].slow {
-                        self.nodes[reader].unread.push((node, peer, direction, octets));
+                        self.nodes[reader]
+                            .unread
+                            .push((node, peer, direction, octets));
                     } else {
-                        self.nodes[node].speaker.handle_written(peer, direction, octets, now);
+                        self.nodes[node]
+                            .speaker
+                            .handle_written(peer, direction, octets, now);
                     }
                     for octets in chunks {
-                        self.flights.push_back(Flight::Octets { connection, to, octets });
+                        self.flights.push_back(Flight::Octets {
+                            connection,
+                            to,
+                            octets,
+                        });
                     }
                 }
             }
-            Output::Close { peer, direction, .. } => {
+            Output::Close {
+                peer, direction, ..
+            } => {
                 if let Some((connection, end)) = self.find_end(node, peer, direction) {
                     // What was written before still arrives; the close comes behind it.
                     self.flights.push_back(Flight::Closed {
@@ -370,7 +435,9 @@ impl Net {
     pub(super) fn read_on(&mut self, node: usize) {
         self.nodes[node].slow = false;
         for (sender, peer, direction, octets) in std::mem::take(&mut self.nodes[node].unread) {
-            self.nodes[sender].speaker.handle_written(peer, direction, octets, self.now);
+            self.nodes[sender]
+                .speaker
+                .handle_written(peer, direction, octets, self.now);
         }
         self.settle();
     }
@@ -378,28 +445,41 @@ impl Net {
     fn land(&mut self, flight: Flight) {
         let now = self.now;
         match flight {
-            Flight::Octets { connection, to, octets } => {
+            Flight::Octets {
+                connection,
+                to,
+                octets,
+            } => {
                 if !self.connections[connection].open {
                     return;
                 }
-                self.connections[connection].ends[to].buffer.extend_from_slice(&octets);
+                self.connections[connection].ends[to]
+                    .buffer
+                    .extend_from_slice(&octets);
                 loop {
                     let end = &mut self.connections[connection].ends[to];
                     let (node, peer, direction) = (end.node, end.peer, end.direction);
-                    let frame = framing::split(&mut end.buffer, end.context.max_receive_len()).expect("a frame");
+                    let frame = framing::split(&mut end.buffer, end.context.max_receive_len())
+                        .expect("a frame");
                     let Some(frame) = frame else {
                         break;
                     };
-                    let message = codec::decode(&frame.octets, &end.context).expect("a well-formed message");
+                    let message =
+                        codec::decode(&frame.octets, &end.context).expect("a well-formed message");
                     self.delivered.push((node, message.clone()));
-                    self.nodes[node].speaker.handle_message(peer, direction, message, now);
+                    self.nodes[node]
+                        .speaker
+                        .handle_message(peer, direction, message, now);
                     self.drain(node);
                 }
             }
             Flight::Closed { connection, to } => {
                 if std::mem::take(&mut self.connections[connection].open) {
                     let End {
-                        node, peer, direction, ..
+                        node,
+                        peer,
+                        direction,
+                        ..
                     } = self.connections[connection].ends[to];
                     self.nodes[node].speaker.handle_closed(peer, direction, now);
                 }
@@ -423,7 +503,12 @@ impl Net {
 
     #[track_caller]
     pub(super) fn assert_established(&self, node: usize, name: &str) {
-        assert_eq!(self.peer(node, name).state, State::Established, "{:?}", self.peer(node, name).last_error);
+        assert_eq!(
+            self.peer(node, name).state,
+            State::Established,
+            "{:?}",
+            self.peer(node, name).last_error
+        );
     }
 
     pub(super) fn routes(&self, node: usize) -> Vec<RouteInfo> {
@@ -445,11 +530,18 @@ impl Net {
     /// Where the kernel of `node` would send packets for a prefix.
     pub(super) fn next_hops(&self, node: usize, text: &str) -> Vec<IpAddr> {
         let best = self.nodes[node].kernel.get(&prefix(text));
-        best.map_or_else(Vec::new, |best| best.next_hops.iter().map(|next_hop| next_hop.address).collect())
+        best.map_or_else(Vec::new, |best| {
+            best.next_hops
+                .iter()
+                .map(|next_hop| next_hop.address)
+                .collect()
+        })
     }
 
     pub(super) fn updates_to(&self, node: usize) -> usize {
-        let is_update = |(to, message): &&(usize, Message)| *to == node && matches!(message, Message::Update(_));
+        let is_update = |(to, message): &&(usize, Message)| {
+            *to == node && matches!(message, Message::Update(_))
+        };
         self.delivered.iter().filter(is_update).count()
     }
 }
