@@ -94,6 +94,22 @@ impl Object {
     }
 }
 
+/// The objects of a text such as the directory store reads: YAML or JSON, several documents, lists. What cannot be understood is
+/// left out. `place` names the text in the objects' `source`.
+#[must_use]
+pub fn objects_of_list(place: &str, text: &str) -> Vec<Object> {
+    document::read(place, text)
+        .into_iter()
+        .flat_map(|document| match document.content {
+            document::Content::Objects { objects, .. } => objects,
+            document::Content::Empty | document::Content::Foreign | document::Content::Fault(_) => {
+                Vec::new()
+            }
+        })
+        .map(|stored| stored.object)
+        .collect()
+}
+
 /// Why the store did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -188,6 +204,15 @@ impl Store {
         DirectoryStore::open(path.as_ref())
             .await
             .map(Self::Directory)
+    }
+
+    /// Names a directory that may not be there yet, for a daemon that must start all the same. Every request fails with
+    /// [`StoreError::Unavailable`] until the directory can be read.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn connect_directory(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        DirectoryStore::connect(path.as_ref()).map(Self::Directory)
     }
 
     /// Reads one object; `None` where there is none.

@@ -1,4 +1,5 @@
-//! IPAM blocks as routing sees them.
+//! IPAM blocks as routing sees them: who owns them and what is in use elsewhere, but not how full they are. A pod that takes an
+//! address of its own node's block changes nothing here, so nobody in the cluster has anything to compute.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,8 +17,6 @@ pub struct Block {
     pub confirmed: bool,
     /// Addresses in use on a node other than the block's confirmed owner, with that node. They need a route of their own.
     pub borrowed: BTreeMap<IpAddr, String>,
-    /// How many addresses are in use.
-    pub allocated: usize,
 }
 
 impl Block {

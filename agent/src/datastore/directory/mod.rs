@@ -57,6 +57,20 @@ enum Request {
     Watch(Reply<Watch>),
 }
 
+impl Request {
+    /// Answers with an error.
+    fn refuse(self, error: StoreError) {
+        // A caller that does not wait for the answer has cancelled.
+        match self {
+            Self::Get(.., reply) => drop(reply.send(Err(error))),
+            Self::List(.., reply) => drop(reply.send(Err(error))),
+            Self::Create(.., reply) | Self::Update(.., reply) => drop(reply.send(Err(error))),
+            Self::Delete(.., reply) => drop(reply.send(Err(error))),
+            Self::Watch(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
 impl DirectoryStore {
     /// Opens a directory, creating it where missing, and reads it whole.
     ///
@@ -68,13 +82,28 @@ impl DirectoryStore {
         let wanted = path.to_owned();
         std::thread::Builder::new()
             .name("datastore".to_owned())
-            .spawn(move || worker::run(&wanted, waiting, opened))
+            .spawn(move || worker::run(&wanted, waiting, Some(opened)))
             .map_err(|error| unavailable(path, &error))?;
         let path = answer.await.map_err(|_| stopped(path))??;
         Ok(Self(Arc::new(Shared { path, requests })))
     }
 
-    /// The directory, free of links.
+    /// Names a directory that may not be there yet. Until it can be read, every request is told so; it is tried again until then.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn connect(path: &Path) -> Result<Self, StoreError> {
+        let (requests, waiting) = mpsc::channel(REQUESTS);
+        let wanted = path.to_owned();
+        std::thread::Builder::new()
+            .name("datastore".to_owned())
+            .spawn(move || worker::run(&wanted, waiting, None))
+            .map_err(|error| unavailable(path, &error))?;
+        let path = path.to_owned();
+        Ok(Self(Arc::new(Shared { path, requests })))
+    }
+
+    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const RESCAN: Duration = Duration::from_secs(30);
 /// The same where no events are to be had.
 const POLL: Duration = Duration::from_secs(1);
+/// How often a directory that cannot be read yet is tried.
+const RETRY: Duration = Duration::from_millis(500);
 /// File events waiting. A full channel stops the reader of inotify, and an overrun of the kernel's own queue asks for a rescan.
 const EVENTS: usize = 4096;
 
@@ -58,11 +61,12 @@ pub(super) struct Worker {
     directories: BTreeMap<Kind, Signature>,
 }
 
-/// Runs the thread until nobody asks any more.
+/// Runs the thread until nobody asks any more. With `opened` the directory must be there; without, it is tried again and again,
+/// and every request in the meantime is told why not.
 pub(super) fn run(
     path: &Path,
-    requests: mpsc::Receiver<Request>,
-    opened: oneshot::Sender<Result<PathBuf, StoreError>>,
+    mut requests: mpsc::Receiver<Request>,
+    mut opened: Option<oneshot::Sender<Result<PathBuf, StoreError>>>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -71,36 +75,76 @@ pub(super) fn run(
         Ok(runtime) => runtime,
         Err(error) => {
             // Whoever asked may be gone; there is nobody else to tell.
-            let _ = opened.send(Err(unavailable(path, &error)));
+            if let Some(opened) = opened {
+                let _ = opened.send(Err(unavailable(path, &error)));
+            }
             return;
         }
     };
-    let root = match fs::create_dir_all(path).and_then(|()| fs::canonicalize(path)) {
-        Ok(root) => root,
-        Err(error) => {
-            let _ = opened.send(Err(unavailable(path, &error)));
-            return;
+    loop {
+        match open(path) {
+            Ok((mut worker, watcher, touched)) => {
+                if let Some(opened) = opened.take()
+                    && opened.send(Ok(worker.root.clone())).is_err()
+                {
+                    return;
+                }
+                let period = if watcher.is_some() { RESCAN } else { POLL };
+                runtime.block_on(worker.serve(requests, touched, period));
+                return;
+            }
+            Err(error) => {
+                if let Some(opened) = opened {
+                    let _ = opened.send(Err(unavailable(path, &error)));
+                    return;
+                }
+                debug!(path = %path.display(), %error, "the datastore directory cannot be read yet");
+                if runtime
+                    .block_on(refuse(&mut requests, path, &error))
+                    .is_break()
+                {
+                    return;
+                }
+            }
         }
-    };
+    }
+}
+
+type Opened = (Worker, Option<RecommendedWatcher>, mpsc::Receiver<Touch>);
+
+/// Makes the directory where missing, and reads it whole.
+fn open(path: &Path) -> io::Result<Opened> {
+    let root = fs::create_dir_all(path).and_then(|()| fs::canonicalize(path))?;
     // Listening starts before reading, so that nothing falls between.
     let (touches, touched) = mpsc::channel(EVENTS);
     let watcher = listen(&root, touches);
     let mut worker = Worker {
-        root: root.clone(),
+        root,
         index: Index::default(),
         settling: BTreeMap::new(),
         unreadable: BTreeSet::new(),
         directories: BTreeMap::new(),
     };
-    if let Err(error) = worker.load() {
-        let _ = opened.send(Err(unavailable(&root, &error)));
-        return;
+    worker.load()?;
+    Ok((worker, watcher, touched))
+}
+
+/// Says no to everybody for a while. `Break`: nobody asks any more.
+async fn refuse(
+    requests: &mut mpsc::Receiver<Request>,
+    path: &Path,
+    error: &io::Error,
+) -> ControlFlow<()> {
+    let until = Instant::now() + RETRY;
+    loop {
+        tokio::select! {
+            request = requests.recv() => match request {
+                Some(request) => request.refuse(unavailable(path, error)),
+                None => return ControlFlow::Break(()),
+            },
+            () = tokio::time::sleep_until(until) => return ControlFlow::Continue(()),
+        }
     }
-    if opened.send(Ok(root)).is_err() {
-        return;
-    }
-    let period = if watcher.is_some() { RESCAN } else { POLL };
-    runtime.block_on(worker.serve(requests, touched, period));
 }
 
 /// Starts inotify; `None` where it cannot be had.
