@@ -157,7 +157,7 @@ impl Rule {
                     let least = lengths.min.unwrap_or(0).max(prefix.len());
                     let most = lengths
                         .max
-                        .unwrap_or(prefix.max_len())
+                        .unwrap_or_else(|| prefix.max_len())
                         .min(prefix.max_len());
                     (least, most)
                 });

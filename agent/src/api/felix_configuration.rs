@@ -168,10 +168,9 @@ impl TryFrom<Value> for PortRange {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        let text = match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         let (least, most) = text.split_once(':').unwrap_or((&text, &text));
         match (least.trim().parse(), most.trim().parse()) {
             (Ok(least), Ok(most)) if 0 < least && least <= most => Ok(Self(least, most)),

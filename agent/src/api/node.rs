@@ -82,7 +82,10 @@ impl Reader<'_> {
                     Value::Null => return None,
                     Value::String(text) => text.clone(),
                     Value::Number(number) if number.is_u64() => number.to_string(),
-                    other => {
+                    other @ (Value::Bool(_)
+                    | Value::Number(_)
+                    | Value::Array(_)
+                    | Value::Object(_)) => {
                         self.faults.push(Fault::new(
                             name,
                             format!("{other} is not a text: put it in quotes"),

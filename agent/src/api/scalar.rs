@@ -255,7 +255,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, from_value, json};
 
-    fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, String> {
+    fn read<T: de::DeserializeOwned>(value: Value) -> Result<T, String> {
         from_value(value).map_err(|error| error.to_string())
     }
 

@@ -29,7 +29,11 @@ pub fn values(object: &Value) -> Result<BTreeMap<String, SecretValue>, Vec<Fault
             let value = match value {
                 Value::String(text) if encoded => STANDARD.decode(text.trim()).ok(),
                 Value::String(text) => Some(text.clone().into_bytes()),
-                _ => None,
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::Array(_)
+                | Value::Object(_) => None,
             };
             match value {
                 Some(value) => {

@@ -27,13 +27,16 @@ const WORDS: [&str; 13] = [
 /// Writes a value as one YAML document, without the opening `---`.
 pub(super) fn yaml(value: &Value) -> String {
     let mut out = String::new();
-    match value {
-        Value::Object(map) if !map.is_empty() => block(&mut out, value, 0, false),
-        Value::Array(list) if !list.is_empty() => block(&mut out, value, 0, false),
-        other => {
-            inline(&mut out, other);
-            out.push('\n');
-        }
+    let is_empty = match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    };
+    if is_empty {
+        inline(&mut out, value);
+        out.push('\n');
+    } else {
+        block(&mut out, value, 0, false);
     }
     out
 }
@@ -47,7 +50,7 @@ fn is_inline(value: &Value) -> bool {
     match value {
         Value::Object(map) => map.is_empty(),
         Value::Array(list) => list.iter().all(is_scalar),
-        _ => true,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
     }
 }
 

@@ -96,16 +96,14 @@ pub(super) fn fold(mut value: Value) -> Value {
         }
     }
     let folded = Value::String(Value::Object(inside).to_string());
-    match meta
+    let annotations = meta
         .entry("annotations")
-        .or_insert_with(|| Value::Object(Map::new()))
-    {
-        Value::Object(annotations) => {
+        .or_insert_with(|| Value::Object(Map::new()));
+    match annotations.as_object_mut() {
+        Some(annotations) => {
             annotations.insert(FOLDED.to_owned(), folded);
         }
-        other => {
-            *other = Value::Object(Map::from_iter([(FOLDED.to_owned(), folded)]));
-        }
+        None => *annotations = Value::Object(Map::from_iter([(FOLDED.to_owned(), folded)])),
     }
     if let Some(Value::String(uid)) = meta.get_mut("uid") {
         *uid = reverse_uid(uid);

@@ -47,7 +47,6 @@ impl Shared {
 pub struct Watch {
     shared: Arc<Shared>,
     /// The store, which must not end while somebody listens.
-    #[expect(dead_code, reason = "held for its drop")]
     keep_alive: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 

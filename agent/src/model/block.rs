@@ -1,5 +1,4 @@
-//! IPAM blocks as routing sees them: who owns them and what is in use elsewhere, but not how full they are. A pod that takes an
-//! address of its own node's block changes nothing here, so nobody in the cluster has anything to compute.
+//! IPAM blocks as routing sees them: who owns them and what is in use elsewhere.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,7 +6,10 @@ use std::net::IpAddr;
 use margay_bgp::prefix::Prefix;
 
 /// A slice of a pool and who uses it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Two blocks are equal when routing cannot tell them apart: how full they are does not count. A pod that takes an address of its
+/// own node's block is then no change, and no other node in the cluster has anything to compute.
+#[derive(Clone, Debug)]
 pub struct Block {
     /// Its range.
     pub cidr: Prefix,
@@ -17,7 +19,20 @@ pub struct Block {
     pub confirmed: bool,
     /// Addresses in use on a node other than the block's confirmed owner, with that node. They need a route of their own.
     pub borrowed: BTreeMap<IpAddr, String>,
+    /// How many addresses are in use, a few seconds ago.
+    pub allocated: usize,
 }
+
+impl PartialEq for Block {
+    fn eq(&self, other: &Self) -> bool {
+        let routing = |block: &Self| (block.cidr, block.confirmed);
+        routing(self) == routing(other)
+            && self.host == other.host
+            && self.borrowed == other.borrowed
+    }
+}
+
+impl Eq for Block {}
 
 impl Block {
     /// The node the block is routed to.

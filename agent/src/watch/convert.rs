@@ -56,6 +56,8 @@ pub(super) struct BlockUse {
     pub(super) own: Vec<IpAddr>,
     /// Addresses in use elsewhere.
     pub(super) elsewhere: BTreeMap<IpAddr, String>,
+    /// How many are in use, those without a node too.
+    pub(super) allocated: usize,
 }
 
 /// The outcome for one object.
@@ -161,14 +163,14 @@ pub(super) fn convert(object: &Object) -> Converted {
 
 /// Objects Calico makes in every cluster, which ask for nothing by themselves.
 fn is_of_every_cluster(object: &Object) -> bool {
-    match object.kind {
-        Kind::Tier => ["default", "kube-admin", "kube-baseline"].contains(&object.name.as_str()),
-        Kind::Profile => {
-            object.name == "projectcalico-default-allow"
-                || object.name.starts_with("kns.")
-                || object.name.starts_with("ksa.")
-        }
-        _ => false,
+    let name = object.name.as_str();
+    if object.kind == Kind::Tier {
+        ["default", "kube-admin", "kube-baseline"].contains(&name)
+    } else {
+        object.kind == Kind::Profile
+            && (name == "projectcalico-default-allow"
+                || name.starts_with("kns.")
+                || name.starts_with("ksa."))
     }
 }
 
@@ -248,6 +250,7 @@ fn block(object: &Object) -> Result<Part, Vec<Fault>> {
         host,
         own,
         elsewhere,
+        allocated: spec.in_use().count(),
     }))
 }
 

@@ -41,6 +41,9 @@ use view::View;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before asking a store again that did not answer.
 const RETRY: Duration = Duration::from_secs(1);
+/// How old the counts of addresses in use may be. Pods come and go all over the cluster all the time; what nobody routes by is
+/// published only so often.
+const RECOUNT: Duration = Duration::from_secs(5);
 /// The view is saved at most this often: after a crash it may be this old, which is younger than any outage it is for.
 const SAVE: Duration = Duration::from_secs(5);
 
@@ -110,6 +113,7 @@ pub fn spawn(
         publish,
         source: Source::Nothing,
         unsaved: None,
+        recount: None,
     };
     let handle = tokio::spawn(task.run(cancel));
     (states, handle)
@@ -133,6 +137,8 @@ struct Task {
     source: Source,
     /// When the view has to be saved, if it has changed.
     unsaved: Option<Instant>,
+    /// When new counts of addresses in use have to be published, if nothing else is published before.
+    recount: Option<Instant>,
 }
 
 impl Task {
@@ -212,7 +218,7 @@ impl Task {
     async fn follow_watch(&mut self, mut watch: Watch) {
         let mut pods_end = false;
         loop {
-            let save_at = self.unsaved;
+            let (save_at, recount_at) = (self.unsaved, self.recount);
             tokio::select! {
                 event = watch.next() => {
                     let Some(event) = event else { return };
@@ -226,8 +232,10 @@ impl Task {
                     Ok(()) => self.show(),
                     Err(_) => pods_end = true,
                 },
-                () = async { tokio::time::sleep_until(save_at.unwrap_or_else(Instant::now)).await }, if save_at.is_some() => {
-                    self.save().await;
+                () = at(save_at) => self.save().await,
+                () = at(recount_at) => {
+                    self.recount = None;
+                    self.show_counts();
                 }
             }
         }
@@ -255,14 +263,36 @@ impl Task {
         }
     }
 
-    /// Publishes the state if it is another one.
-    fn show(&mut self) {
+    /// The state the objects at hand make.
+    fn state(&mut self) -> ClusterState {
         let workloads = Arc::clone(&self.workloads.borrow_and_update());
         let mut state = self.objects.state(&workloads);
         state.in_sync = self.source == Source::Store;
         state.from_saved_view = self.source == Source::SavedView;
+        state
+    }
+
+    /// Publishes the state, with its counts, whatever has changed.
+    fn show_counts(&mut self) {
+        let state = self.state();
+        self.publish.send_replace(Arc::new(state));
+    }
+
+    /// Publishes the state if it is another one.
+    fn show(&mut self) {
+        let state = self.state();
+        let mut recount = false;
         let changed = self.publish.send_if_modified(|published| {
             if **published == state {
+                // Equal blocks may be differently full.
+                let counts = |state: &ClusterState| {
+                    state
+                        .blocks
+                        .values()
+                        .map(|block| block.allocated)
+                        .sum::<usize>()
+                };
+                recount = counts(published) != counts(&state);
                 return false;
             }
             report(&published.invalid, &state.invalid);
@@ -270,6 +300,11 @@ impl Task {
             *published = Arc::new(state);
             true
         });
+        if changed {
+            self.recount = None;
+        } else if recount {
+            self.recount.get_or_insert_with(|| Instant::now() + RECOUNT);
+        }
         if changed && self.source == Source::Store && self.view.is_some() {
             self.unsaved.get_or_insert_with(|| Instant::now() + SAVE);
         }
@@ -287,6 +322,14 @@ impl Task {
             Ok(Err(error)) => warn!(%error, "the view of the cluster cannot be saved"),
             Err(error) => warn!(%error, "saving the view of the cluster broke off"),
         }
+    }
+}
+
+/// Waits until a moment; for ever if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -168,9 +168,11 @@ impl Objects {
     fn join_pools(&self, state: &mut ClusterState) {
         let mut pools: Vec<(&str, &Entry, &IpPool)> = self
             .of(Kind::IpPool)
-            .filter_map(|(name, entry)| match &entry.converted.part {
-                Part::Pool(pool) => Some((name, entry, &**pool)),
-                _ => None,
+            .filter_map(|(name, entry)| {
+                let Part::Pool(pool) = &entry.converted.part else {
+                    return None;
+                };
+                Some((name, entry, &**pool))
             })
             .collect();
         pools.sort_by_key(|(name, entry, _)| (entry.created.is_none(), &entry.created, *name));
@@ -208,6 +210,7 @@ impl Objects {
                 host,
                 own,
                 elsewhere,
+                allocated,
             }) = &entry.converted.part
             else {
                 continue;
@@ -226,6 +229,7 @@ impl Objects {
                     host: host.clone(),
                     confirmed,
                     borrowed,
+                    allocated: *allocated,
                 },
             );
         }
@@ -243,10 +247,10 @@ impl Objects {
         let entry = self
             .entries
             .get(&(Kind::BgpConfiguration, name.to_owned()))?;
-        match &entry.converted.part {
-            Part::Bgp(partial) => Some((entry, partial)),
-            _ => None,
-        }
+        let Part::Bgp(partial) = &entry.converted.part else {
+            return None;
+        };
+        Some((entry, partial))
     }
 
     fn join_bgp(&self, state: &mut ClusterState) {
@@ -282,17 +286,11 @@ impl Objects {
         let own_labels = state
             .own_node()
             .map_or(&no_labels, |node: &Node| &node.labels);
-        let felix = |entry: &'_ Entry| -> Option<PartialFelix> {
-            match &entry.converted.part {
-                Part::Felix(felix) => Some(felix.clone()),
-                _ => None,
-            }
-        };
-        let mut chosen: Vec<PartialFelix> = Vec::new();
-        let mut selected: Vec<(&str, &Entry, PartialFelix)> = Vec::new();
+        let mut chosen: Vec<&PartialFelix> = Vec::new();
+        let mut selected: Vec<(&str, &Entry, &PartialFelix)> = Vec::new();
         let mut of_node = None;
         for (name, entry) in self.of(Kind::FelixConfiguration) {
-            let Some(partial) = felix(entry) else {
+            let Part::Felix(partial) = &entry.converted.part else {
                 continue;
             };
             if name == "default" {
@@ -310,7 +308,7 @@ impl Objects {
         selected.sort_by_key(|(name, entry, _)| (entry.created.is_none(), &entry.created, *name));
         chosen.extend(selected.into_iter().map(|(_, _, partial)| partial).take(1));
         chosen.extend(of_node);
-        state.felix = felix_configuration::join(chosen.iter());
+        state.felix = felix_configuration::join(chosen.into_iter());
     }
 
     /// Secrets of the namespace margay may read, over those without a namespace, as a directory without Kubernetes has them.

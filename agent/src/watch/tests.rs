@@ -226,6 +226,14 @@ fn a_pod_on_the_blocks_own_node_changes_nothing() {
         &confirmed,
     ]);
     assert_eq!(before, after);
+    assert_eq!(
+        after
+            .blocks
+            .values()
+            .map(|block| block.allocated)
+            .sum::<usize>(),
+        1
+    );
 }
 
 #[test]

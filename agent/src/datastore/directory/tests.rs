@@ -28,7 +28,6 @@ fn pool_text(name: &str, cidr: &str) -> String {
 }
 
 /// The next event, which must come; generous, since the machine may be busy.
-#[track_caller]
 async fn next(watch: &mut Watch) -> WatchEvent {
     tokio::time::timeout(Duration::from_secs(20), watch.next())
         .await

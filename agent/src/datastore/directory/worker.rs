@@ -431,7 +431,7 @@ impl Worker {
             if path.ends_with("..data")
                 && let Some(parent) = path.parent()
             {
-                self.examine_below(&parent.to_owned());
+                self.examine_below(parent);
             }
         } else if path.is_dir() || self.index.files().any(|file| file.starts_with(path)) {
             self.examine_below(path);

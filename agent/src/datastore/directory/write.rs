@@ -42,7 +42,7 @@ impl Worker {
         let key = (object.kind, object.name.clone());
         check_names(&object)?;
         let _lock = self.lock()?;
-        let mut found = self.find(&key)?;
+        let found = self.find(&key)?;
         found
             .stored
             .object
@@ -76,7 +76,7 @@ impl Worker {
     ) -> Result<(), StoreError> {
         let key = (kind, name.to_owned());
         let _lock = self.lock()?;
-        let mut found = self.find(&key)?;
+        let found = self.find(&key)?;
         found
             .stored
             .object
@@ -182,7 +182,7 @@ struct Found {
 
 impl Found {
     /// The file with the object replaced, or removed; `None`: nothing would be left in it.
-    fn replaced(&mut self, value: Option<Value>) -> Result<Option<String>, StoreError> {
+    fn replaced(&self, value: Option<Value>) -> Result<Option<String>, StoreError> {
         let span = self.document.span.clone();
         let body = self.text.get(span.clone()).unwrap_or_default();
         let new = match (self.stored.item, value) {
