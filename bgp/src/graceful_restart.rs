@@ -125,7 +125,7 @@ impl Retention {
                 let restart = Duration::from_secs(u64::from(terms.capability.restart_time));
                 self.restart = Some(now + restart);
                 self.stale
-                    .get_or_insert(now + terms.stale_time.max(restart));
+                    .get_or_insert_with(|| now + terms.stale_time.max(restart));
             }
         } else {
             self.restart = None;

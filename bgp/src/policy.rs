@@ -68,7 +68,7 @@ pub enum Condition {
     /// LOCAL_PREF has this value; a route without one counts as 100.
     LocalPref(LocalPref),
     /// The inner condition does not hold.
-    Not(Box<Condition>),
+    Not(Box<Self>),
 }
 
 /// One change a rule makes.
@@ -313,7 +313,7 @@ impl Condition {
             }
             Self::AsPathContains(asn) => attributes.as_path.iter().any(|hop| hop == *asn),
             Self::LocalPref(value) => {
-                attributes.local_pref.unwrap_or(LocalPref::default()) == *value
+                attributes.local_pref.unwrap_or_default() == *value
             }
             Self::Not(inner) => !inner.holds(route, attributes),
         }

@@ -195,7 +195,9 @@ pub(crate) struct Group {
     /// The fill is the first one: nobody may be told before it ends.
     filling_first: bool,
     /// Head up to which members were woken.
-    pub(crate) announced_head: u64,
+    announced_head: u64,
+    /// The first fill ended and members do not know yet.
+    filled: bool,
     /// Routes that fit no message.
     pub(crate) unsendable: u64,
 }
@@ -222,6 +224,7 @@ impl Group {
             fill: Some(0),
             filling_first: true,
             announced_head: 0,
+            filled: false,
             unsendable: 0,
         }
     }
@@ -465,8 +468,7 @@ impl Group {
         let at = self.fill?;
         if at >= bound {
             self.fill = None;
-            self.filling_first = false;
-            // Nobody was told anything so far in a first fill, and walks begin behind it.
+            self.filled |= std::mem::take(&mut self.filling_first);
             return None;
         }
         self.fill = Some(at + 1);
@@ -604,7 +606,7 @@ impl Group {
     /// Whether members may have something to be told since the last call.
     pub(crate) fn take_news(&mut self) -> bool {
         let head = self.head();
-        let news = self.announced_head < head;
+        let news = self.announced_head < head || std::mem::take(&mut self.filled);
         self.announced_head = head;
         news
     }
@@ -875,7 +877,7 @@ impl Group {
         let limit = self
             .chunks
             .get(next)
-            .map_or(self.head(), |chunk| chunk.from);
+            .map_or_else(|| self.head(), |chunk| chunk.from);
         let mut items: Vec<(u32, u32)> = Vec::new();
         let mut to = from;
         while to < limit && items.len() < CHUNK_PREFIXES {

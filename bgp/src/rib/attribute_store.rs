@@ -214,7 +214,7 @@ impl Keys {
             marks.set(mark, attributes.communities.contains(&community));
         }
         Self {
-            local_pref: attributes.local_pref.unwrap_or(LocalPref::default()).0,
+            local_pref: attributes.local_pref.unwrap_or_default().0,
             as_path_len: length(attributes.as_path.hop_count()),
             neighbour_as: attributes.as_path.first().unwrap_or(Asn(0)),
             med: attributes.med.unwrap_or_default().0,

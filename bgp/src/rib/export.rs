@@ -153,7 +153,7 @@ pub(crate) fn rewrite(
             attributes.med = None;
         }
     } else {
-        attributes.local_pref.get_or_insert(LocalPref::default());
+        attributes.local_pref.get_or_insert_default();
         if !local && !source.external {
             // RFC 4456 §8.
             if attributes.originator_id.is_none() {

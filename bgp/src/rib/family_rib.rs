@@ -317,10 +317,14 @@ impl<F: Key> FamilyRib<F> {
         };
         let mut changes = Vec::with_capacity(limit.min(self.reports.len()));
         while changes.len() < limit {
-            let Some(id) = self.reports.pop_front() else {
+            let Some(net) = self.reports.front().copied().map(NetId) else {
                 break;
             };
-            let net = NetId(id);
+            if self.table.is_dirty(net) {
+                // Between two decisions it may look as if there were no route.
+                break;
+            }
+            self.reports.pop_front();
             self.table.clear_reported(net);
             changes.push(RouteChange {
                 prefix: self.table.prefix(net).into(),
@@ -354,7 +358,7 @@ impl<F: Key> FamilyRib<F> {
         Some(BestRoute {
             next_hops,
             source: source_of(best.peer, facts),
-            local_pref: attributes.local_pref.unwrap_or(LocalPref::default()),
+            local_pref: attributes.local_pref.unwrap_or_default(),
             med: attributes.med,
             as_path_len: attributes.as_path.hop_count(),
             origin_as: attributes.as_path.origin(),
@@ -386,18 +390,21 @@ fn exported<F: Key>(
 fn route_next_hop(path: &PathView, store: &AttributeStore) -> Option<RouteNextHop> {
     let data = store.data(path.attributes);
     let interface_index = (data.interface != 0).then_some(data.interface);
-    Some(match data.next_hop? {
-        NextHop::V6 {
-            link_local: Some(address),
-            ..
-        } if interface_index.is_some() => RouteNextHop {
+    let next_hop = data.next_hop?;
+    if let NextHop::V6 {
+        link_local: Some(address),
+        ..
+    } = next_hop
+        && interface_index.is_some()
+    {
+        return Some(RouteNextHop {
             address: IpAddr::V6(address),
             interface_index,
-        },
-        next_hop => RouteNextHop {
-            address: next_hop.addr(),
-            interface_index: None,
-        },
+        });
+    }
+    Some(RouteNextHop {
+        address: next_hop.addr(),
+        interface_index: None,
     })
 }
 

@@ -20,10 +20,6 @@ impl IdIndex {
 
     fn home(&self, hash: u64) -> usize {
         // The upper half is the better mixed one after a folded multiplication; slots never exceed 2^32.
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "masked to the table's size, which is a usize"
-        )]
         let home = (hash >> 32) as usize;
         home & self.mask()
     }

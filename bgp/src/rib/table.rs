@@ -592,6 +592,10 @@ impl<F: Key> Table<F> {
         self.dirty.pop_front().map(NetId)
     }
 
+    pub(crate) fn is_dirty(&self, net: NetId) -> bool {
+        self.net(net).flags.contains(NetFlags::DIRTY)
+    }
+
     pub(crate) fn dirty_count(&self) -> usize {
         self.dirty.len()
     }

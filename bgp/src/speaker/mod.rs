@@ -376,7 +376,7 @@ impl Speaker {
                 }
                 Accepted::Peer(peer)
             }
-            refused => {
+            refused @ (Admission::Close | Admission::Reject | Admission::Collide) => {
                 // A dynamic neighbour that never had a connection goes again.
                 if let Some(neighbour) = self.neighbour_mut(slot) {
                     neighbour.was_open = true;
