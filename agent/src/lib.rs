@@ -19,5 +19,7 @@ mod router;
 pub mod routing;
 pub mod server;
 pub mod watch;
+mod wiring;
 
 pub use router::speaker;
+pub use wiring::{agent, read_cluster};

@@ -395,7 +395,7 @@ impl Task {
         self.wake = None;
         let cluster = Arc::clone(&self.parts.cluster.borrow_and_update());
         let underlay = self.parts.underlay.borrow_and_update().clone();
-        let (Some(underlay), true) = (underlay, cluster.in_sync) else {
+        let (Some(underlay), true) = (underlay, known(&cluster)) else {
             return;
         };
         let Some(plan) = speaker_plan(&cluster, &underlay) else {
@@ -546,7 +546,7 @@ impl Task {
             return Duration::ZERO;
         };
         // Before anything is known of the cluster there is nothing to want.
-        if !cluster.in_sync {
+        if !known(&cluster) {
             return Duration::ZERO;
         }
         let start = Instant::now();
@@ -584,6 +584,11 @@ impl Task {
             desired,
         }));
     }
+}
+
+/// Whether anything is known of the cluster: the datastore was read whole, or a view of an earlier run stands in for it.
+fn known(cluster: &ClusterState) -> bool {
+    cluster.in_sync || cluster.from_saved_view
 }
 
 async fn next_event(speaker: &mut Option<Running>) -> Option<SpeakerEvent> {

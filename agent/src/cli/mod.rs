@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, DatastoreKind};
 use crate::server::answer::{self, Request};
 use args::{
     Arguments, AskArgs, Command, ConfigCommand, ConfigShowArgs, Output, PeerAction, PeersArgs,
@@ -49,7 +49,8 @@ fn dispatch(command: Command) -> Result<bool> {
         Command::Agent(args) => {
             let config = Config::load(args)?;
             log(&config.log, config.log_json);
-            anyhow::bail!("the agent is not wired yet")
+            runtime()?.block_on(crate::agent(config))?;
+            Ok(true)
         }
         Command::Speaker(args) => {
             let file = crate::config::speaker::read(&args.config)?;
@@ -132,8 +133,31 @@ fn peers(args: PeersArgs) -> Result<bool> {
 }
 
 fn config_show(args: &ConfigShowArgs) -> Result<bool> {
-    let _ = (config::table, args);
-    anyhow::bail!("not wired yet")
+    let datastore: DatastoreKind = args.datastore.parse()?;
+    log("warn", false);
+    let cluster = runtime()?.block_on(crate::read_cluster(&datastore, &args.node_name))?;
+    let (show, problems) = crate::desired::show::show(&cluster);
+    let text = match args.output {
+        Output::Table => config::table(&show, false),
+        Output::Wide => config::table(&show, true),
+        Output::Json => json(&show.to_value())?,
+        Output::Yaml => yaml(&show.to_value())?,
+    };
+    print(&text)?;
+    let mut wanting = Vec::new();
+    if cluster.own_node().is_none() {
+        wanting.push(format!("there is no Node {}", args.node_name));
+    }
+    wanting.extend(
+        problems
+            .iter()
+            .map(|problem| format!("{}: {}", problem.subject, problem.reason)),
+    );
+    wanting.extend(cluster.invalid.values().map(ToString::to_string));
+    for line in &wanting {
+        let _ = writeln!(std::io::stderr(), "margay: {line}");
+    }
+    Ok(wanting.is_empty())
 }
 
 /// Asks, prints, and returns the answer.
@@ -183,6 +207,7 @@ fn log(filter: &str, json: bool) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr);
     // Asked twice within one process (tests), the first answer stays.
     let _ = if json {

@@ -21,6 +21,7 @@ use crate::ipam::{AssignRequest, CollectRequest, Ipam, IpamError, ReleaseAddress
 use crate::kernel::RouteKey;
 use crate::model::{ClusterState, Workload, WorkloadKey};
 use crate::reconcile::Dataplane;
+use crate::watch::Workloads;
 
 /// The real [`Backend`].
 #[derive(Clone, Debug)]
@@ -36,7 +37,7 @@ pub struct AgentBackend {
     /// The kernel's routes.
     pub dataplane: Dataplane,
     /// Where the pods of this node go.
-    pub workloads: watch::Sender<BTreeMap<WorkloadKey, Workload>>,
+    pub workloads: watch::Sender<Workloads>,
     /// Durations by verb and result.
     pub seconds: HistogramVec,
 }
@@ -254,9 +255,9 @@ impl Backend for AgentBackend {
 
     fn publish(&self, workloads: BTreeMap<WorkloadKey, Workload>) {
         self.workloads.send_if_modified(|current| {
-            let changed = *current != workloads;
+            let changed = **current != workloads;
             if changed {
-                *current = workloads;
+                *current = Arc::new(workloads);
             }
             changed
         });

@@ -1,0 +1,374 @@
+//! Config → build → run → drain of `margay agent`.
+//!
+//! ```text
+//! datastore ─► watch ─┐                        ┌─► dataplane ─► kernel
+//! endpoints ─► cni ───┴─► cluster ─► routing ──┤
+//!               │            │                 └─► speaker ─► peers
+//!               └─► ipam ◄───┘   admin, control: look at all of them
+//! ```
+//!
+//! The end: the plugin's socket closes first (what it began is finished), then routing closes the sessions without a word, then
+//! the dataplane stops. Forwarding stays as it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, DatastoreKind};
+use crate::datastore::Store;
+use crate::endpoints::EndpointStore;
+use crate::health::{Health, Latch};
+use crate::ipam::{CollectRequest, Ipam, IpamOptions, TunnelKind};
+use crate::kernel::netlink::{Netlink, NetlinkOptions};
+use crate::metrics::Metrics;
+use crate::model::{ClusterState, IpPool, Node};
+use crate::reconcile::{Dataplane, DataplaneConfig};
+use crate::router::holds_our_routes;
+use crate::routing::{self, RoutingParts};
+use crate::server::admin::{self, Scrape};
+use crate::server::cni::{AgentBackend, CniService};
+use crate::server::control::{self, AgentParts, Control};
+use crate::watch::{WatchOptions, Workloads};
+
+/// How long a loop may be silent before `/livez` says so.
+const SILENCE: Duration = Duration::from_secs(90);
+/// How often releases are finished and the dead are looked for.
+const TEND_INTERVAL: Duration = Duration::from_secs(10);
+/// How often leaked addresses and empty blocks are looked for.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(300);
+/// How long a handle must have looked dead before its addresses are released.
+const COLLECT_GRACE: Duration = Duration::from_secs(900);
+/// How long to wait before tunnel addresses are tried again, and looked at when nothing happened.
+const TUNNEL_RETRY: Duration = Duration::from_secs(5);
+const TUNNEL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the end may take: less than the time a container is given.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Runs the daemon of a node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Something without which a node cannot be run could not be had: the datastore, the kernel, the state directory, a socket.
+pub async fn agent(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!(
+        node = config.node_name,
+        version = env!("CARGO_PKG_VERSION"),
+        "margay starts"
+    );
+    let started = Instant::now();
+    let health = Health::default();
+    let latches = Latches::new(&health);
+    let metrics = Metrics::new().context("metrics")?;
+    // Each part of the daemon ends with the token of its stage, last built first ended.
+    let (plugin_stop, routing_stop, stop) = (
+        CancellationToken::new(),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    );
+    let tasks = TaskTracker::new();
+
+    std::fs::create_dir_all(&config.state_dir).with_context(|| {
+        format!(
+            "cannot make the state directory {}",
+            config.state_dir.display()
+        )
+    })?;
+    let (endpoints, unreadable) = EndpointStore::open(&config.state_dir).with_context(|| {
+        format!(
+            "cannot read the endpoints in {}",
+            config.state_dir.display()
+        )
+    })?;
+    for file in unreadable {
+        tracing::error!(path = %file.path.display(), reason = file.reason, "an endpoint's record cannot be read");
+    }
+
+    let kernel = Netlink::open(NetlinkOptions::default()).context("cannot speak to the kernel")?;
+    let restarting = holds_our_routes(&kernel, config.route_protocol).await?;
+    let store = open_store(&config.datastore).await?;
+    let (workloads, workloads_seen) = watch::channel(Workloads::default());
+    let options = WatchOptions {
+        state_dir: Some(config.state_dir.clone()),
+        ..WatchOptions::new(config.node_name.as_str())
+    };
+    let (cluster, watcher) =
+        crate::watch::spawn(store.clone(), options, workloads_seen, stop.clone());
+
+    let (desired, wanted) = watch::channel(None);
+    let dataplane_config = dataplane_config(&config, &cluster.borrow());
+    let (dataplane, writer) = Dataplane::spawn(kernel, dataplane_config, wanted, stop.clone())
+        .context("cannot follow the kernel")?;
+    // A second pair of sockets to look with, so that a question never waits behind a batch of routes.
+    let looking = Arc::new(
+        Netlink::open(NetlinkOptions {
+            event_buffer: 64 * 1024,
+            ..NetlinkOptions::default()
+        })
+        .context("cannot speak to the kernel")?,
+    );
+    let (ipam, _ends_with_its_handles) = Ipam::spawn(
+        store,
+        config.node_name.as_str(),
+        cluster.clone(),
+        IpamOptions::default(),
+    );
+
+    let (routing, router) = routing::spawn(
+        RoutingParts {
+            cluster: cluster.clone(),
+            underlay: dataplane.underlay(),
+            desired,
+            protocol: config.route_protocol,
+            restarting,
+            seed: rand::random(),
+            heartbeat: health.heartbeat("routing", SILENCE),
+            speaker_ready: latches.speaker.clone(),
+            metrics: metrics.clone(),
+        },
+        routing_stop.clone(),
+    );
+
+    let backend = AgentBackend {
+        node_name: config.node_name.clone(),
+        ipam: ipam.clone(),
+        cluster: cluster.clone(),
+        underlay: dataplane.underlay(),
+        dataplane: dataplane.clone(),
+        workloads,
+        seconds: metrics.cni_seconds.clone(),
+    };
+    let cni = Arc::new(CniService::new(backend, endpoints));
+    tasks.spawn(tend(
+        Arc::clone(&cni),
+        ipam.clone(),
+        cluster.clone(),
+        plugin_stop.clone(),
+    ));
+    tasks.spawn(tunnel_addresses(ipam, cluster.clone(), plugin_stop.clone()));
+    tasks.spawn(release_latches(
+        latches,
+        cluster.clone(),
+        dataplane.clone(),
+        stop.clone(),
+    ));
+
+    let control = Arc::new(Control {
+        name: config.node_name.clone(),
+        started,
+        health: health.clone(),
+        routing: routing.clone(),
+        agent: Some(AgentParts {
+            cluster: cluster.clone(),
+            dataplane: dataplane.clone(),
+            kernel: looking,
+        }),
+    });
+    let listener = control::bind(&config.control_socket())?;
+    tasks.spawn(control::serve(control, listener, stop.clone()));
+    let scrape = Scrape {
+        metrics,
+        routing,
+        dataplane,
+        cluster,
+    };
+    tasks.spawn(admin::serve(config.clone(), scrape, health, stop.clone()));
+    let socket = config.cni_socket();
+    let mut plugin_server = tokio::spawn({
+        let (cni, stop) = (Arc::clone(&cni), plugin_stop.clone());
+        async move { cni.serve(&socket, stop).await }
+    });
+
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut plugin_server => Some(match ended {
+            Ok(Ok(())) => "the plugin's socket closed".to_owned(),
+            Ok(Err(error)) => format!("the plugin's socket cannot be served: {error}"),
+            Err(error) => format!("the plugin's server: {error}"),
+        }),
+    };
+    tracing::info!("stopping; forwarding stays as it is");
+    let drain = async {
+        plugin_stop.cancel();
+        if failed.is_none() {
+            let _ = plugin_server.await;
+        }
+        routing_stop.cancel();
+        let _ = router.await;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        let _ = writer.await;
+        let _ = watcher.await;
+    };
+    if tokio::time::timeout(DRAIN, drain).await.is_err() {
+        tracing::warn!("not everything ended in time");
+    }
+    match failed {
+        None => Ok(()),
+        Some(reason) => bail!(reason),
+    }
+}
+
+/// Reads the cluster as a node sees it, once.
+///
+/// # Errors
+/// The datastore cannot be read.
+pub async fn read_cluster(datastore: &DatastoreKind, node_name: &str) -> Result<ClusterState> {
+    let store = open_store(datastore).await?;
+    Ok(crate::watch::read_once(&store, &WatchOptions::new(node_name)).await?)
+}
+
+async fn open_store(datastore: &DatastoreKind) -> Result<Store> {
+    match datastore {
+        DatastoreKind::Directory(path) => Store::open_directory(path)
+            .await
+            .with_context(|| format!("cannot open the datastore directory {}", path.display())),
+        DatastoreKind::Kubernetes => {
+            bail!("the kubernetes datastore is not built yet; use directory:PATH")
+        }
+    }
+}
+
+fn dataplane_config(config: &Config, cluster: &ClusterState) -> DataplaneConfig {
+    let defaults = DataplaneConfig::default();
+    DataplaneConfig {
+        protocol: config.route_protocol,
+        audit_interval: cluster
+            .felix
+            .route_refresh_interval
+            .unwrap_or(Duration::MAX / 4)
+            .min(Duration::from_secs(86_400)),
+        interface_prefixes: cluster.felix.interface_prefixes.clone(),
+        ..defaults
+    }
+}
+
+struct Latches {
+    datastore: Latch,
+    kernel: Latch,
+    speaker: Latch,
+}
+
+impl Latches {
+    fn new(health: &Health) -> Self {
+        Self {
+            datastore: health.latch("datastore"),
+            kernel: health.latch("kernel"),
+            speaker: health.latch("speaker"),
+        }
+    }
+}
+
+async fn release_latches(
+    latches: Latches,
+    mut cluster: watch::Receiver<Arc<ClusterState>>,
+    dataplane: Dataplane,
+    stop: CancellationToken,
+) {
+    let mut status = dataplane.status();
+    let work = async {
+        if cluster
+            .wait_for(|cluster| cluster.in_sync || cluster.from_saved_view)
+            .await
+            .is_ok()
+        {
+            latches.datastore.release();
+        }
+        if status.wait_for(|status| status.started).await.is_ok() {
+            latches.kernel.release();
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Finishes what crashes and absent daemons left, again and again.
+async fn tend(
+    cni: Arc<CniService<AgentBackend>>,
+    ipam: Ipam,
+    mut cluster: watch::Receiver<Arc<ClusterState>>,
+    stop: CancellationToken,
+) {
+    let work = async {
+        if cluster
+            .wait_for(|cluster| cluster.in_sync || cluster.from_saved_view)
+            .await
+            .is_err()
+        {
+            return;
+        }
+        cni.recover().await;
+        let mut tend = tokio::time::interval(TEND_INTERVAL);
+        let mut collect = tokio::time::interval(COLLECT_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = tend.tick() => cni.tend().await,
+                _ = collect.tick() => {
+                    let request = CollectRequest { live: cni.handles(), network: None, grace: COLLECT_GRACE };
+                    match ipam.collect(request).await {
+                        Ok(collected) if !collected.released.is_empty() => {
+                            tracing::info!(addresses = ?collected.released, "released addresses nobody uses");
+                        }
+                        Ok(_) => {}
+                        Err(error) => tracing::warn!(%error, "leaked addresses could not be looked for"),
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Keeps the node's tunnel addresses as the pools ask for.
+async fn tunnel_addresses(
+    ipam: Ipam,
+    mut cluster: watch::Receiver<Arc<ClusterState>>,
+    stop: CancellationToken,
+) {
+    let work = async {
+        let mut seen: Option<(BTreeMap<String, IpPool>, Option<Node>)> = None;
+        loop {
+            let now = cluster.borrow_and_update().clone();
+            let concerns = (now.pools.clone(), now.own_node().cloned());
+            let mut next = TUNNEL_INTERVAL;
+            if now.in_sync
+                && !now.from_saved_view
+                && concerns.1.is_some()
+                && seen.as_ref() != Some(&concerns)
+            {
+                let mut done = true;
+                for kind in TunnelKind::ALL {
+                    if let Err(error) = ipam.ensure_tunnel_address(kind).await {
+                        tracing::warn!(?kind, %error, "no tunnel address");
+                        done = false;
+                    }
+                }
+                seen = done.then_some(concerns);
+                if !done {
+                    next = TUNNEL_RETRY;
+                }
+            }
+            tokio::select! {
+                changed = cluster.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(next) => seen = None,
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
