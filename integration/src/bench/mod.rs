@@ -18,8 +18,9 @@ pub mod shape;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use comfy_table::{ContentArrangement, Table, presets};
 
 use self::daemon::Contender;
@@ -121,9 +122,20 @@ fn measure(shape: &Shape, clients: &Netns, daemon: i32) -> Result<Figures> {
         "--daemon",
         &daemon.to_string(),
     ]);
-    let text = exec::check(&mut command)?;
+    // The load bounds its phases itself; this is for one that hangs.
+    let output = exec::output_within(&mut command, &[], RUN_LIMIT)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        bail!(
+            "the load: {}{text}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
     serde_json::from_str(&text).with_context(|| format!("figures: {text}"))
 }
+
+/// Longest time of all phases of one run.
+const RUN_LIMIT: Duration = Duration::from_secs(900);
 
 /// The middle of a list; of an even one the mean of the two in the middle.
 #[must_use]
