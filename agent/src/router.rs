@@ -182,7 +182,8 @@ async fn underlay_changed(installer: &mut Option<Installer>) {
     }
 }
 
-/// Whether the kernel forwards by routes of an earlier life.
+/// Whether the kernel forwards by routes of an earlier life: to others, or to pods of this node. Either way peers may keep what
+/// they were told, so either way the speaker must say that forwarding was preserved.
 ///
 /// # Errors
 /// The kernel cannot be read.
@@ -191,8 +192,5 @@ pub(crate) async fn holds_our_routes(kernel: &Netlink, protocol: u8) -> Result<b
         protocol: Some(protocol),
         ..RouteFilter::table(MAIN_TABLE)
     };
-    let routes = kernel.routes(filter).await?;
-    Ok(routes
-        .iter()
-        .any(|(_, route)| route.next_hops.iter().any(|hop| hop.via.is_some())))
+    Ok(!kernel.routes(filter).await?.is_empty())
 }
