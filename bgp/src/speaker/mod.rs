@@ -499,7 +499,8 @@ impl Speaker {
         self.event(peer, Event::Heard { direction }, now);
     }
 
-    /// The kernel took `octets` of what [`Output::Send`] asked to write. More follows once little is left.
+    /// The kernel took `octets` of what [`Output::Send`] asked to write. More follows once little is left. Zero where it took
+    /// a KEEPALIVE of the connection's own: the peer reads, which is what the send hold timer wants to know (RFC 9687).
     pub fn handle_written(
         &mut self,
         peer: PeerId,

@@ -264,6 +264,14 @@ impl Net {
                         && *next <= now
                     {
                         *next = now + *interval;
+                        let (node, peer, direction) = {
+                            let end = &connection.ends[end];
+                            (end.node, end.peer, end.direction)
+                        };
+                        let reader = connection.ends[1 - end].node;
+                        if !self.nodes[reader].slow {
+                            self.nodes[node].speaker.handle_written(peer, direction, 0, now);
+                        }
                         let octets = Bytes::from_static(&codec::KEEPALIVE);
                         self.flights.push_back(Flight::Octets {
                             connection: index,
