@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::index::{IdIndex, NONE};
 use crate::asn::Asn;
-use crate::codec::{Community, LocalPref, NextHop, PathAttributes};
+use crate::codec::{Community, NextHop, PathAttributes};
 
 /// An interned record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -230,6 +230,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::LocalPref;
 
     fn data(local_pref: u32) -> PathData {
         PathData {

@@ -11,7 +11,7 @@ use super::attribute_store::{AttrId, AttributeStore, Marks};
 use super::table::PathView;
 use super::{LOCAL, PeerFacts, Slot};
 use crate::asn::Asn;
-use crate::codec::{CodecContext, Community, LocalPref, NextHop, PathAttributes};
+use crate::codec::{CodecContext, Community, NextHop, PathAttributes};
 use crate::family::{Afi, Family, FamilySet};
 use crate::policy::{self, Action, AppliedRules, Policy, Rewrite, RouteView};
 use crate::prefix::Prefix;

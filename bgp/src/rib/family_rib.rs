@@ -12,7 +12,7 @@ use super::attribute_store::AttributeStore;
 use super::export::{self, GroupKey};
 use super::table::{DecisionInput, Key, NetId, PathView, Table};
 use super::{BestRoute, LOCAL, PeerFacts, RouteChange, RouteNextHop, RouteSource, Slot};
-use crate::codec::{LocalPref, NextHop};
+use crate::codec::NextHop;
 use crate::decision::Multipath;
 use crate::policy::Policy;
 

@@ -270,7 +270,9 @@ impl Net {
                         };
                         let reader = connection.ends[1 - end].node;
                         if !self.nodes[reader].slow {
-                            self.nodes[node].speaker.handle_written(peer, direction, 0, now);
+                            self.nodes[node]
+                                .speaker
+                                .handle_written(peer, direction, 0, now);
                         }
                         let octets = Bytes::from_static(&codec::KEEPALIVE);
                         self.flights.push_back(Flight::Octets {

@@ -1,0 +1,227 @@
+//! Whatever happens, the outcome is that of a fresh start.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::net::{self, Net, prefix};
+use super::{SECOND, reject, star};
+use crate::codec::{Community, LocalPref};
+use crate::policy::{Action, Condition, Policy, Rule, Verdict};
+use crate::speaker::Clear;
+use crate::speaker::config::Originate;
+
+/// One thing that happens to a star of a reflector (node 0) and three clients.
+#[derive(Clone, Debug)]
+enum Happening {
+    Announce {
+        client: usize,
+        route: u8,
+        local_pref: u8,
+        community: u8,
+    },
+    Withdraw {
+        client: usize,
+        route: u8,
+    },
+    Export {
+        client: usize,
+        policy: u8,
+    },
+    Import {
+        client: usize,
+        policy: u8,
+    },
+    Reset {
+        client: usize,
+    },
+    Cut {
+        client: usize,
+    },
+    Heal {
+        client: usize,
+    },
+    Slow {
+        client: usize,
+    },
+    Refresh {
+        client: usize,
+    },
+    Wait {
+        seconds: u8,
+    },
+}
+
+fn any_step() -> impl Strategy<Value = Happening> {
+    let client = 1_usize..4;
+    prop_oneof![
+        4 => (client.clone(), 0_u8..6, 0_u8..3, 0_u8..3)
+            .prop_map(|(client, route, local_pref, community)| Happening::Announce { client, route, local_pref, community }),
+        3 => (client.clone(), 0_u8..6).prop_map(|(client, route)| Happening::Withdraw { client, route }),
+        1 => (client.clone(), 0_u8..4).prop_map(|(client, policy)| Happening::Export { client, policy }),
+        1 => (client.clone(), 0_u8..4).prop_map(|(client, policy)| Happening::Import { client, policy }),
+        1 => client.clone().prop_map(|client| Happening::Reset { client }),
+        1 => client.clone().prop_map(|client| Happening::Cut { client }),
+        1 => client.clone().prop_map(|client| Happening::Heal { client }),
+        1 => client.clone().prop_map(|client| Happening::Slow { client }),
+        1 => client.prop_map(|client| Happening::Refresh { client }),
+        1 => (0_u8..40).prop_map(|seconds| Happening::Wait { seconds }),
+    ]
+}
+
+/// Policies to choose from: everything, without one route, with a community, with another preference.
+fn policy(number: u8) -> Arc<Policy> {
+    let action = |action| {
+        Arc::new(Policy {
+            rules: vec![Rule {
+                conditions: vec![Condition::PrefixNotIn(
+                    [prefix("10.9.2.0/24")].into_iter().collect(),
+                )],
+                actions: vec![action],
+                verdict: None,
+            }],
+            default: Verdict::Accept,
+        })
+    };
+    match number {
+        0 => net::accept_all(),
+        1 => reject("10.9.1.0/24"),
+        2 => action(Action::AddCommunity(Community::new(1, 1))),
+        _ => action(Action::SetLocalPref(LocalPref(150))),
+    }
+}
+
+fn happen(net: &mut Net, step: &Happening) {
+    match *step {
+        Happening::Announce {
+            client,
+            route,
+            local_pref,
+            community,
+        } => net.configure(client, |config| {
+            let prefix = prefix(&format!("10.9.{route}.0/24"));
+            config.originate.retain(|route| route.prefix != prefix);
+            let mut route = Originate::new(prefix);
+            route.local_pref = Some(LocalPref(100 + u32::from(local_pref)));
+            route.communities = vec![Community::new(9, u16::from(community))];
+            config.originate.push(route);
+        }),
+        Happening::Withdraw { client, route } => net.configure(client, |config| {
+            let prefix = prefix(&format!("10.9.{route}.0/24"));
+            config.originate.retain(|route| route.prefix != prefix);
+        }),
+        Happening::Export {
+            client,
+            policy: number,
+        } => {
+            net.configure(0, |config| config.peers[client - 1].export = policy(number));
+        }
+        Happening::Import {
+            client,
+            policy: number,
+        } => {
+            net.configure(0, |config| config.peers[client - 1].import = policy(number));
+        }
+        Happening::Reset { client } => {
+            let (name, now) = (format!("n{}", client + 1), net.now);
+            net.speaker(0).clear(&name, Clear::Hard, now);
+            net.settle();
+        }
+        Happening::Cut { client } => net.cut(0, client),
+        Happening::Heal { client } => net.join(0, client),
+        Happening::Slow { client } => {
+            net.nodes[client].slow = !net.nodes[client].slow;
+            if !net.nodes[client].slow {
+                net.read_on(client);
+            }
+        }
+        Happening::Refresh { client } => {
+            let (name, now) = (format!("n{}", client + 1), net.now);
+            net.speaker(0).clear(&name, Clear::SoftOut, now);
+            net.settle();
+        }
+        Happening::Wait { seconds } => net.advance(u32::from(seconds) * SECOND),
+    }
+}
+
+/// What every node knows and would forward by, without what differs between lives: ids and times.
+fn picture(net: &Net) -> Vec<String> {
+    let mut picture = Vec::new();
+    for (number, node) in net.nodes.iter().enumerate() {
+        for route in net.routes(number) {
+            for path in &route.paths {
+                picture.push(format!(
+                    "{number} {} {} {:?} {:?} best={} used={} {:?} {:?}",
+                    route.prefix,
+                    path.source,
+                    path.attributes,
+                    path.next_hop,
+                    path.best,
+                    path.used,
+                    path.step,
+                    path.unusable,
+                ));
+            }
+            picture.push(format!(
+                "{number} {} to {:?}",
+                route.prefix, route.advertised_to
+            ));
+        }
+        for (prefix, best) in &node.kernel {
+            picture.push(format!(
+                "{number} kernel {prefix} {:?} {:?}",
+                best.next_hops, best.local_pref
+            ));
+        }
+    }
+    picture.sort();
+    picture
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn after_any_sequence_every_peer_holds_what_a_fresh_speaker_would_send(
+        steps in prop::collection::vec(any_step(), 1..30),
+    ) {
+        let mut net = star(3);
+        // What a client hears never beats what it has itself; otherwise preferences that differ between reflector and
+        // clients have more than one stable outcome (RFC 4264), and the order of events decides between them.
+        for client in 1..4 {
+            net.configure(client, |config| {
+                config.peers[0].import = Arc::new(Policy {
+                    rules: vec![Rule {
+                        conditions: vec![],
+                        actions: vec![Action::SetLocalPref(LocalPref(1))],
+                        verdict: None,
+                    }],
+                    default: Verdict::Accept,
+                });
+            });
+        }
+        for step in &steps {
+            happen(&mut net, step);
+        }
+        for client in 1..4 {
+            net.join(0, client);
+            net.read_on(client);
+        }
+        net.advance(400 * SECOND);
+        let mut fresh = Net::new();
+        for node in &net.nodes {
+            fresh.add(node.speaker.config().clone());
+        }
+        fresh.converge();
+        fresh.advance(400 * SECOND);
+        let (had, wanted) = (picture(&net), picture(&fresh));
+        let extra: Vec<_> = had.iter().filter(|line| !wanted.contains(line)).collect();
+        let missing: Vec<_> = wanted.iter().filter(|line| !had.contains(line)).collect();
+        prop_assert!(extra.is_empty() && missing.is_empty(), "extra {extra:#?}\nmissing {missing:#?}");
+        let counts = |net: &Net| {
+            let snapshot = net.nodes[0].speaker.snapshot(net.now);
+            (snapshot.attribute_sets, snapshot.tables[0].clone())
+        };
+        prop_assert_eq!(counts(&net), counts(&fresh));
+    }
+}
