@@ -10,7 +10,8 @@
 //! The end: the plugin's socket closes first (what it began is finished), then routing closes the sessions without a word, then
 //! the dataplane stops. Forwarding stays as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::endpoints::EndpointStore;
 use crate::health::{Health, Latch};
 use crate::ipam::{CollectRequest, Ipam, IpamOptions, TunnelKind};
 use crate::kernel::netlink::{Netlink, NetlinkOptions};
+use crate::kernel::{Kernel as _, KernelError, MAIN_TABLE, RouteFilter};
 use crate::metrics::Metrics;
 use crate::model::{ClusterState, IpPool, Node};
 use crate::reconcile::{Dataplane, DataplaneConfig};
@@ -148,6 +150,7 @@ pub async fn agent(config: Config) -> Result<()> {
     tasks.spawn(tend(
         Arc::clone(&cni),
         ipam.clone(),
+        Arc::clone(&looking),
         cluster.clone(),
         plugin_stop.clone(),
     ));
@@ -292,10 +295,28 @@ async fn release_latches(
     }
 }
 
+/// Addresses that have a route to a pod's interface, whoever made it: Calico's pods outlive the change to margay.
+async fn addresses_in_use(kernel: &Netlink) -> Result<BTreeSet<IpAddr>, KernelError> {
+    let routes = kernel.routes(RouteFilter::table(MAIN_TABLE)).await?;
+    Ok(routes
+        .into_iter()
+        .filter(|(key, route)| {
+            key.prefix.is_host()
+                && route.next_hops.iter().any(|hop| {
+                    hop.interface
+                        .as_deref()
+                        .is_some_and(|name| name.starts_with("cali"))
+                })
+        })
+        .map(|(key, _)| key.prefix.addr())
+        .collect())
+}
+
 /// Finishes what crashes and absent daemons left, again and again.
 async fn tend(
     cni: Arc<CniService<AgentBackend>>,
     ipam: Ipam,
+    kernel: Arc<Netlink>,
     mut cluster: watch::Receiver<Arc<ClusterState>>,
     stop: CancellationToken,
 ) {
@@ -314,8 +335,17 @@ async fn tend(
             tokio::select! {
                 _ = tend.tick() => cni.tend().await,
                 _ = collect.tick() => {
-                    let request = CollectRequest { live: cni.handles(), network: None, grace: COLLECT_GRACE };
-                    match ipam.collect(request).await {
+                    let collected = match addresses_in_use(&kernel).await {
+                        Ok(in_use) => {
+                            let live = cni.handles();
+                            ipam.collect(CollectRequest { live, in_use, network: None, grace: COLLECT_GRACE }).await
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "pods' routes could not be read: leaked addresses are not looked for now");
+                            continue;
+                        }
+                    };
+                    match collected {
                         Ok(collected) if !collected.released.is_empty() => {
                             tracing::info!(addresses = ?collected.released, "released addresses nobody uses");
                         }

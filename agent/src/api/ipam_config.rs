@@ -18,6 +18,12 @@ pub struct IpamConfigurationSpec {
     pub max_blocks_per_host: i64,
     /// For how long a released address is not used.
     pub ip_cooldown_seconds: Option<i64>,
+    /// `Enabled`: a KubeVirt machine keeps its address when it moves.
+    #[serde(
+        rename = "kubeVirtVMAddressPersistence",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kube_virt_vm_address_persistence: Option<String>,
 }
 
 impl Default for IpamConfigurationSpec {
@@ -27,6 +33,7 @@ impl Default for IpamConfigurationSpec {
             auto_allocate_blocks: true,
             max_blocks_per_host: 0,
             ip_cooldown_seconds: None,
+            kube_virt_vm_address_persistence: None,
         }
     }
 }

@@ -56,6 +56,13 @@ impl<R: Records> Engine<R> {
         let now = self.store.now();
         let mut dead: BTreeMap<String, Vec<ReleaseAddress>> = BTreeMap::new();
         let mut alive = request.live.clone();
+        let of_network = |handle_id: &str| {
+            request.network.as_ref().is_none_or(|network| {
+                handle_id
+                    .strip_prefix(network.as_str())
+                    .is_some_and(|rest| rest.starts_with('.'))
+            })
+        };
         // Borrowed addresses lie in other nodes' blocks.
         for stored in self.store.blocks().await?.values() {
             for allocation in stored.spec.allocations() {
@@ -63,14 +70,9 @@ impl<R: Records> Engine<R> {
                 let Some(handle_id) = attribute.handle() else {
                     continue;
                 };
-                let of_network = request.network.as_ref().is_none_or(|network| {
-                    handle_id
-                        .strip_prefix(network.as_str())
-                        .is_some_and(|rest| rest.starts_with('.'))
-                });
                 // Addresses of tunnels and services say what they are by a type; pods have none.
                 if attribute.node() != Some(&self.node)
-                    || !of_network
+                    || !of_network(handle_id)
                     || attribute.secondary.contains_key("type")
                     || handle_id == WINDOWS
                 {
@@ -89,12 +91,6 @@ impl<R: Records> Engine<R> {
             }
         }
         dead.retain(|handle_id, _| !alive.contains(handle_id));
-        let of_network = |handle_id: &String| {
-            request
-                .network
-                .as_ref()
-                .is_none_or(|network| handle_id.starts_with(network.as_str()))
-        };
         self.audit
             .dead_since
             .retain(|handle_id, _| dead.contains_key(handle_id) || !of_network(handle_id));

@@ -555,7 +555,14 @@ impl<B: Backend> CniService<B> {
                 }
             }
         }
-        released += self.backend.collect(network, self.handles()).await?;
+        // What the runtime lists is alive also where no record of it is here: another plugin added it before margay came.
+        let mut live = self.handles();
+        live.extend(
+            valid
+                .iter()
+                .map(|attachment| handle_id(network, &attachment.container_id)),
+        );
+        released += self.backend.collect(network, live).await?;
         first_error.map_or(Ok(released), Err)
     }
 

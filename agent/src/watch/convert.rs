@@ -18,9 +18,10 @@ use crate::api::felix_configuration::{PartialFelix, read_felix};
 use crate::api::ip_pool::IpPoolSpec;
 use crate::api::ip_reservation::IpReservationSpec;
 use crate::api::ipam_block::IpamBlockSpec;
+use crate::api::ipam_config::IpamConfigurationSpec;
 use crate::api::{Cidr, Fault, labels, margay_annotations, node, read, secret, unknown_fields};
 use crate::datastore::{Kind, Object};
-use crate::model::{BgpFilter, BgpPeer, IpPool, Labels, Node, SecretValue};
+use crate::model::{BgpFilter, BgpPeer, IpPool, IpamSettings, Labels, Node, SecretValue};
 
 /// What an object says.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +44,8 @@ pub(super) enum Part {
     Secret(BTreeMap<String, SecretValue>),
     Namespace(Labels),
     Reservation(Vec<Prefix>),
+    /// Of IPAMConfiguration `default`; there is no other.
+    Ipam(IpamSettings),
     /// Nothing routing needs to know, such as a pending affinity.
     Nothing,
 }
@@ -76,7 +79,7 @@ const UNKNOWN: &str = "is not a field of this kind: it has no effect";
 pub(super) fn is_needed(kind: Kind) -> bool {
     !matches!(
         kind,
-        Kind::IpamHandle | Kind::IpamConfiguration | Kind::KubeControllersConfiguration
+        Kind::IpamHandle | Kind::KubeControllersConfiguration
     )
 }
 
@@ -126,6 +129,7 @@ pub(super) fn convert(object: &Object) -> Converted {
         Kind::IpamBlock => block(object),
         Kind::BlockAffinity => affinity(object),
         Kind::IpReservation => reservation(object),
+        Kind::IpamConfiguration => ipam_configuration(object, &mut out),
         Kind::Secret => secret::values(&object.value).map(Part::Secret),
         Kind::Namespace => {
             let mut labels = labels(&object.value, "labels");
@@ -133,8 +137,7 @@ pub(super) fn convert(object: &Object) -> Converted {
             Ok(Part::Namespace(labels))
         }
         // Read by those who need them, where they need them.
-        Kind::IpamConfiguration
-        | Kind::IpamHandle
+        Kind::IpamHandle
         | Kind::KubeControllersConfiguration
         // Told above.
         | Kind::GlobalNetworkPolicy
@@ -276,6 +279,26 @@ fn affinity(object: &Object) -> Result<Part, Vec<Fault>> {
     } else {
         Part::Nothing
     })
+}
+
+fn ipam_configuration(object: &Object, out: &mut Converted) -> Result<Part, Vec<Fault>> {
+    if object.name != "default" {
+        out.idle.push((
+            String::new(),
+            "only the IPAMConfiguration named default is heeded".to_owned(),
+        ));
+        return Ok(Part::Nothing);
+    }
+    let spec: IpamConfigurationSpec = spec(object, out)?;
+    if spec.kube_virt_vm_address_persistence.as_deref() == Some("Enabled") {
+        out.idle.push((
+            "spec.kubeVirtVMAddressPersistence".to_owned(),
+            "is not done: a machine that moves gets another address".to_owned(),
+        ));
+    }
+    IpamSettings::try_from(spec)
+        .map(Part::Ipam)
+        .map_err(|(field, reason)| vec![Fault::new(field, reason)])
 }
 
 fn reservation(object: &Object) -> Result<Part, Vec<Fault>> {

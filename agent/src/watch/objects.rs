@@ -146,6 +146,7 @@ impl Objects {
                 Part::Reservation(prefixes) => {
                     state.reservations.insert(name.clone(), prefixes.clone());
                 }
+                Part::Ipam(settings) => state.ipam = *settings,
                 // Joined below.
                 Part::Pool(_)
                 | Part::Block(_)

@@ -242,6 +242,8 @@ impl Backend for AgentBackend {
         self.datastore_ready()?;
         let request = CollectRequest {
             live,
+            // The runtime's list is the whole truth about its network.
+            in_use: BTreeSet::new(),
             network: Some(network.to_owned()),
             grace: Duration::ZERO,
         };
