@@ -214,7 +214,10 @@ pub fn listen_address(
             default.ip()
         }),
     };
-    Listen::On(SocketAddr::new(address, port.unwrap_or(default.port())))
+    Listen::On(SocketAddr::new(
+        address,
+        port.unwrap_or_else(|| default.port()),
+    ))
 }
 
 /// Reads a YAML file whose mistakes are reported with file, line, field and what would be right.

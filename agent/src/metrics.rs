@@ -5,8 +5,8 @@
 //! can disagree with the state for longer than a scrape.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Seconds from a tenth of a millisecond to ten seconds.
@@ -84,7 +84,7 @@ pub struct Metrics {
 
 #[derive(Clone, Debug)]
 struct Process {
-    cpu: Gauge,
+    cpu: Counter,
     resident: IntGauge,
     files: IntGauge,
 }
@@ -147,6 +147,12 @@ impl Metrics {
                 .unwrap_or_default()
                 .as_secs_f64(),
         );
+        // The standard process metrics; prometheus' own collector would bring another dependency for three numbers.
+        let cpu = Counter::new(
+            "process_cpu_seconds_total",
+            "User and system CPU time in seconds.",
+        )?;
+        registry.register(Box::new(cpu.clone()))?;
         Ok(Self {
             bgp_sessions: int_gauges("margay_bgp_sessions", "BGP sessions by state.", &["state"])?,
             bgp_received: int_gauges(
@@ -257,11 +263,7 @@ impl Metrics {
                 "Computations of the desired state.",
             )?,
             process: Process {
-                // The standard process metrics; prometheus' own collector would bring another dependency for three numbers.
-                cpu: gauge(
-                    "process_cpu_seconds",
-                    "User and system CPU time in seconds.",
-                )?,
+                cpu,
                 resident: int_gauge("process_resident_memory_bytes", "Resident memory in bytes.")?,
                 files: int_gauge("process_open_fds", "Open file descriptors.")?,
             },
@@ -316,8 +318,8 @@ impl Process {
                 )
                 .as_secs_f64()
             };
-            self.cpu
-                .set(seconds(usage.user_time()) + seconds(usage.system_time()));
+            let total = seconds(usage.user_time()) + seconds(usage.system_time());
+            self.cpu.inc_by((total - self.cpu.get()).max(0.0));
         }
         if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
             self.files.set(gauge_value(files.count()));

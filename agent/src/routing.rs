@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::desired::peers::Session;
+use crate::desired::peers::{Origin, Session};
 use crate::desired::speaker::{SpeakerPlan, speaker_plan};
 use crate::desired::state::{DesiredState, Problem, Underlay};
 use crate::desired::{BestRoutes, Learned, LearnedHop, Settings, desired};
@@ -540,7 +540,7 @@ impl Task {
         progress
     }
 
-    fn desired(&mut self) -> Duration {
+    fn desired(&self) -> Duration {
         let cluster = Arc::clone(&self.parts.cluster.borrow());
         let Some(underlay) = self.parts.underlay.borrow().clone() else {
             return Duration::ZERO;
@@ -617,9 +617,10 @@ fn wanted(config: &SpeakerConfig, sessions: &[Session]) -> Vec<Wanted> {
             let session = by_name.get(&peer.name)?;
             Some(Wanted {
                 config: peer.clone(),
-                asked_by: match session.origin {
-                    crate::desired::peers::Origin::Mesh => "mesh".to_owned(),
-                    _ => format!("{} {}", session.origin.as_str(), session.object),
+                asked_by: if session.origin == Origin::Mesh {
+                    "mesh".to_owned()
+                } else {
+                    format!("{} {}", session.origin.as_str(), session.object)
                 },
                 node: session.node.clone(),
                 internal: session.internal(),

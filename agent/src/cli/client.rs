@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// No daemon answers there, or it says why there is no answer.
-pub fn ask(run_dir: &Path, request: &Request) -> Result<Value> {
+pub(crate) fn ask(run_dir: &Path, request: &Request) -> Result<Value> {
     let path = run_dir.join("control.sock");
     let mut stream = UnixStream::connect(&path).with_context(|| {
         format!(

@@ -7,7 +7,7 @@ use crate::desired::show::ConfigShow;
 
 /// The answer for people.
 #[must_use]
-pub fn table(show: &ConfigShow, wide: bool) -> String {
+pub(crate) fn table(show: &ConfigShow, wide: bool) -> String {
     let mut text = format!(
         "node {}, AS {}, router id {}\n",
         show.node,

@@ -5,7 +5,7 @@ use crate::server::answer::Explanation;
 
 /// The answer for people: the conclusion, then what leads to it.
 #[must_use]
-pub fn table(explanation: &Explanation) -> String {
+pub(crate) fn table(explanation: &Explanation) -> String {
     let rows: Vec<Vec<String>> = explanation
         .steps
         .iter()

@@ -5,7 +5,7 @@ use crate::server::answer::Ipam;
 
 /// The answer for people.
 #[must_use]
-pub fn table(ipam: &Ipam, wide: bool) -> String {
+pub(crate) fn table(ipam: &Ipam, wide: bool) -> String {
     let mut heading = vec!["POOL", "CIDR", "ENCAPSULATION", "BLOCKS", "IN-USE", "OF"];
     if wide {
         heading.extend(["NAT-OUTGOING", "DISABLED"]);

@@ -5,7 +5,7 @@ use crate::server::answer::Peer;
 
 /// The answer for people.
 #[must_use]
-pub fn table(peers: &[Peer], wide: bool) -> String {
+pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
     let mut heading = vec![
         "PEER",
         "AS",

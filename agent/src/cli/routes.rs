@@ -5,7 +5,7 @@ use crate::server::answer::Route;
 
 /// The answer for people: a line a path, the best one marked `*`, others in use `=`, those kept from an ended session `s`.
 #[must_use]
-pub fn table(routes: &[Route], wide: bool) -> String {
+pub(crate) fn table(routes: &[Route], wide: bool) -> String {
     let mut heading = vec![
         "", "PREFIX", "NEXT-HOP", "FROM", "PREF", "MED", "AS-PATH", "WHY",
     ];

@@ -7,7 +7,7 @@ use crate::server::answer::{Finding, Status};
 
 /// The answer for people: a few lines, then whatever is found wanting.
 #[must_use]
-pub fn table(status: &Status, wide: bool) -> String {
+pub(crate) fn table(status: &Status, wide: bool) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         // Writing to a string does not fail.
@@ -83,7 +83,7 @@ pub fn table(status: &Status, wide: bool) -> String {
 
 /// A list of findings, cut after so many.
 #[must_use]
-pub fn findings(heading: &str, list: &[Finding], most: usize) -> String {
+pub(crate) fn findings(heading: &str, list: &[Finding], most: usize) -> String {
     let rows: Vec<Vec<String>> = list
         .iter()
         .take(most)

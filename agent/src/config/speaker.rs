@@ -111,7 +111,7 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
     if let Some(restarting) = file.restarting {
         speaker.restarting = restarting;
     }
-    let base = path.parent().unwrap_or(Path::new("."));
+    let base = path.parent().unwrap_or_else(|| Path::new("."));
     let mut seen = std::collections::BTreeMap::new();
     for section in file.peers {
         let at = section.referenced;

@@ -37,6 +37,9 @@ use crate::model::ClusterState;
 use next_hop::Resolver;
 use state::{DesiredState, Problem, Underlay};
 
+/// The most problems that are listed.
+const PROBLEMS: usize = 1000;
+
 /// The best routes that peers told us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BestRoutes {
@@ -123,8 +126,7 @@ pub fn desired(
     state.masquerade = masquerade::masquerade(cluster, &state);
     state.sysctls = sysctls(cluster, &state);
     unheeded(cluster, &mut state.problems);
-    state.problems.sort();
-    state.problems.dedup();
+    settle(&mut state.problems);
     state
 }
 
@@ -139,8 +141,22 @@ pub fn router(best: &BestRoutes, underlay: &Underlay, settings: &Settings) -> De
     };
     let resolver = Resolver::new(underlay, BTreeMap::new());
     routes::Routes::new(&cluster, &resolver, settings.protocol, &state).bgp(best, &mut state);
-    state.problems.sort();
+    settle(&mut state.problems);
     state
+}
+
+/// Sorts them, and keeps as many as anybody reads: a peer may announce any number of prefixes that are refused.
+fn settle(problems: &mut Vec<Problem>) {
+    problems.sort();
+    problems.dedup();
+    let more = problems.len().saturating_sub(PROBLEMS);
+    if more > 0 {
+        problems.truncate(PROBLEMS);
+        problems.push(Problem {
+            subject: "...".into(),
+            reason: format!("and {more} more like these"),
+        });
+    }
 }
 
 fn sysctls(cluster: &ClusterState, state: &DesiredState) -> BTreeMap<String, String> {

@@ -171,8 +171,10 @@ fn in_any_order<T: PartialEq + std::fmt::Debug>(
     let expected = compute(&build(me, pieces));
     let mut orders: Vec<Vec<Piece>> = vec![pieces.iter().rev().cloned().collect()];
     // A fixed stride that has no divisor in common with the length visits every piece once.
-    for stride in 2..7 {
-        if (2..=stride).all(|divisor| stride % divisor != 0 || pieces.len() % divisor != 0) {
+    for stride in 2..7_usize {
+        if (2..=stride)
+            .all(|divisor| !stride.is_multiple_of(divisor) || !pieces.len().is_multiple_of(divisor))
+        {
             orders.push(
                 (0..pieces.len())
                     .map(|index| pieces[index * stride % pieces.len()].clone())
