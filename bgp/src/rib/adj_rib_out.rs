@@ -43,6 +43,9 @@ use crate::prefix::Prefix;
 /// Journal entries are net ids; this bit says that the source of the route may hold another one of ours.
 const SOURCE_MAY_HOLD: u32 = 1 << 31;
 
+/// Entries a journal may hold beyond twice the number of nets before it is compacted. Tests have few nets and want it often.
+const JOURNAL_SLACK: usize = if cfg!(test) { 8 } else { 4096 };
+
 /// From here on, what is told of a net is nothing, and the low half is the source of what was told last.
 const UNTOLD: u32 = 0xffff_0000;
 
@@ -526,7 +529,7 @@ impl Group {
                 *word |= 1 << (net % 64);
             }
         };
-        if !matches!(member.sync, Sync::Waiting) {
+        if !member.new {
             for (net, out) in (0..).zip(&self.nets) {
                 if is_told(out.out) {
                     mark(net);
@@ -634,7 +637,7 @@ impl Group {
             self.drop_first_chunk();
         }
         let live_at_most = self.nets.len();
-        if self.journal.len() > 2 * live_at_most + 4096 {
+        if self.journal.len() > 2 * live_at_most + JOURNAL_SLACK {
             self.compact();
         }
     }

@@ -623,6 +623,38 @@ fn a_slow_peer_is_told_of_a_prefix_once_and_holds_up_nobody() {
 }
 
 #[test]
+fn a_peer_that_stopped_reading_costs_memory_by_prefix() {
+    let mut net = star(3);
+    net.nodes[1].slow = true;
+    for change in 0..600_u16 {
+        net.configure(2, |config| {
+            let shared = prefix(&format!("10.99.{}.0/24", change % 5));
+            config.originate.retain(|route| route.prefix != shared);
+            if change % 7 != 0 {
+                let mut route = Originate::new(shared);
+                route.communities = vec![Community::new(1, change)];
+                config.originate.push(route);
+            }
+        });
+    }
+    assert!(
+        net.peer(0, "n2").families[0].lag < 40,
+        "{}",
+        net.peer(0, "n2").families[0].lag
+    );
+    net.delivered.clear();
+    net.read_on(1);
+    assert!(net.updates_to(1) <= 9);
+    let known = |node: usize| -> BTreeSet<String> {
+        net.routes(node)
+            .iter()
+            .map(|route| route.prefix.to_string())
+            .collect()
+    };
+    assert_eq!(known(1), known(3));
+}
+
+#[test]
 fn a_peer_can_be_told_everything_anew() {
     let mut net = star(2);
     net.delivered.clear();

@@ -179,7 +179,7 @@ fn picture(net: &Net) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn after_any_sequence_every_peer_holds_what_a_fresh_speaker_would_send(
