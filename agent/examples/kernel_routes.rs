@@ -1,17 +1,23 @@
-//! How fast routes get into the kernel: writes and deletes /32 routes in a network namespace of its own.
+//! How fast routes get into the kernel: writes and deletes /32 routes in a network namespace of its own, first by the
+//! kernel's verbs alone, then by the whole dataplane from a desired state.
 //!
 //! `cargo run --release -p margay-agent --example kernel_routes -- 100000` (as root)
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use margay_agent::desired::state::DesiredState;
 use margay_agent::kernel::netlink::{Netlink, NetlinkOptions};
 use margay_agent::kernel::{
     Kernel as _, KernelNextHop, MAIN_TABLE, Route, RouteChange, RouteFilter, RouteKey,
 };
+use margay_agent::reconcile::{Dataplane, DataplaneConfig};
 use margay_bgp::prefix::Prefix;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// As the reconciler does it.
 const CHUNK: usize = 2048;
@@ -76,7 +82,42 @@ async fn measure(count: u32) -> Result<()> {
         .iter()
         .map(|key| RouteChange::Delete(*key, route.protocol))
         .collect();
-    run(&kernel, "delete", deletes).await
+    run(&kernel, "delete", deletes).await?;
+    drop(kernel);
+    dataplane(&keys, &route).await
+}
+
+async fn dataplane(keys: &[RouteKey], route: &Route) -> Result<()> {
+    let kernel = Netlink::open(NetlinkOptions::default())?;
+    let (desired, receiver) = watch::channel(None);
+    let cancel = CancellationToken::new();
+    let (dataplane, task) =
+        Dataplane::spawn(kernel, DataplaneConfig::default(), receiver, cancel.clone())?;
+    let mut status = dataplane.status();
+    for (what, keys) in [("install", keys), ("remove", &[])] {
+        let state = DesiredState {
+            in_sync: true,
+            routes: keys.iter().map(|key| (*key, route.clone())).collect(),
+            ..DesiredState::default()
+        };
+        let start = Instant::now();
+        desired.send_replace(Some(Arc::new(state)));
+        status
+            .wait_for(|status| {
+                status.started
+                    && status.routes_desired == keys.len()
+                    && status.routes_installed == keys.len()
+                    && status.routes_unlisted == 0
+            })
+            .await?;
+        report(
+            what,
+            dataplane.counters().routes_written.get().try_into()?,
+            start,
+        );
+    }
+    cancel.cancel();
+    Ok(task.await?)
 }
 
 async fn run(kernel: &Netlink, what: &str, changes: Vec<RouteChange>) -> Result<()> {
