@@ -59,14 +59,15 @@ async fn measure(count: u32) -> Result<()> {
         })
         .collect();
 
+    let shared = Arc::new(route.clone());
     let adds = keys
         .iter()
-        .map(|key| RouteChange::Add(*key, route.clone()))
+        .map(|key| RouteChange::Add(*key, Arc::clone(&shared)))
         .collect();
     run(&kernel, "add", adds).await?;
     let replaces = keys
         .iter()
-        .map(|key| RouteChange::Replace(*key, route.clone()))
+        .map(|key| RouteChange::Replace(*key, Arc::clone(&shared)))
         .collect();
     run(&kernel, "replace", replaces).await?;
     let start = Instant::now();
@@ -122,8 +123,7 @@ async fn dataplane(keys: &[RouteKey], route: &Route) -> Result<()> {
 
 async fn run(kernel: &Netlink, what: &str, changes: Vec<RouteChange>) -> Result<()> {
     let count = changes.len();
-    let chunks: Vec<Vec<RouteChange>> =
-        changes.chunks(CHUNK).map(<[RouteChange]>::to_vec).collect();
+    let chunks: Vec<Arc<[RouteChange]>> = changes.chunks(CHUNK).map(Arc::from).collect();
     let start = Instant::now();
     for chunk in chunks {
         for result in kernel.change_routes(chunk).await? {

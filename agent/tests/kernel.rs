@@ -243,8 +243,8 @@ fn our_own_changes_are_no_events() {
         let kernel = kernel();
         let mut events = kernel.events().unwrap();
         let route = via("192.0.2.2", "eth0");
-        let ours = RouteChange::Add(key("10.65.1.0/26"), route.clone());
-        kernel.change_routes(vec![ours]).await.unwrap()[0]
+        let ours = RouteChange::Add(key("10.65.1.0/26"), Arc::new(route.clone()));
+        kernel.change_routes([ours].into()).await.unwrap()[0]
             .clone()
             .unwrap();
         ip("route add 10.65.2.0/26 via 192.0.2.2");
@@ -292,8 +292,8 @@ fn a_foreign_route_nobody_heard_of_is_not_overwritten() {
     in_namespace(|| async {
         underlay();
         ip("route add 10.65.1.0/26 via 192.0.2.9 proto static");
-        let add = RouteChange::Add(key("10.65.1.0/26"), via("192.0.2.2", "eth0"));
-        let results = kernel().change_routes(vec![add]).await.unwrap();
+        let add = RouteChange::Add(key("10.65.1.0/26"), Arc::new(via("192.0.2.2", "eth0")));
+        let results = kernel().change_routes([add].into()).await.unwrap();
         assert_eq!(results, [Err(KernelError::Exists)]);
     });
 }
@@ -947,7 +947,7 @@ fn deleting_names_the_protocol_and_spares_others() {
         let kernel = kernel();
         let delete = RouteChange::Delete(key("10.65.1.0/26"), MARGAY_PROTOCOL);
         assert_eq!(
-            kernel.change_routes(vec![delete]).await.unwrap(),
+            kernel.change_routes([delete].into()).await.unwrap(),
             [Ok(())],
             "already gone is done"
         );

@@ -271,7 +271,7 @@ impl Tables {
                     return Err(KernelError::Exists);
                 }
                 self.routes
-                    .insert(*key, route.clone().normalised(key.version()));
+                    .insert(*key, Route::clone(route).normalised(key.version()));
             }
         }
         Ok(())
@@ -304,7 +304,7 @@ impl Kernel for FakeKernel {
 
     async fn change_routes(
         &self,
-        changes: Vec<RouteChange>,
+        changes: Arc<[RouteChange]>,
     ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
         let mut tables = self.tables();
         tables.check(Fault::Batch)?;

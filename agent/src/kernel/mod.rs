@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use margay_bgp::family::Family;
 use margay_bgp::prefix::Prefix;
@@ -353,9 +354,9 @@ impl RouteFilter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteChange {
     /// Put a route where none may be: fails with [`KernelError::Exists`] if anything holds the key.
-    Add(RouteKey, Route),
+    Add(RouteKey, Arc<Route>),
     /// Put a route, taking the place of whatever holds the key, atomically for packets in flight.
-    Replace(RouteKey, Route),
+    Replace(RouteKey, Arc<Route>),
     /// Remove the route with this key and this protocol. One that is already gone is no error.
     Delete(RouteKey, u8),
 }
@@ -685,7 +686,7 @@ pub trait Kernel: Send + Sync + 'static {
     /// The outer error means that nothing is known about any of them.
     fn change_routes(
         &self,
-        changes: Vec<RouteChange>,
+        changes: Arc<[RouteChange]>,
     ) -> impl Future<Output = Result<Vec<Result<(), KernelError>>, KernelError>> + Send;
 
     /// All links.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{
@@ -151,7 +151,7 @@ impl Kernel for Netlink {
 
     async fn change_routes(
         &self,
-        changes: Vec<RouteChange>,
+        changes: Arc<[RouteChange]>,
     ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
         self.requests
             .run(move |socket| change_routes(socket, &changes))

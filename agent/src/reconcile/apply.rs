@@ -513,11 +513,11 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     async fn change_routes(&mut self) {
-        let changes = self.routes.next_changes(CHUNK, &self.links);
+        let changes: Arc<[RouteChange]> = self.routes.next_changes(CHUNK, &self.links).into();
         if changes.is_empty() {
             return;
         }
-        let results = match self.kernel.change_routes(changes.clone()).await {
+        let results = match self.kernel.change_routes(Arc::clone(&changes)).await {
             Ok(results) => results,
             Err(error) => {
                 // Nothing is known of any of them: read what is there, and try again.

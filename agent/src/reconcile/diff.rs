@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use crate::kernel::Route;
 
@@ -9,6 +10,12 @@ use crate::kernel::Route;
 pub trait Matches {
     /// Whether `observed` fulfils `self`.
     fn matches(&self, observed: &Self) -> bool;
+}
+
+impl<V: Matches> Matches for Arc<V> {
+    fn matches(&self, observed: &Self) -> bool {
+        Arc::ptr_eq(self, observed) || V::matches(self, observed)
+    }
 }
 
 impl Matches for Route {
@@ -94,12 +101,13 @@ where
         self.desired.contains_key(key) && !self.pending_puts.contains(key)
     }
 
-    /// Replaces everything desired and returns the keys whose wish changed. `prepare` turns a value into the form the
-    /// kernel returns, for changed values only.
-    pub fn replace_desired(
+    /// Replaces everything desired and returns the keys whose wish changed. `prepare` turns a wish into the form the
+    /// kernel returns; it is asked only where `same`, a cheap look, does not already find the wish unchanged.
+    pub fn replace_desired<W>(
         &mut self,
-        wanted: &BTreeMap<K, V>,
-        prepare: impl Fn(&K, &V) -> V,
+        wanted: &BTreeMap<K, W>,
+        same: impl Fn(&V, &W) -> bool,
+        prepare: impl Fn(&K, &W) -> V,
     ) -> Vec<K> {
         let mut changed = Vec::new();
         {
@@ -127,7 +135,7 @@ where
                         }
                         std::cmp::Ordering::Equal => {
                             // Mostly equal as given; a wish that is not in the kernel's form is compared in it.
-                            if value != wish && **value != prepare(after, wish) {
+                            if !same(value, wish) && **value != prepare(after, wish) {
                                 changed.push(**after);
                             }
                             old.next();
@@ -226,7 +234,7 @@ mod tests {
     fn a_wish_is_pending_until_observed() {
         let mut tracker = DeltaTracker::<u8, u8>::default();
         assert_eq!(
-            tracker.replace_desired(&desired(&[(1, 10)]), |_, value| *value),
+            tracker.replace_desired(&desired(&[(1, 10)]), PartialEq::eq, |_, value| *value),
             [1]
         );
         assert!(tracker.pending_puts().contains(&1));
@@ -237,9 +245,16 @@ mod tests {
     #[test]
     fn replacing_the_desired_map_reports_only_what_changed() {
         let mut tracker = DeltaTracker::<u8, u8>::default();
-        tracker.replace_desired(&desired(&[(1, 10), (2, 20), (3, 30)]), |_, value| *value);
-        let changed =
-            tracker.replace_desired(&desired(&[(1, 10), (3, 31), (4, 40)]), |_, value| *value);
+        tracker.replace_desired(
+            &desired(&[(1, 10), (2, 20), (3, 30)]),
+            PartialEq::eq,
+            |_, value| *value,
+        );
+        let changed = tracker.replace_desired(
+            &desired(&[(1, 10), (3, 31), (4, 40)]),
+            PartialEq::eq,
+            |_, value| *value,
+        );
         assert_eq!(changed, [2, 3, 4]);
     }
 
@@ -248,7 +263,7 @@ mod tests {
         let mut tracker = DeltaTracker::<u8, u8>::default();
         tracker.set_observed(7, Some(70));
         assert!(tracker.pending_removals().contains(&7));
-        tracker.replace_desired(&desired(&[(7, 70)]), |_, value| *value);
+        tracker.replace_desired(&desired(&[(7, 70)]), PartialEq::eq, |_, value| *value);
         assert!(tracker.pending_removals().is_empty());
         assert!(tracker.pending_puts().is_empty());
     }
@@ -277,7 +292,7 @@ mod tests {
                     None => map.remove(&key),
                 };
                 if wish {
-                    tracker.replace_desired(&wanted, |_, value| *value);
+                    tracker.replace_desired(&wanted, PartialEq::eq, |_, value| *value);
                 } else {
                     tracker.set_observed(key, value);
                 }

@@ -1,6 +1,7 @@
 //! What to do about routes: which key next, put or remove, or wait for what. Decides; `apply` asks the kernel.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,20 +28,20 @@ pub(super) type Links = BTreeMap<String, Link>;
 /// Everything known about routes.
 #[derive(Debug)]
 pub(super) struct Routes {
-    tracker: DeltaTracker<RouteKey, Route>,
+    tracker: DeltaTracker<RouteKey, Arc<Route>>,
     ownership: Ownership,
     /// Routes of others in our table; they may hold keys of ours.
     foreign: BTreeMap<RouteKey, Route>,
     /// Pending keys that wait for an event or a time.
-    blocked: HashMap<RouteKey, Blocked>,
+    blocked: BTreeMap<RouteKey, Blocked>,
     /// When blocked and graceful keys are to be looked at again.
     timers: BTreeSet<(Instant, RouteKey)>,
     /// Keys to look at.
     dirty: BTreeSet<(Turn, RouteKey)>,
     /// Routes on pods' interfaces that nobody ever desired, since when.
-    unclaimed: HashMap<RouteKey, Instant>,
+    unclaimed: BTreeMap<RouteKey, Instant>,
     /// Desired routes that somebody changed, since when.
-    drifted: HashMap<RouteKey, Instant>,
+    drifted: BTreeMap<RouteKey, Instant>,
     /// Whether unlisted routes may be removed, by IP version.
     may_remove: [bool; 2],
     grace: Duration,
@@ -66,11 +67,11 @@ impl Routes {
             tracker: DeltaTracker::default(),
             ownership: Ownership::new(config),
             foreign: BTreeMap::new(),
-            blocked: HashMap::new(),
+            blocked: BTreeMap::new(),
             timers: BTreeSet::new(),
             dirty: BTreeSet::new(),
-            unclaimed: HashMap::new(),
-            drifted: HashMap::new(),
+            unclaimed: BTreeMap::new(),
+            drifted: BTreeMap::new(),
             may_remove: [false; 2],
             grace: config.grace,
             pacing: Pacing::new(config),
@@ -121,12 +122,16 @@ impl Routes {
     /// Takes in a new desired state.
     pub(super) fn set_desired(&mut self, state: &DesiredState) {
         let protocol = self.ownership.protocol();
-        let changed = self
-            .tracker
-            .replace_desired(&state.routes, |key, route| Route {
-                protocol,
-                ..route.clone().normalised(key.version())
-            });
+        let changed = self.tracker.replace_desired(
+            &state.routes,
+            |before, wish| **before == *wish,
+            |key, route| {
+                Arc::new(Route {
+                    protocol,
+                    ..route.clone().normalised(key.version())
+                })
+            },
+        );
         for key in changed {
             self.unclaimed.remove(&key);
             if self.tracker.desired(&key).is_none() {
@@ -165,7 +170,7 @@ impl Routes {
         let mut foreign = BTreeMap::new();
         for (key, route) in found {
             if self.ownership.owns_route(&route) {
-                ours.insert(key, route);
+                ours.insert(key, Arc::new(route));
             } else {
                 foreign.insert(key, route);
             }
@@ -391,6 +396,7 @@ impl Routes {
     }
 
     fn observe(&mut self, key: RouteKey, route: Option<Route>) {
+        let route = route.map(Arc::new);
         let was_settled = self.tracker.is_settled(&key);
         if !self.tracker.set_observed(key, route) {
             return;
