@@ -115,6 +115,7 @@ pub async fn agent(config: Config) -> Result<()> {
         })
         .context("cannot speak to the kernel")?,
     );
+    let records = store.clone();
     let (ipam, _ends_with_its_handles) = Ipam::spawn(
         store,
         config.node_name.as_str(),
@@ -171,6 +172,7 @@ pub async fn agent(config: Config) -> Result<()> {
             cluster: cluster.clone(),
             dataplane: dataplane.clone(),
             kernel: looking,
+            store: records,
         }),
     });
     let listener = control::bind(&config.control_socket())?;
@@ -296,7 +298,7 @@ async fn release_latches(
 }
 
 /// Addresses that have a route to a pod's interface, whoever made it: Calico's pods outlive the change to margay.
-async fn addresses_in_use(kernel: &Netlink) -> Result<BTreeSet<IpAddr>, KernelError> {
+pub(crate) async fn addresses_in_use(kernel: &Netlink) -> Result<BTreeSet<IpAddr>, KernelError> {
     let routes = kernel.routes(RouteFilter::table(MAIN_TABLE)).await?;
     Ok(routes
         .into_iter()

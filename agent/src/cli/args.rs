@@ -39,7 +39,7 @@ pub enum Command {
     /// BGP routes: every path, the best one, and the step of the decision that chose it.
     Routes(RoutesArgs),
     /// Pools and blocks, and how full they are.
-    Ipam(AskArgs),
+    Ipam(IpamArgs),
     /// Why an address is, or is not, routed.
     Explain(ExplainArgs),
 }
@@ -154,6 +154,25 @@ pub struct PeersArgs {
     /// Do something to a session instead of showing it.
     #[command(subcommand)]
     pub action: Option<PeerAction>,
+}
+
+/// `margay ipam`.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct IpamArgs {
+    /// Flags shared by all questions.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Something else than how full the pools are.
+    #[command(subcommand)]
+    pub action: Option<IpamAction>,
+}
+
+/// What else can be asked of IPAM.
+#[derive(Clone, Debug, Subcommand)]
+pub enum IpamAction {
+    /// Whether the records hold together. Pods are known of this node alone, tunnels of all. Exits with 1 if something is wrong.
+    Check(AskArgs),
 }
 
 /// What an operator may do to a session. None of it is remembered across a restart of the daemon.

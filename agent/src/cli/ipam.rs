@@ -1,6 +1,7 @@
 //! `margay ipam`.
 
 use super::table;
+use crate::ipam::check::{CheckReport, Finding};
 use crate::server::answer::Ipam;
 
 /// The answer for people.
@@ -53,9 +54,86 @@ pub(crate) fn table(ipam: &Ipam, wide: bool) -> String {
     text
 }
 
+/// What a check found, for people.
+#[must_use]
+pub(super) fn report(report: &CheckReport) -> String {
+    let mut text = format!(
+        "{} blocks, {} addresses in use, {} handles\n",
+        report.blocks, report.allocated, report.handles
+    );
+    for (what, findings) in [
+        ("recorded, but not used", &report.allocated_not_used),
+        ("used, but not recorded", &report.used_not_allocated),
+        ("used outside enabled pools", &report.used_outside_pools),
+        ("used more than once", &report.used_twice),
+        (
+            "recorded under a handle that does not exist",
+            &report.addresses_without_handle,
+        ),
+    ] {
+        text.push_str(&findings.iter().fold(String::new(), |text, finding| {
+            format!("{text}{}\n", line(what, finding))
+        }));
+    }
+    for handle in &report.handles_without_addresses {
+        text.push_str(&format!("handle {handle}: holds no address\n"));
+    }
+    for handle in &report.handles_with_wrong_counts {
+        text.push_str(&format!(
+            "handle {handle}: counts more or less than is recorded (harmless)\n"
+        ));
+    }
+    for (object, faults) in &report.malformed {
+        for fault in faults {
+            text.push_str(&format!("{object}: {fault}\n"));
+        }
+    }
+    text.push_str(if report.is_sound() {
+        "sound\n"
+    } else {
+        "not sound\n"
+    });
+    text
+}
+
+fn line(what: &str, finding: &Finding) -> String {
+    let mut text = format!("{}: {what}", finding.address);
+    for (name, value) in [("handle", &finding.handle), ("node", &finding.node)] {
+        if let Some(value) = value {
+            text.push_str(&format!(", {name} {value}"));
+        }
+    }
+    if !finding.users.is_empty() {
+        text.push_str(&format!(", by {}", finding.users.join(" and ")));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_says_what_is_wrong_with_which_address() {
+        let found = CheckReport {
+            blocks: 1,
+            allocated: 2,
+            handles: 1,
+            allocated_not_used: vec![Finding {
+                address: "10.65.0.7".parse().unwrap(),
+                handle: Some("net.c1".to_owned()),
+                node: Some("n1".to_owned()),
+                sequence_number: None,
+                users: Vec::new(),
+            }],
+            ..CheckReport::default()
+        };
+        assert_eq!(
+            report(&found),
+            "1 blocks, 2 addresses in use, 1 handles\n10.65.0.7: recorded, but not used, handle net.c1, node n1\nnot sound\n"
+        );
+        assert!(report(&CheckReport::default()).ends_with("sound\n"));
+    }
     use crate::server::answer::{Block, Pool};
 
     #[test]

@@ -20,9 +20,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::config::{Config, ConfigError, DatastoreKind};
+use crate::ipam::check::CheckReport;
 use crate::server::answer::{self, Request};
 use args::{
-    Arguments, AskArgs, Command, ConfigCommand, ConfigShowArgs, Output, PeerAction, PeersArgs,
+    Arguments, AskArgs, Command, ConfigCommand, ConfigShowArgs, IpamAction, Output, PeerAction,
+    PeersArgs,
 };
 
 /// Runs a subcommand and says how it went.
@@ -84,10 +86,17 @@ fn dispatch(command: Command) -> Result<bool> {
             })?;
             Ok(true)
         }
-        Command::Ipam(ask) => {
-            answered::<answer::Ipam>(&ask, &Request::Ipam, ipam::table)?;
-            Ok(true)
-        }
+        Command::Ipam(args) => match args.action {
+            None => {
+                answered::<answer::Ipam>(&args.ask, &Request::Ipam, ipam::table)?;
+                Ok(true)
+            }
+            Some(IpamAction::Check(ask)) => {
+                let report: CheckReport =
+                    answered(&ask, &Request::IpamCheck, |report, _| ipam::report(report))?;
+                Ok(report.is_sound())
+            }
+        },
         Command::Explain(args) => {
             let request = Request::Explain {
                 address: args.address,

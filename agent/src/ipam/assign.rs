@@ -812,10 +812,9 @@ impl<R: Records> Engine<R> {
         for (cidr, result) in written {
             match result {
                 Ok(stored) => {
-                    if batch.foreign.contains_key(&cidr) {
-                        batch.foreign.insert(cidr, stored);
-                    } else {
-                        self.remember(cidr, Some(stored));
+                    match batch.foreign.get_mut(&cidr) {
+                        Some(foreign) => *foreign = stored,
+                        None => self.remember(cidr, Some(stored)),
                     }
                     for job in batch.jobs.iter_mut().filter(|job| job.error.is_none()) {
                         let addresses = job.planned.remove(&cidr).unwrap_or_default();

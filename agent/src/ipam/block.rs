@@ -44,6 +44,9 @@ pub enum Taken {
     Elsewhere,
 }
 
+/// Addresses that were in use, and their handles.
+pub type Freed = Vec<(IpAddr, Option<String>)>;
+
 /// One address in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Allocation<'a> {
@@ -336,7 +339,7 @@ impl Block {
         addresses: &[ReleaseAddress],
         now: SystemTime,
         cooldown: Duration,
-    ) -> Result<Vec<(IpAddr, Option<String>)>, (ReleaseAddress, Option<String>)> {
+    ) -> Result<Freed, (ReleaseAddress, Option<String>)> {
         let mut found = BTreeMap::new();
         for wanted in addresses {
             let Some(ordinal) = self.ordinal(wanted.address) else {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use margay_bgp::prefix::Prefix;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::IpamError;
 use super::block::Block;
@@ -58,7 +58,7 @@ impl Uses {
 }
 
 /// One address and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     /// The address.
@@ -74,7 +74,7 @@ pub struct Finding {
 }
 
 /// What was found. All lists empty: the records are sound.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckReport {
     /// Blocks looked at.

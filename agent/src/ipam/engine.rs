@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::allocator::{PoolBlocks, pool_selects_node};
-use super::block::Block;
+use super::block::{Block, Freed};
 use super::collect::Audit;
 use super::store::{Claim, RecordStore, Records, Stored, Unclaim, is_race};
 use super::{
@@ -497,8 +497,6 @@ pub(super) enum Free {
     /// Those of these that are the handle's.
     IfOf(String, Vec<IpAddr>),
 }
-
-type Freed = Vec<(IpAddr, Option<String>)>;
 
 #[derive(Debug)]
 struct Job {

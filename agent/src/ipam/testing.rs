@@ -207,10 +207,13 @@ impl Records for Memory {
         tokio::task::yield_now().await;
         self.write(|shared| {
             let key = (object.kind, object.name.clone());
-            let known = shared.objects.get(&key).ok_or(StoreError::NotFound {
-                kind: object.kind,
-                name: object.name.clone(),
-            })?;
+            let known = shared
+                .objects
+                .get(&key)
+                .ok_or_else(|| StoreError::NotFound {
+                    kind: object.kind,
+                    name: object.name.clone(),
+                })?;
             assert!(!object.resource_version.is_empty(), "a blind write");
             same_version(known, &object.resource_version)?;
             shared.version += 1;
@@ -232,10 +235,13 @@ impl Records for Memory {
         tokio::task::yield_now().await;
         self.write(|shared| {
             let key = (kind, name.to_owned());
-            let known = shared.objects.get(&key).ok_or(StoreError::NotFound {
-                kind,
-                name: name.to_owned(),
-            })?;
+            let known = shared
+                .objects
+                .get(&key)
+                .ok_or_else(|| StoreError::NotFound {
+                    kind,
+                    name: name.to_owned(),
+                })?;
             same_version(known, resource_version)?;
             assert_eq!(
                 known.value.pointer("/spec/deleted"),

@@ -27,6 +27,8 @@ pub enum Request {
     },
     /// [`Ipam`].
     Ipam,
+    /// A [`CheckReport`](crate::ipam::check::CheckReport).
+    IpamCheck,
     /// [`Explanation`].
     Explain {
         /// The address in question.

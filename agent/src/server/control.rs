@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use margay_bgp::codec::{NextHop, Origin};
 use margay_bgp::prefix::Prefix;
@@ -20,12 +20,15 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::{self, Done, Finding, Reply, Request};
 use super::explain;
+use crate::datastore::Store;
 use crate::desired::peers::Session;
 use crate::health::Health;
+use crate::ipam::check::{Uses, check};
 use crate::kernel::netlink::Netlink;
 use crate::model::{ClusterState, Encapsulation, EncapsulationMode};
 use crate::reconcile::Dataplane;
 use crate::routing::{NotRunning, Routing};
+use crate::wiring::addresses_in_use;
 
 /// Longest request: an address, a prefix or a message for a peer.
 const MAX_REQUEST: u64 = 16 * 1024;
@@ -58,6 +61,31 @@ pub struct AgentParts {
     pub dataplane: Dataplane,
     /// The kernel itself, to look.
     pub kernel: Arc<Netlink>,
+    /// The records themselves.
+    pub store: Store,
+}
+
+impl AgentParts {
+    /// Compares every IPAM record with the others and with who uses what: pods of this node and tunnels of all.
+    async fn ipam_check(&self) -> Reply {
+        let cluster = self.cluster.borrow().clone();
+        let mut uses = Uses::of(&cluster);
+        // Pods that another plugin added, and that run on.
+        match addresses_in_use(&self.kernel).await {
+            Ok(addresses) => {
+                for address in addresses {
+                    if !uses.addresses.contains_key(&address) {
+                        uses.add(address, "a pod's route on this node".to_owned());
+                    }
+                }
+            }
+            Err(error) => return Reply::Error(format!("cannot read the kernel's routes: {error}")),
+        }
+        match check(&self.store, &cluster, &uses, SystemTime::now()).await {
+            Ok(report) => ok(&report),
+            Err(error) => Reply::Error(error.to_string()),
+        }
+    }
 }
 
 /// Why the socket cannot be served.
@@ -170,6 +198,10 @@ impl Control {
             Request::Routes { prefix, peer } => self.routes(prefix.as_deref(), peer).await,
             Request::Ipam => match &self.agent {
                 Some(agent) => ok(&ipam(&agent.cluster.borrow())),
+                None => Reply::Error("a lone speaker has no pools".into()),
+            },
+            Request::IpamCheck => match &self.agent {
+                Some(agent) => agent.ipam_check().await,
                 None => Reply::Error("a lone speaker has no pools".into()),
             },
             Request::Explain { address } => match &self.agent {

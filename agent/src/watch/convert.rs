@@ -77,10 +77,7 @@ const UNKNOWN: &str = "is not a field of this kind: it has no effect";
 
 /// Whether routing needs objects of a kind at all. Others are neither kept nor saved.
 pub(super) fn is_needed(kind: Kind) -> bool {
-    !matches!(
-        kind,
-        Kind::IpamHandle | Kind::KubeControllersConfiguration
-    )
+    !matches!(kind, Kind::IpamHandle | Kind::KubeControllersConfiguration)
 }
 
 /// Says what an object means.
