@@ -178,13 +178,19 @@ impl Node {
             format!("the agent of {} is ready", self.name),
             deadline,
             || {
-                let agent = self.agent.as_mut().context("no agent was started")?;
+                let Some(agent) = self.agent.as_mut() else {
+                    return Ok(Err(anyhow!("no agent was started on {}", self.name)));
+                };
                 if let Some(status) = agent.ended() {
-                    bail!("it ended with {status}: {}", agent.log_tail(1_500));
+                    let tail = agent.log_tail(1_500);
+                    return Ok(Err(anyhow!(
+                        "the agent of {} ended with {status}: {tail}",
+                        self.name
+                    )));
                 }
-                self.http("http://127.0.0.1:9099/readyz").map(drop)
+                self.http("http://127.0.0.1:9099/readyz").map(|_| Ok(()))
             },
-        )
+        )?
     }
 
     /// Fetches a page from inside the node.
