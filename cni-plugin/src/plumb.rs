@@ -17,8 +17,8 @@ use std::path::Path;
 use netlink_packet_route::route::RouteProtocol;
 
 use crate::netlink::{
-    Link, Socket, StepError, VethPair, Via, add_address, add_route, add_veth, default_destination,
-    delete_link, set_up,
+    Link, Socket, StepError, VethPair, Via, add_address, add_neighbour, add_route, add_veth,
+    default_destination, delete_link, set_up,
 };
 use crate::netns::{Namespace, NamespaceError};
 use crate::protocol::{Assigned, ROUTE_PROTOCOL};
@@ -181,6 +181,10 @@ impl Place {
                     Via::Link,
                     RouteProtocol::Boot,
                 ));
+                // Calico leaves the gateway to proxy ARP, which answers only where the host has a route to it, in practice a
+                // default route by another interface: a host that learns its default route over BGP would cut its pods off
+                // from each other with the session.
+                steps.push(add_neighbour(&container, IPV4_GATEWAY, HOST_MAC));
             }
             steps.push(add_route(
                 &container,

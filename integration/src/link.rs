@@ -124,10 +124,11 @@ fn kernel_route(entry: &Value, family: u8) -> KernelRoute {
     let kind = text("type");
     KernelRoute {
         prefix,
-        kind: if kind.is_empty() || kind == "1" {
-            "unicast"
-        } else {
-            kind
+        // With -N types are numbers (linux/rtnetlink.h).
+        kind: match kind {
+            "" | "1" => "unicast",
+            "6" => "blackhole",
+            other => other,
         }
         .to_owned(),
         metric: entry.get("metric").and_then(Value::as_u64).unwrap_or(0),

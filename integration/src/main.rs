@@ -1,5 +1,6 @@
 //! `lab`: the demo and the scenario tests.
 
+use std::env;
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use margay_integration::bench::daemon::Contender;
 use margay_integration::bench::shape::Shape;
+use margay_integration::eventually::idle;
 use margay_integration::report::{Report, say};
 use margay_integration::sandbox::{self, Place};
 use margay_integration::scenario::{self, Outcome, Scenario};
@@ -169,6 +171,10 @@ fn enter(name: &str, emulated: bool) -> Result<ExitCode> {
     play(scenario, owner)
 }
 
+/// Environment variable that keeps a lab after its last check, to look around in it.
+const HOLD_VARIABLE: &str = "MARGAY_LAB_HOLD";
+const HOLD: Duration = Duration::from_secs(3_600);
+
 fn play(scenario: Scenario, owner: u32) -> Result<ExitCode> {
     let folder = workdir::create(scenario.name, owner)?;
     say(format_args!(
@@ -177,6 +183,12 @@ fn play(scenario: Scenario, owner: u32) -> Result<ExitCode> {
     ));
     let mut report = Report::default();
     let outcome = (scenario.run)(&folder, &mut report);
+    if env::var_os(HOLD_VARIABLE).is_some() {
+        say(format_args!(
+            "held; look around with: nsenter -a -t $(pgrep -P {owner}) bash"
+        ));
+        idle(HOLD);
+    }
     match outcome {
         Ok(Outcome::Skipped(reason)) => {
             say(format_args!("SKIPPED {}: {reason}", scenario.name));
