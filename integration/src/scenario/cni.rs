@@ -149,9 +149,10 @@ fn leftovers(lab: &Lab, live: &[&str]) -> Result<(), String> {
         .collect();
     if veths.len() != live.len() {
         left.push(format!(
-            "{} veths for {} pods: {veths:?}",
+            "{} veths for {} pods: {:?}",
             veths.len(),
-            live.len()
+            live.len(),
+            veths.iter().take(3).collect::<Vec<_>>()
         ));
     }
     let routes = node
@@ -189,7 +190,9 @@ fn leftovers(lab: &Lab, live: &[&str]) -> Result<(), String> {
     if left.is_empty() {
         Ok(())
     } else {
-        Err(left.join("; "))
+        let more = left.len().saturating_sub(6);
+        left.truncate(6);
+        Err(format!("{} and {more} more", left.join("; ")))
     }
 }
 
