@@ -396,28 +396,6 @@ pub fn add_address(link: &Link, address: IpAddr, prefix_len: u8) -> Step {
     }
 }
 
-/// Sets a permanent neighbour entry.
-#[must_use]
-pub fn add_neighbour(link: &Link, address: IpAddr, mac: [u8; 6]) -> Step {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family(address);
-    message.header.ifindex = link.index;
-    message.header.state = NeighbourState::Permanent;
-    message.attributes = vec![
-        NeighbourAttribute::Destination(match address {
-            IpAddr::V4(a) => NeighbourAddress::Inet(a),
-            IpAddr::V6(a) => NeighbourAddress::Inet6(a),
-        }),
-        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-    ];
-    Step {
-        message: RouteNetlinkMessage::NewNeighbour(message),
-        flags: NLM_F_CREATE | NLM_F_REPLACE,
-        exists_is_done: false,
-        what: format!("setting neighbour {address} on {}", link.name),
-    }
-}
-
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {

@@ -186,9 +186,6 @@ impl Place {
                 // from each other with the session.
                 steps.push(add_neighbour(&container, IPV4_GATEWAY, HOST_MAC));
             }
-            // Calico leaves this to proxy ARP, which answers for 169.254.1.1 only where the host has a route to it, in
-            // practice a default route. The gateway's MAC address is the same on every host end, so it can be told.
-            steps.push(add_neighbour(&container, gateway, HOST_MAC));
             steps.push(add_route(
                 &container,
                 default_destination(address),
