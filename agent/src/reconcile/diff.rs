@@ -14,7 +14,7 @@ pub trait Matches {
 
 impl<V: Matches> Matches for Arc<V> {
     fn matches(&self, observed: &Self) -> bool {
-        Arc::ptr_eq(self, observed) || V::matches(self, observed)
+        Self::ptr_eq(self, observed) || V::matches(self, observed)
     }
 }
 
