@@ -276,6 +276,8 @@ struct PeerSection {
     #[serde(default)]
     connected_subnets: Vec<Text<Prefix>>,
     #[serde(default)]
+    next_hop_address: Option<Text<IpAddr>>,
+    #[serde(default)]
     allowed_local_as: Option<Text<u8>>,
     #[serde(default)]
     import: Option<PolicySection>,
@@ -502,6 +504,7 @@ impl PeerSection {
         }
         peer.ttl = self.ttl.map(|ttl| ttl.0);
         set(&mut peer.next_hop, self.next_hop.map(|mode| mode.0));
+        peer.next_hop_address = self.next_hop_address.map(|address| address.0);
         peer.connected_subnets = self
             .connected_subnets
             .into_iter()
@@ -903,7 +906,7 @@ mod tests {
              passive: true\n  routeReflectorClient: true\n  clusterId: 1.1.1.1\n  families: [ipv6-unicast]\n  holdTime: 9\n  \
              minimumHoldTime: 3\n  keepalive: 3\n  connectRetry: 500ms\n  idleHold: 1\n  idleHoldMax: 2m\n  sendHold: 480\n  \
              gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h }}\n  password: k\n  ttlSecurity: 1\n  \
-             ttl: 2\n  nextHop: self\n  connectedSubnets: [fd00::/64]\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
+             ttl: 2\n  nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
              export: reject\n  maximumPrefixes: {{ limit: 10, warningOnly: true, restart: 60 }}\n  addPathReceive: false\n  \
              addPathSend: true\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n"
         ));

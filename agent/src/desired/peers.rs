@@ -642,11 +642,22 @@ pub fn peer_config(
         NextHopMode::SelfAddress => speaker::NextHopMode::SelfAddress,
         NextHopMode::Keep => speaker::NextHopMode::Keep,
     };
-    peer.connected_subnets = underlay
-        .connected_to(session.address)
-        .map(|subnet| subnet.prefix)
-        .into_iter()
-        .collect();
+    // Everything on the link to the peer is shared with it, in both families.
+    if let Some(link) = underlay.connected_to(session.address) {
+        peer.connected_subnets = underlay
+            .connected
+            .iter()
+            .filter(|subnet| subnet.interface == link.interface)
+            .map(|subnet| subnet.prefix)
+            .collect();
+        peer.connected_subnets.sort_unstable();
+        peer.connected_subnets.dedup();
+    }
+    peer.next_hop_address = session
+        .families
+        .iter()
+        .find(|family| **family != family_of(session.address))
+        .and_then(|family| cluster.own_node()?.bgp_address(*family));
     peer.allowed_local_as = session.allowed_local_as;
     // Adding a family must not change what the peers of Calico's sort are offered.
     peer.extended_next_hop = false;

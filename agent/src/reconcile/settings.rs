@@ -82,7 +82,10 @@ impl<K: Kernel> SettingsTask<K> {
         let mut failed = Failures::new();
         for (name, value) in &wanted.sysctls {
             if let Err(error) = self.set(name, value).await {
-                self.counters.sysctl_errors.inc();
+                // A setting of an interface that is about to be made is not refused, it waits.
+                if error != KernelError::NotFound {
+                    self.counters.sysctl_errors.inc();
+                }
                 self.note(&mut failed, Subject::Sysctl(name.clone()), &error);
             }
         }

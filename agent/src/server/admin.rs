@@ -373,9 +373,9 @@ impl Scrape {
 
 fn family_label(family: Family) -> &'static str {
     if family == Family::IPV4_UNICAST {
-        "ipv4"
+        "ipv4-unicast"
     } else {
-        "ipv6"
+        "ipv6-unicast"
     }
 }
 

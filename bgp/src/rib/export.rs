@@ -200,7 +200,7 @@ fn next_hop(
                 address != *peer
                     && subnets
                         .iter()
-                        .any(|subnet| subnet.contains_addr(address) && subnet.contains_addr(*peer))
+                        .any(|subnet| subnet.contains_addr(address) && holds(*subnet, *peer))
             });
             if shared {
                 unchanged()
@@ -209,6 +209,12 @@ fn next_hop(
             }
         }
     }
+}
+
+/// Whether the peer is in a subnet said to be shared with it. Its address in the other family is not known; that the subnet
+/// is configured for it has to do.
+fn holds(subnet: Prefix, peer: IpAddr) -> bool {
+    subnet.addr().is_ipv4() != peer.is_ipv4() || subnet.contains_addr(peer)
 }
 
 /// A link-local address means nothing to anyone beyond the link it was learned on.

@@ -219,6 +219,9 @@ pub struct PeerConfig {
     pub next_hop: NextHopMode,
     /// Subnets shared with the peer: next hops in them may be passed on unchanged (RFC 4271 §5.1.3).
     pub connected_subnets: Vec<Prefix>,
+    /// What we call ourselves as next hop of routes whose family is not the session's own: our address of that family on
+    /// the link to the peer. Without one such routes are told only with a next hop of their own.
+    pub next_hop_address: Option<IpAddr>,
     /// How many times our own AS may occur in a received path.
     pub allowed_local_as: u8,
     /// What of its routes we take.
@@ -287,6 +290,7 @@ impl PeerConfig {
             ttl: None,
             next_hop: NextHopMode::Auto,
             connected_subnets: Vec::new(),
+            next_hop_address: None,
             allowed_local_as: 0,
             import,
             export,

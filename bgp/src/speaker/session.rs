@@ -488,7 +488,12 @@ impl Speaker {
                 .or(self.config.cluster_id)
                 .unwrap_or(self.config.router_id),
             next_hop_mode: config.next_hop,
-            self_next_hop: self_next_hop(family, negotiated.local.ip(), &negotiated.context),
+            self_next_hop: self_next_hop(family, negotiated.local.ip(), &negotiated.context)
+                .or_else(|| {
+                    config
+                        .next_hop_address
+                        .and_then(|address| self_next_hop(family, address, &negotiated.context))
+                }),
             third_party: third_party.then(|| (peer, config.connected_subnets.clone())),
             context: sending_half(&negotiated.context),
             long_lived_aware: negotiated.peer_long_lived.is_some(),
