@@ -68,7 +68,7 @@ impl Rig {
             40_000,
         );
         let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 179);
-        let Accepted::Peer(peer) = self.speaker.accept(remote, local, self.now) else {
+        let Accepted::Peer(peer, _) = self.speaker.accept(remote, local, self.now) else {
             panic!("refused");
         };
         self.clients.push(peer);

@@ -8,7 +8,7 @@
 //! End-of-RIB, so that a peer that never completes, or flaps for ever, does not keep dead routes alive
 //! (RFC 8538 §4 makes it mandatory).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -181,10 +181,13 @@ impl Retention {
         let mut steps = Steps::new();
         let restart = self.restart.is_some_and(|deadline| deadline <= now);
         let stale = self.stale.is_some_and(|deadline| deadline <= now);
+        let away = self.restart.is_some();
         for family in Family::ALL {
             let kept = self.kept(family);
             match *kept {
-                Kept::Stale { then: Some(grant) } if restart => {
+                // The stale timer runs on from the first loss, so with a second one it may come first. While the peer is away
+                // that is no less a reason to demote than the restart time (RFC 9494 §4.2).
+                Kept::Stale { then: Some(grant) } if restart || stale && away => {
                     *kept = Kept::LongLived { until: now + grant };
                     steps.push(Step::Demote(family));
                 }
@@ -228,6 +231,11 @@ impl Retention {
         self.ipv4 != Kept::Nothing || self.ipv6 != Kept::Nothing
     }
 
+    /// Whether the peer's return is awaited before its restart time: every second of its absence counts.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.restart.is_some()
+    }
+
     fn tidy(&mut self) {
         let stale = |kept: Kept| matches!(kept, Kept::Stale { .. });
         if !stale(self.ipv4) && !stale(self.ipv6) {
@@ -252,20 +260,28 @@ impl Terms<'_> {
 }
 
 /// Whose End-of-RIB a restarted speaker awaits before it selects routes (RFC 4724 §4.1).
+///
+/// A peer without a session is awaited only until its own deadline, a short one: helpers keep our routes no longer than
+/// their restart time, and one neighbour that is off for the night must not cost us all of it. A peer with a session is
+/// awaited until the deadline of all.
 #[derive(Clone, Debug)]
 pub(crate) struct Deferral<P> {
-    awaited: [(Family, BTreeSet<P>); 2],
+    awaited: BTreeMap<P, Awaited>,
     deadline: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    families: FamilySet,
+    /// Until when it must have a session; nothing while it has one.
+    connected_by: Option<Instant>,
 }
 
 impl<P: Ord + Copy> Deferral<P> {
     /// Nobody is awaited.
     pub(crate) const fn none() -> Self {
         Self {
-            awaited: [
-                (Family::IPV4_UNICAST, BTreeSet::new()),
-                (Family::IPV6_UNICAST, BTreeSet::new()),
-            ],
+            awaited: BTreeMap::new(),
             deadline: None,
         }
     }
@@ -277,19 +293,44 @@ impl<P: Ord + Copy> Deferral<P> {
         deferral
     }
 
-    pub(crate) fn expect(&mut self, peer: P, families: FamilySet) {
-        for (family, peers) in &mut self.awaited {
-            if families.has(*family) {
-                peers.insert(peer);
-            }
+    /// Awaits a peer that has no session yet, until `connected_by`.
+    pub(crate) fn expect(&mut self, peer: P, families: FamilySet, connected_by: Instant) {
+        if !families.is_empty() {
+            self.awaited.insert(
+                peer,
+                Awaited {
+                    families,
+                    connected_by: Some(connected_by),
+                },
+            );
+        }
+    }
+
+    /// A session over `families` is up and will end its table with End-of-RIB: that is worth waiting for, also of a peer
+    /// nobody could expect by name.
+    pub(crate) fn connected(&mut self, peer: P, families: FamilySet) {
+        if self.deadline.is_some() {
+            let awaited = Awaited {
+                families,
+                connected_by: None,
+            };
+            self.awaited.insert(peer, awaited);
+        }
+    }
+
+    /// The session of a peer that is awaited ended: it gets until `connected_by` once more.
+    pub(crate) fn lost(&mut self, peer: P, connected_by: Instant) {
+        if let Some(awaited) = self.awaited.get_mut(&peer) {
+            awaited.connected_by.get_or_insert(connected_by);
         }
     }
 
     /// The peer has told everything of these families, or need not be waited for.
     pub(crate) fn settle(&mut self, peer: P, families: FamilySet) {
-        for (family, peers) in &mut self.awaited {
-            if families.has(*family) {
-                peers.remove(&peer);
+        if let Some(awaited) = self.awaited.get_mut(&peer) {
+            awaited.families = awaited.families - families;
+            if awaited.families.is_empty() {
+                self.awaited.remove(&peer);
             }
         }
     }
@@ -298,18 +339,105 @@ impl<P: Ord + Copy> Deferral<P> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             *self = Self::none();
         }
+        self.awaited
+            .retain(|_, awaited| awaited.connected_by.is_none_or(|deadline| deadline > now));
     }
 
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    /// When [`Deferral::expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.awaited
+            .values()
+            .filter_map(|awaited| awaited.connected_by)
+            .chain(self.deadline)
+            .min()
     }
 
     /// Families nobody is awaited for any more.
     pub(crate) fn complete(&self) -> FamilySet {
         self.awaited
-            .iter()
-            .filter(|(_, peers)| peers.is_empty())
-            .map(|(family, _)| *family)
-            .collect()
+            .values()
+            .fold(FamilySet::all(), |complete, awaited| complete - awaited.families)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::GracefulRestartFamily;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_peer_with_a_session_is_awaited_until_the_deferral_ends() {
+        let now = Instant::now();
+        let mut deferral = Deferral::until(now + 60 * SECOND);
+        for peer in [1, 2] {
+            deferral.expect(peer, FamilySet::all(), now + 20 * SECOND);
+        }
+        deferral.connected(1, FamilySet::IPV4_UNICAST);
+        assert_eq!(deferral.deadline(), Some(now + 20 * SECOND));
+        deferral.expire(now + 20 * SECOND);
+        assert_eq!(deferral.complete(), FamilySet::IPV6_UNICAST);
+        assert_eq!(deferral.deadline(), Some(now + 60 * SECOND));
+        deferral.expire(now + 60 * SECOND);
+        assert_eq!(deferral.complete(), FamilySet::all());
+    }
+
+    #[test]
+    fn a_peer_lost_again_gets_its_grace_once_more() {
+        let now = Instant::now();
+        let mut deferral = Deferral::until(now + 60 * SECOND);
+        deferral.expect(1, FamilySet::all(), now + 20 * SECOND);
+        deferral.connected(1, FamilySet::all());
+        deferral.lost(1, now + 45 * SECOND);
+        deferral.expire(now + 44 * SECOND);
+        assert_eq!(deferral.complete(), FamilySet::empty());
+        deferral.expire(now + 45 * SECOND);
+        assert_eq!(deferral.complete(), FamilySet::all());
+    }
+
+    #[test]
+    fn stale_routes_of_an_absent_peer_become_long_lived_whichever_timer_is_first() {
+        let now = Instant::now();
+        let family = Family::IPV4_UNICAST;
+        let capability = GracefulRestartCapability {
+            restarting: false,
+            notification: true,
+            restart_time: 120,
+            families: vec![GracefulRestartFamily {
+                family,
+                forwarding: true,
+            }],
+        };
+        let long_lived = [LongLivedFamily {
+            family,
+            forwarding: true,
+            stale_time: 1000,
+        }];
+        let terms = Terms {
+            capability: &capability,
+            long_lived: Some(&long_lived),
+            notification: true,
+            stale_time: 180 * SECOND,
+            long_lived_limit: Some(1000 * SECOND),
+        };
+        let mut retention = Retention::default();
+        retention.lost(now, FamilySet::of(family), Some(&terms));
+        let back = now + 100 * SECOND;
+        retention.established(FamilySet::of(family), Some(&capability), Some(&long_lived));
+        retention.lost(back, FamilySet::of(family), Some(&terms));
+        // The stale timer of the first loss is due forty seconds before the restart time of the second.
+        let steps = retention.expire(now + 180 * SECOND);
+        assert_eq!(steps.as_slice(), [Step::Demote(family)]);
+        assert_eq!(
+            retention.state(family),
+            crate::speaker::snapshot::Retention::LongLivedStale
+        );
+        // A peer that is there but does not complete has its old routes deleted.
+        let mut retention = Retention::default();
+        retention.lost(now, FamilySet::of(family), Some(&terms));
+        retention.established(FamilySet::of(family), Some(&capability), Some(&long_lived));
+        let steps = retention.expire(now + 180 * SECOND);
+        assert_eq!(steps.as_slice(), [Step::DeleteOld(family)]);
     }
 }

@@ -108,6 +108,9 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
     if let Some(deferral) = file.selection_deferral {
         speaker.selection_deferral = deferral.0.0;
     }
+    if let Some(grace) = file.connect_grace {
+        speaker.connect_grace = grace.0.0;
+    }
     if let Some(restarting) = file.restarting {
         speaker.restarting = restarting;
     }
@@ -171,6 +174,8 @@ struct File {
     multipath_relax: Option<bool>,
     #[serde(default)]
     selection_deferral: Option<Text<Seconds>>,
+    #[serde(default)]
+    connect_grace: Option<Text<Seconds>>,
     #[serde(default)]
     restarting: Option<bool>,
     #[serde(default)]

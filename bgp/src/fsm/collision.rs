@@ -1,6 +1,5 @@
 //! Two connections, one survivor (RFC 4271 §6.8, RFC 6286 §2.3).
 
-use super::event::Direction;
 use super::output::Negotiated;
 use super::state::Connection;
 use crate::asn::Asn;
@@ -38,7 +37,7 @@ pub(super) fn judge(
                 (settled.peer_router_id, settled.peer_asn),
                 (our_router_id, settled.local_asn),
             );
-            if peer_dominates == (settled.direction == Direction::Incoming) {
+            if peer_dominates == settled.direction.is_incoming() {
                 Verdict::CloseOther
             } else {
                 Verdict::CloseThis

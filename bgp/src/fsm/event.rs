@@ -22,22 +22,27 @@ use crate::codec::{DecodeError, Message};
 use crate::family::Family;
 
 /// Who opened a TCP connection. A neighbour has at most one connection of each direction.
+///
+/// Of two incoming ones neither ranks higher: the second place is for a caller beside an Established incoming connection, which
+/// has to prove itself before the session gives way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     /// We dialled.
     Outgoing,
     /// The neighbour dialled.
     Incoming,
+    /// The neighbour dialled once more.
+    SecondIncoming,
 }
 
 impl Direction {
-    /// The other one.
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Outgoing, Self::Incoming, Self::SecondIncoming];
+
+    /// Whether the neighbour dialled.
     #[must_use]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Outgoing => Self::Incoming,
-            Self::Incoming => Self::Outgoing,
-        }
+    pub const fn is_incoming(self) -> bool {
+        matches!(self, Self::Incoming | Self::SecondIncoming)
     }
 }
 
@@ -45,7 +50,7 @@ impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Outgoing => "outgoing",
-            Self::Incoming => "incoming",
+            Self::Incoming | Self::SecondIncoming => "incoming",
         })
     }
 }

@@ -1,7 +1,8 @@
 //! The session with one neighbour (RFC 4271 §8), without sockets and without a clock.
 //!
-//! A [`Peer`] is one configured neighbour and owns up to two TCP connections to it: one we dialled, one it dialled.
-//! Each runs through OpenSent and OpenConfirm by itself; at most one of them is ever Established. Whoever owns the sockets
+//! A [`Peer`] is one configured neighbour and owns up to three TCP connections to it: one we dialled, one it dialled, and one
+//! it dialled beside an Established one. Each runs through OpenSent and OpenConfirm by itself; at most one of them is ever
+//! Established. Whoever owns the sockets
 //! tells the peer what happened with [`Peer::handle_event`] and [`Peer::handle_timeout`], then drains [`Peer::poll_output`]
 //! and sleeps until [`Peer::poll_timeout`].
 //!
@@ -23,7 +24,13 @@
 //! - an UPDATE in OpenConfirm counts as the KEEPALIVE before it (BIRD): some speakers send both in one segment and the order is
 //!   theirs to lose;
 //! - when octets of the neighbour wait unread at the end of the hold time, ten seconds are added: we were late (BIRD);
-//! - a rest that a Cease of the neighbour started ends when the neighbour itself calls.
+//! - a rest that a Cease of the neighbour started ends when the neighbour itself calls;
+//! - a passive side dials while it restarts itself: the other one may be resting, and our routes there have a deadline
+//!   (Calico's BIRD takes such calls, and collisions sort themselves out).
+//!
+//! Departs from RFC 4724 §4.2 in that a new TCP connection of a gracefully restarting neighbour does not end the old session,
+//! but its OPEN does, if it is from the same AS and identifier: anything behind the neighbour's address can connect, a pod
+//! whose packets are masqueraded by its node for one.
 //!
 //! What this does not do: parse or write routes, know of tables, keep stale routes. It only says, when a session ends, whether
 //! they are to be kept (RFC 4724 §4.2, RFC 8538 §4).
@@ -73,8 +80,8 @@ pub struct LocalIdentity {
 /// Whether a neighbour's incoming connection is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Hand it over with [`Event::ConnectionUp`]; an earlier incoming connection is to be dropped before.
-    Accept,
+    /// Hand it over with [`Event::ConnectionUp`] of this direction; an earlier connection of it is to be dropped before.
+    Accept(Direction),
     /// Close it, saying nothing.
     Close,
     /// Say NOTIFICATION 6/5, connection rejected: the neighbour is administratively down here.
@@ -91,10 +98,13 @@ pub struct Peer {
     run: Run,
     outgoing: Option<Connection>,
     incoming: Option<Connection>,
+    second_incoming: Option<Connection>,
     timers: Timers,
     jitter: Jitter,
     connect_backoff: Backoff,
     idle_backoff: Backoff,
+    /// Routes of the neighbour are kept for its return.
+    urgent: bool,
     /// Until when OPENs go without capabilities because the neighbour refused them.
     without_capabilities_until: Option<Instant>,
     /// A session was up since the process started.
@@ -129,6 +139,8 @@ impl Peer {
             run: Run::Stopped,
             outgoing: None,
             incoming: None,
+            second_incoming: None,
+            urgent: false,
             timers: Timers::default(),
             jitter: Jitter::new(seed),
             connect_backoff: Backoff::new(),
@@ -150,9 +162,9 @@ impl Peer {
     /// Puts another configuration in force. What is settled by OPENs holds from the next session on: send
     /// [`Event::Reset`] where [`PeerConfig::needs_new_session`] says so.
     pub fn set_config(&mut self, now: Instant, config: Arc<PeerConfig>) {
-        let waited = self.config.waits();
+        let waited = self.waits();
         self.config = config;
-        if self.config.waits() {
+        if self.waits() {
             self.timers.stop(Timer::ConnectRetry);
             if matches!(self.outgoing, Some(Connection::Connecting(_))) {
                 self.abort_dialling();
@@ -172,14 +184,39 @@ impl Peer {
         self.identity = identity;
     }
 
+    /// Says whether routes of the neighbour are kept for its return, so that it has to be found before their time is over.
+    pub fn set_urgent(&mut self, now: Instant, urgent: bool) {
+        if std::mem::replace(&mut self.urgent, urgent) || !urgent {
+            return;
+        }
+        // A longer pause may have begun before.
+        let latest = now + timer::URGENT_RETRY_MAX;
+        if self
+            .timers
+            .deadline(Timer::ConnectRetry)
+            .is_some_and(|deadline| deadline > latest)
+        {
+            self.timers.set(Timer::ConnectRetry, latest);
+        }
+    }
+
+    /// Whether we only wait for the neighbour to call.
+    fn waits(&self) -> bool {
+        self.config.waits() && !(self.identity.restarting && self.config.can_dial())
+    }
+
+    fn pause_at_most(&self, usual: Duration) -> Duration {
+        if self.urgent {
+            usual.min(timer::URGENT_RETRY_MAX)
+        } else {
+            usual
+        }
+    }
+
     /// The state people see: that of the connection that got farthest.
     #[must_use]
     pub fn state(&self) -> State {
-        let farthest = [&self.outgoing, &self.incoming]
-            .into_iter()
-            .flatten()
-            .map(Connection::state)
-            .max();
+        let farthest = self.connections().map(Connection::state).max();
         match (farthest, self.run) {
             (Some(state), _) => state,
             (None, Run::Running) => State::Active,
@@ -190,12 +227,22 @@ impl Peer {
     /// What the Established session settled, if there is one.
     #[must_use]
     pub fn established(&self) -> Option<&Arc<Negotiated>> {
-        [&self.outgoing, &self.incoming]
+        Some(&self.session()?.1.negotiated)
+    }
+
+    fn session(&self) -> Option<(Direction, &Established)> {
+        Direction::ALL
             .into_iter()
-            .find_map(|slot| match slot {
-                Some(Connection::Established(up)) => Some(&up.negotiated),
+            .find_map(|direction| match self.peek(direction) {
+                Some(Connection::Established(up)) => Some((direction, up)),
                 _ => None,
             })
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Connection> {
+        [&self.outgoing, &self.incoming, &self.second_incoming]
+            .into_iter()
+            .flatten()
     }
 
     /// What went wrong last, also before a session was ever up.
@@ -223,23 +270,32 @@ impl Peer {
             Run::Resting { admits: false } => return Admission::Close,
             Run::Resting { admits: true } | Run::Running => {}
         }
-        match &self.incoming {
-            None | Some(Connection::Connecting(_)) => Admission::Accept,
+        let session = self.session();
+        let place = match session {
+            Some((direction, up)) if direction.is_incoming() => {
+                if !gives_way(up, now) {
+                    return Admission::Collide;
+                }
+                if direction == Direction::Incoming {
+                    Direction::SecondIncoming
+                } else {
+                    Direction::Incoming
+                }
+            }
+            // What was called beside a session that is gone since goes on in its place.
+            _ if self.second_incoming.is_some() => Direction::SecondIncoming,
+            _ => Direction::Incoming,
+        };
+        match self.peek(place) {
+            None | Some(Connection::Connecting(_)) => Admission::Accept(place),
             Some(Connection::OpenSent(older)) => {
                 if now.saturating_duration_since(older.since) >= timer::OPEN_GRACE {
-                    Admission::Accept
+                    Admission::Accept(place)
                 } else {
                     Admission::Close
                 }
             }
-            Some(Connection::OpenConfirm(_)) => Admission::Collide,
-            Some(Connection::Established(up)) => {
-                if gives_way(up, now) {
-                    Admission::Accept
-                } else {
-                    Admission::Collide
-                }
-            }
+            Some(Connection::OpenConfirm(_) | Connection::Established(_)) => Admission::Collide,
         }
     }
 
@@ -314,10 +370,7 @@ impl Peer {
     // Starting and stopping.
 
     fn start(&mut self, now: Instant) {
-        if self.run == Run::Running
-            || self.speaks(Direction::Outgoing)
-            || self.speaks(Direction::Incoming)
-        {
+        if self.run == Run::Running || self.speaks_at_all() {
             self.run = Run::Running;
             return;
         }
@@ -339,7 +392,7 @@ impl Peer {
                 next,
             ),
             None => {
-                for direction in [Direction::Outgoing, Direction::Incoming] {
+                for direction in Direction::ALL {
                     let Some(connection) = self.take(direction) else {
                         continue;
                     };
@@ -367,7 +420,7 @@ impl Peer {
         may_keep: bool,
         next: Next,
     ) {
-        for direction in [Direction::Outgoing, Direction::Incoming] {
+        for direction in Direction::ALL {
             let Some(connection) = self.take(direction) else {
                 continue;
             };
@@ -396,7 +449,7 @@ impl Peer {
 
     /// Dials, unless there is nobody to dial or no need to.
     fn dial(&mut self, now: Instant) {
-        if self.run != Run::Running || self.config.waits() || self.progressed() {
+        if self.run != Run::Running || self.progressed() {
             return;
         }
         match self.outgoing {
@@ -404,13 +457,22 @@ impl Peer {
             Some(_) => return,
             None => {}
         }
+        if self.waits() {
+            return;
+        }
         self.outgoing = Some(Connection::Connecting(Connecting));
         self.outputs.push_back(PeerOutput::Connect);
+        let pause = self.next_retry();
+        self.timers
+            .set(Timer::ConnectRetry, now + self.jitter.apply(pause));
+    }
+
+    /// The pause after one more failed attempt.
+    fn next_retry(&mut self) -> Duration {
         let pause = self
             .connect_backoff
             .next(self.config.connect_retry, timer::CONNECT_RETRY_MAX);
-        self.timers
-            .set(Timer::ConnectRetry, now + self.jitter.apply(pause));
+        self.pause_at_most(pause)
     }
 
     fn abort_dialling(&mut self) {
@@ -423,9 +485,7 @@ impl Peer {
 
     /// Whether a connection got so far that dialling another is pointless.
     fn progressed(&self) -> bool {
-        [&self.outgoing, &self.incoming]
-            .into_iter()
-            .flatten()
+        self.connections()
             .any(|connection| connection.state() >= State::OpenConfirm)
     }
 
@@ -449,34 +509,23 @@ impl Peer {
                     return;
                 }
             },
-            Direction::Incoming => {
-                if self.admit(now) != Admission::Accept {
-                    // The earlier connection was replaced by the transport all the same, so it is gone.
+            Direction::Incoming | Direction::SecondIncoming => {
+                let accepted = self.admit(now) == Admission::Accept(direction);
+                // The transport replaced what was there before, if anything.
+                let earlier = self.take(direction);
+                if let Some(earlier) = &earlier {
+                    let keep = keeps_over_loss(earlier);
+                    self.ended(earlier, keep, DownCause::ReplacedByPeer);
+                }
+                if !accepted {
                     self.outputs.push_back(PeerOutput::Close {
                         direction,
                         linger: false,
                     });
-                    if let Some(earlier) = self.take(direction) {
-                        let keep = keeps_over_loss(&earlier);
-                        self.ended(&earlier, keep, DownCause::ReplacedByPeer);
+                    if earlier.is_some() {
                         self.then(now, Next::Reconnect);
                     }
                     return;
-                }
-                if let Some(earlier) = self.take(Direction::Incoming) {
-                    let keep = keeps_over_loss(&earlier);
-                    self.ended(&earlier, keep, DownCause::ReplacedByPeer);
-                }
-                if matches!(&self.outgoing, Some(Connection::Established(up)) if gives_way(up, now))
-                {
-                    // RFC 4724 §4.2: the peer restarted without our noticing.
-                    if let Some(earlier) = self.take(Direction::Outgoing) {
-                        self.outputs.push_back(PeerOutput::Close {
-                            direction: Direction::Outgoing,
-                            linger: false,
-                        });
-                        self.ended(&earlier, true, DownCause::ReplacedByPeer);
-                    }
                 }
                 // A rest that admits calls is over with the first of them.
                 self.run = Run::Running;
@@ -502,7 +551,7 @@ impl Peer {
             direction,
             bytes: offer.encode(),
         });
-        let patience = if self.config.remote.is_range() {
+        let patience = if self.config.remote.is_range() || self.session().is_some() {
             timer::DYNAMIC_OPEN_TIME
         } else {
             timer::LARGE_HOLD_TIME
@@ -588,18 +637,33 @@ impl Peer {
             Ok(negotiated) => Arc::new(negotiated),
             Err(notification) => return self.refuse(now, direction, notification),
         };
-        let other = direction.other();
-        match collision::judge(&negotiated, self.identity.router_id, self.peek(other)) {
-            Verdict::Both => {}
-            Verdict::AbortOther => {
-                self.take(other);
-                self.outputs.push_back(PeerOutput::Close {
-                    direction: other,
-                    linger: false,
-                });
+        for other in Direction::ALL {
+            if other == direction {
+                continue;
             }
-            Verdict::CloseOther => self.collide(other),
-            Verdict::CloseThis => return self.collide(direction),
+            if self.is_replaced(now, other, &negotiated) {
+                // RFC 4724 §4.2: the peer restarted without our noticing.
+                if let Some(earlier) = self.take(other) {
+                    self.outputs.push_back(PeerOutput::Close {
+                        direction: other,
+                        linger: false,
+                    });
+                    self.ended(&earlier, true, DownCause::ReplacedByPeer);
+                }
+                continue;
+            }
+            match collision::judge(&negotiated, self.identity.router_id, self.peek(other)) {
+                Verdict::Both => {}
+                Verdict::AbortOther => {
+                    self.take(other);
+                    self.outputs.push_back(PeerOutput::Close {
+                        direction: other,
+                        linger: false,
+                    });
+                }
+                Verdict::CloseOther => self.collide(other),
+                Verdict::CloseThis => return self.collide(direction),
+            }
         }
         self.timers.stop(Timer::ConnectRetry);
         self.outputs.push_back(PeerOutput::Send {
@@ -617,6 +681,15 @@ impl Peer {
             peer_knows_capabilities,
         }));
         self.restart_hold(now, direction);
+    }
+
+    /// Whether the session on `other` gives way to the call whose OPEN settled `negotiated`: only the neighbour itself can have
+    /// restarted.
+    fn is_replaced(&self, now: Instant, other: Direction, negotiated: &Negotiated) -> bool {
+        matches!(self.peek(other), Some(Connection::Established(up))
+            if negotiated.direction.is_incoming()
+                && gives_way(up, now)
+                && up.negotiated.peer_router_id == negotiated.peer_router_id)
     }
 
     /// A KEEPALIVE, or what counts as one, in OpenConfirm.
@@ -698,11 +771,12 @@ impl Peer {
         let Some(connection) = self.take(direction) else {
             return;
         };
-        // RFC 9687 §4.1 would have NOTIFICATION 8/0 tried; it would queue behind what the peer does not read.
-        self.outputs.push_back(PeerOutput::Close {
+        // RFC 9687 §4.1 has it tried. It queues behind what the peer does not read, and lingering ends soon.
+        self.say_and_close(
             direction,
-            linger: false,
-        });
+            &connection,
+            &Notification::new(ErrorCode::SEND_HOLD_TIMER_EXPIRED),
+        );
         let keep = notification_keeps(&connection);
         self.ended(&connection, keep, DownCause::SendHoldTimeExpired);
         self.then(now, Next::Damp { admits: true });
@@ -800,21 +874,19 @@ impl Peer {
                 return;
             }
             Next::Reconnect => timer::RECONNECT_PAUSE.min(self.config.connect_retry),
-            Next::Retry => self
-                .connect_backoff
-                .next(self.config.connect_retry, timer::CONNECT_RETRY_MAX),
+            Next::Retry => self.next_retry(),
             Next::Damp { admits } => {
                 // An error on one connection is no reason to give up the other.
-                if !self.speaks(Direction::Outgoing) && !self.speaks(Direction::Incoming) {
+                if !self.speaks_at_all() {
                     let pause = self
                         .idle_backoff
                         .next(self.config.idle_hold, self.config.idle_hold_max);
-                    self.rest(now, pause, admits);
+                    self.rest(now, self.pause_at_most(pause), admits);
                 }
                 return;
             }
             Next::Rest { pause, admits } => {
-                if !self.speaks(Direction::Outgoing) && !self.speaks(Direction::Incoming) {
+                if !self.speaks_at_all() {
                     self.rest(now, pause, admits);
                 }
                 return;
@@ -822,7 +894,7 @@ impl Peer {
         };
         // A dial under way has its own timer.
         if self.run == Run::Running
-            && !self.config.waits()
+            && !self.waits()
             && self.outgoing.is_none()
             && !self.progressed()
         {
@@ -846,6 +918,7 @@ impl Peer {
         match direction {
             Direction::Outgoing => self.outgoing.as_ref(),
             Direction::Incoming => self.incoming.as_ref(),
+            Direction::SecondIncoming => self.second_incoming.as_ref(),
         }
     }
 
@@ -853,6 +926,7 @@ impl Peer {
         match direction {
             Direction::Outgoing => &mut self.outgoing,
             Direction::Incoming => &mut self.incoming,
+            Direction::SecondIncoming => &mut self.second_incoming,
         }
     }
 
@@ -869,6 +943,12 @@ impl Peer {
             .is_some_and(|connection| connection.state() >= State::OpenSent)
     }
 
+    fn speaks_at_all(&self) -> bool {
+        Direction::ALL
+            .into_iter()
+            .any(|direction| self.speaks(direction))
+    }
+
     fn report(&mut self) {
         let to = self.state();
         if to != self.reported {
@@ -879,8 +959,8 @@ impl Peer {
     }
 }
 
-/// Whether an Established connection gives way to a new one of the same peer: with graceful restart a new connection says that
-/// the peer restarted (RFC 4724 §4.2).
+/// Whether an Established connection may give way to a new one of the same peer: with graceful restart a new connection says
+/// that the peer restarted (RFC 4724 §4.2).
 ///
 /// Departs from RFC 4724 §4.2 in the first seconds: then a second connection is what is left of a collision, not a restart, and
 /// giving way would drop a session that both sides just agreed on.

@@ -13,14 +13,18 @@ use super::event::Direction;
 /// Hold time until the OPENs settled one (RFC 4271 §8.2.2: "a large value", four minutes).
 pub(super) const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
 
-/// How long a neighbour that nobody configured by address may take for its OPEN.
+/// How long a neighbour that nobody configured by address may take for its OPEN, and a caller beside an Established session.
 pub(super) const DYNAMIC_OPEN_TIME: Duration = Duration::from_secs(10);
 
 /// By how much the hold timer is put off when octets of the peer wait unread: our CPU was late, not the peer.
 pub(super) const HEARD_EXTENSION: Duration = Duration::from_secs(10);
 
-/// Longest pause between connection attempts.
-pub(super) const CONNECT_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Longest pause between connection attempts. A refused SYN costs nobody anything, while a node that joins a mesh, or a peer
+/// that never dials and is back, waits for this.
+pub(super) const CONNECT_RETRY_MAX: Duration = Duration::from_secs(15);
+
+/// Longest pause of any kind while routes of the neighbour are kept for its return.
+pub(super) const URGENT_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// A session up so long clears the memory of earlier errors.
 pub(super) const STABLE_AFTER: Duration = Duration::from_secs(300);

@@ -44,8 +44,11 @@ pub struct SpeakerConfig {
     pub peers: Vec<PeerConfig>,
     /// The forwarding state of an earlier life survived: R and F bits are set and selection is deferred (RFC 4724 §4.1).
     pub restarting: bool,
-    /// How long a restarted speaker waits at most for its peers' End-of-RIB.
+    /// How long a restarted speaker waits at most for its peers' End-of-RIB. Keep it well below the restart and stale times
+    /// of the peers: what they still forward by goes when those run out.
     pub selection_deferral: Duration,
+    /// How long a restarted speaker waits for a peer to connect. One that did is awaited until the deferral ends.
+    pub connect_grace: Duration,
     /// How many equal paths a route may have.
     pub maximum_paths: usize,
     /// Paths of equal length through different ASs count as equal.
@@ -65,7 +68,8 @@ impl SpeakerConfig {
             originate: Vec::new(),
             peers: Vec::new(),
             restarting: false,
-            selection_deferral: Duration::from_secs(120),
+            selection_deferral: Duration::from_secs(60),
+            connect_grace: Duration::from_secs(20),
             maximum_paths: 64,
             multipath_relax: true,
         }
@@ -148,7 +152,7 @@ impl Originate {
 /// Whom a [`PeerConfig`] speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Remote {
-    /// One neighbour. The port is where we dial; connections from any port of the address are its own.
+    /// One neighbour. The port is where we dial, 0 for never; connections from any port of the address are its own.
     /// A link-local address carries its interface in the scope.
     Address(SocketAddr),
     /// Any neighbour of a range, created when it connects and forgotten when it left.
@@ -185,7 +189,7 @@ pub struct PeerConfig {
     pub local_asn: Option<Asn>,
     /// Source of our connections, and the only destination its connections may have.
     pub local_address: Option<IpAddr>,
-    /// Never dial, only wait.
+    /// Only wait, unless this speaker is restarting itself and its peers keep routes for a time.
     pub passive: bool,
     /// It is a client of ours as route reflector.
     pub route_reflector_client: bool,
@@ -308,10 +312,17 @@ impl PeerConfig {
         }
     }
 
-    /// Whether we only wait: configured so, or there is no address to dial.
+    /// Whether we only wait: configured so, or there is no address to dial. While a speaker restarts itself it dials
+    /// wherever it [can](Self::can_dial).
     #[must_use]
     pub const fn waits(&self) -> bool {
-        self.passive || self.remote.is_range()
+        self.passive || !self.can_dial()
+    }
+
+    /// Whether there is an address and a port to dial.
+    #[must_use]
+    pub const fn can_dial(&self) -> bool {
+        matches!(self.remote, Remote::Address(remote) if remote.port() != 0)
     }
 
     /// Whether `other` needs another TCP connection or other OPENs than `self`: what differs is part of the session itself,

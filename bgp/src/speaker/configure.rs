@@ -232,20 +232,27 @@ impl Speaker {
         self.names.remove(&name);
         self.forget_address(slot);
         self.drain(slot, now);
-        // Routes kept for its return will not be needed.
-        let terms = None;
-        if let Some(neighbour) = self.neighbour_mut(slot) {
-            let steps = neighbour.retention.lost(now, FamilySet::empty(), terms);
-            let Tables {
-                store, ipv4, ipv6, ..
-            } = &mut self.tables;
-            ipv4.table.begin_epoch(slot, store);
-            ipv6.table.begin_epoch(slot, store);
-            self.take_steps(slot, &steps);
-        }
+        self.forget_kept(slot, now);
         self.deferral.settle(slot, FamilySet::all());
         self.end_deferral_where_complete();
         self.retire_if_gone(slot);
+    }
+
+    /// Routes kept of an ended session go: their return is awaited no more.
+    fn forget_kept(&mut self, slot: Slot, now: Instant) {
+        let Some(neighbour) = self
+            .neighbour_mut(slot)
+            .filter(|neighbour| neighbour.session.is_none())
+        else {
+            return;
+        };
+        let steps = neighbour.retention.lost(now, FamilySet::empty(), None);
+        let Tables {
+            store, ipv4, ipv6, ..
+        } = &mut self.tables;
+        ipv4.table.begin_epoch(slot, store);
+        ipv6.table.begin_epoch(slot, store);
+        self.take_steps(slot, &steps);
     }
 
     fn forget_address(&mut self, slot: Slot) {
@@ -270,7 +277,7 @@ impl Speaker {
             neighbour.address = address;
         }
         let id = neighbour.id;
-        let connected = neighbour.outgoing_open || neighbour.incoming_open;
+        let connected = neighbour.is_connected();
         match (old.enabled, new.enabled) {
             (true, false) => {
                 let text = new.shutdown_text.clone();
@@ -283,6 +290,13 @@ impl Speaker {
                 neighbour
                     .fsm
                     .handle_event(now, Event::Reset(Shutdown::ConfigurationChange));
+                // What it rested for may be just what was corrected.
+                neighbour.fsm.handle_event(now, Event::Start);
+            }
+            (_, true)
+                if old.password != new.password || old.maximum_prefixes != new.maximum_prefixes =>
+            {
+                neighbour.fsm.handle_event(now, Event::Start);
             }
             _ => {}
         }
@@ -293,6 +307,19 @@ impl Speaker {
             });
         }
         self.drain(slot, now);
+        // An administratively closed session removes exactly its routes, also those of one that was down already; and
+        // those of another AS are no longer this neighbour's.
+        if !new.enabled || old.asn != new.asn || new.graceful_restart.is_none() {
+            self.forget_kept(slot, now);
+        }
+        let awaited: FamilySet = new
+            .families
+            .iter()
+            .copied()
+            .filter(|_| new.enabled)
+            .collect();
+        self.deferral.settle(slot, FamilySet::all() - awaited);
+        self.end_deferral_where_complete();
         if old.import != new.import || old.allowed_local_as != new.allowed_local_as {
             self.queue_import(slot);
         }
@@ -460,7 +487,10 @@ impl Speaker {
 
 fn become_dynamic(config: &mut PeerConfig, remote: SocketAddr) {
     config.name = format!("{}-{}", config.name, remote.ip());
-    config.remote = Remote::Address(remote);
+    // The port it called from is nobody's to dial, and another one each time.
+    let mut address = remote;
+    address.set_port(0);
+    config.remote = Remote::Address(address);
     config.passive = true;
 }
 

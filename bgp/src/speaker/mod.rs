@@ -165,8 +165,8 @@ const MAX_SLOTS: usize = Slot::MAX as usize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// It belongs to this peer. Drain [`Speaker::poll_output`], which may ask to close an earlier connection, then say
-    /// [`Speaker::handle_connected`] with [`Direction::Incoming`].
-    Peer(PeerId),
+    /// [`Speaker::handle_connected`] with this direction, an incoming one.
+    Peer(PeerId, Direction),
     /// Write these octets, if any, and close it.
     Refused(Option<Bytes>),
 }
@@ -298,7 +298,7 @@ impl Speaker {
         };
         speaker.configure(config, now);
         if restarting {
-            speaker.await_neighbours();
+            speaker.await_neighbours(now);
         }
         speaker
     }
@@ -362,20 +362,20 @@ impl Speaker {
         else {
             return Accepted::Refused(None);
         };
-        let (peer, called) = (neighbour.id, neighbour.incoming_open);
+        let peer = neighbour.id;
         match neighbour.fsm.admit(now) {
-            Admission::Accept => {
-                if called {
+            Admission::Accept(direction) => {
+                if neighbour.is_open(direction) {
                     self.outputs.push_back(Output::Close {
                         peer,
-                        direction: Direction::Incoming,
+                        direction,
                         linger: false,
                     });
                 }
                 if let Some(neighbour) = self.neighbour_mut(slot) {
-                    neighbour.set_open(Direction::Incoming, true);
+                    neighbour.set_open(direction, true);
                 }
-                Accepted::Peer(peer)
+                Accepted::Peer(peer, direction)
             }
             refused @ (Admission::Close | Admission::Reject | Admission::Collide) => {
                 // A dynamic neighbour that never had a connection goes again.
@@ -384,7 +384,7 @@ impl Speaker {
                 }
                 self.retire_if_gone(slot);
                 Accepted::Refused(match refused {
-                    Admission::Accept | Admission::Close => None,
+                    Admission::Accept(_) | Admission::Close => None,
                     Admission::Reject => refusal(ErrorCode::CONNECTION_REJECTED),
                     Admission::Collide => refusal(ErrorCode::CONNECTION_COLLISION),
                 })
@@ -412,7 +412,7 @@ impl Speaker {
         let slots = self.addresses.get(&remote.ip())?;
         let takes = |slot: &&Slot| {
             self.neighbour(**slot)
-                .is_some_and(|neighbour| neighbour.fsm.admit(now) == Admission::Accept)
+                .is_some_and(|neighbour| matches!(neighbour.fsm.admit(now), Admission::Accept(_)))
         };
         let mut fitting = slots.iter().filter(fits);
         fitting
@@ -608,6 +608,10 @@ impl Speaker {
                 }
             }
         }
+        if let Some(neighbour) = self.neighbour_mut(slot) {
+            let urgent = neighbour.retention.is_urgent();
+            neighbour.fsm.set_urgent(now, urgent);
+        }
         self.set_timer(slot);
         self.retire_if_gone(slot);
     }
@@ -769,7 +773,18 @@ impl Speaker {
 
     // ---- a restart of ours ----------------------------------------------------------------------------------------
 
-    fn await_neighbours(&mut self) {
+    /// Every configured neighbour is awaited for a while, and so is whoever may call from a range: those are not known
+    /// before, and stand here as one, in the slot of nobody.
+    fn await_neighbours(&mut self, now: Instant) {
+        let connected_by = now + self.config.connect_grace;
+        let callers: FamilySet = self
+            .config
+            .peers
+            .iter()
+            .filter(|peer| peer.enabled && peer.remote.is_range())
+            .flat_map(|peer| peer.families.iter().copied())
+            .collect();
+        self.deferral.expect(LOCAL, callers, connected_by);
         for slot in self.slots() {
             if let Some(neighbour) = self
                 .neighbours
@@ -778,8 +793,8 @@ impl Speaker {
                 && neighbour.config.enabled
                 && neighbour.range.is_none()
             {
-                self.deferral
-                    .expect(slot, neighbour.config.families.iter().copied().collect());
+                let families = neighbour.config.families.iter().copied().collect();
+                self.deferral.expect(slot, families, connected_by);
             }
         }
         self.end_deferral_where_complete();

@@ -33,12 +33,11 @@ pub(super) struct Neighbour {
     pub(super) ready: bool,
     /// No longer configured: goes when its routes are gone.
     pub(super) leaving: bool,
-    pub(super) outgoing_open: bool,
-    pub(super) incoming_open: bool,
+    /// Which of its connections stand, by direction.
+    open: [bool; 3],
     /// It had a connection once.
     pub(super) was_open: bool,
-    outgoing_queued: usize,
-    incoming_queued: usize,
+    queued: [usize; 3],
 }
 
 /// An Established session.
@@ -107,36 +106,55 @@ impl Neighbour {
             deadline: None,
             ready: false,
             leaving: false,
-            outgoing_open: false,
-            incoming_open: false,
+            open: [false; 3],
             was_open: false,
-            outgoing_queued: 0,
-            incoming_queued: 0,
+            queued: [0; 3],
         }
     }
 
     pub(super) const fn queued(&self, direction: Direction) -> usize {
-        match direction {
-            Direction::Outgoing => self.outgoing_queued,
-            Direction::Incoming => self.incoming_queued,
+        let [outgoing, incoming, second] = &self.queued;
+        *match direction {
+            Direction::Outgoing => outgoing,
+            Direction::Incoming => incoming,
+            Direction::SecondIncoming => second,
         }
     }
 
     pub(super) const fn queued_mut(&mut self, direction: Direction) -> &mut usize {
+        let [outgoing, incoming, second] = &mut self.queued;
         match direction {
-            Direction::Outgoing => &mut self.outgoing_queued,
-            Direction::Incoming => &mut self.incoming_queued,
+            Direction::Outgoing => outgoing,
+            Direction::Incoming => incoming,
+            Direction::SecondIncoming => second,
         }
+    }
+
+    pub(super) const fn is_open(&self, direction: Direction) -> bool {
+        let [outgoing, incoming, second] = self.open;
+        match direction {
+            Direction::Outgoing => outgoing,
+            Direction::Incoming => incoming,
+            Direction::SecondIncoming => second,
+        }
+    }
+
+    /// Whether it has any connection.
+    pub(super) const fn is_connected(&self) -> bool {
+        let [outgoing, incoming, second] = self.open;
+        outgoing || incoming || second
     }
 
     /// A connection came or went; nothing is under way on it.
     pub(super) const fn set_open(&mut self, direction: Direction, open: bool) {
         *self.queued_mut(direction) = 0;
         self.was_open |= open;
-        match direction {
-            Direction::Outgoing => self.outgoing_open = open,
-            Direction::Incoming => self.incoming_open = open,
-        }
+        let [outgoing, incoming, second] = &mut self.open;
+        *match direction {
+            Direction::Outgoing => outgoing,
+            Direction::Incoming => incoming,
+            Direction::SecondIncoming => second,
+        } = open;
     }
 
     /// When something is to be done for it.

@@ -63,12 +63,11 @@ impl Speaker {
             .peer_graceful_restart
             .as_ref()
             .is_some_and(|capability| !capability.restarting);
-        let settled = if waits {
-            FamilySet::all() - families
+        if waits {
+            self.deferral.connected(slot, families);
         } else {
-            FamilySet::all()
-        };
-        self.deferral.settle(slot, settled);
+            self.deferral.settle(slot, FamilySet::all());
+        }
         self.end_deferral_where_complete();
         self.make_ready(slot);
     }
@@ -121,6 +120,7 @@ impl Speaker {
         ipv6.table.begin_epoch(slot, store);
         self.take_steps(slot, &steps);
         self.refresh_own_addresses();
+        self.deferral.lost(slot, now + self.config.connect_grace);
     }
 
     pub(super) fn take_steps(&mut self, slot: Slot, steps: &Steps) {
@@ -599,8 +599,7 @@ impl Neighbour {
     pub(super) fn is_over(&self) -> bool {
         (self.leaving || self.range.is_some() && self.was_open)
             && self.session.is_none()
-            && !self.outgoing_open
-            && !self.incoming_open
+            && !self.is_connected()
             && !self.retention.keeps()
     }
 }

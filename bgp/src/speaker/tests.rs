@@ -1,5 +1,6 @@
 mod model;
 mod net;
+mod restart;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,8 +11,8 @@ use smallvec::SmallVec;
 
 use self::net::{Net, address, originate, peer_config, prefix, speaker_config};
 use super::Clear;
-use super::config::{LongLived, MaximumPrefixes, NextHopMode, Originate, Remote, SpeakerConfig};
-use super::snapshot::{PathInfo, Retention, Unusable};
+use super::config::{MaximumPrefixes, NextHopMode, Originate, Remote, SpeakerConfig};
+use super::snapshot::{PathInfo, Unusable};
 use crate::asn::Asn;
 use crate::codec::{Community, LocalPref, Message, NextHop, PathAttributes};
 use crate::decision::Step;
@@ -663,116 +664,6 @@ fn a_peer_can_be_told_everything_anew() {
     net.settle();
     assert_eq!(announcements(&net, 1, "10.65.3.0/26").len(), 1);
     assert_eq!(net.updates_to(2), 0);
-}
-
-// ---- graceful restart -----------------------------------------------------------------------------------------------
-
-#[test]
-fn routes_of_a_lost_peer_stay_until_it_is_back_and_nobody_else_notices() {
-    let mut net = star(2);
-    net.cut(0, 1);
-    assert_eq!(net.peer(0, "n2").families[0].retention, Retention::Stale);
-    assert_eq!(net.next_hops(2, "10.65.2.0/26"), [address(2)]);
-    net.delivered.clear();
-    net.join(0, 1);
-    net.advance(60 * SECOND);
-    net.assert_established(0, "n2");
-    assert_eq!(net.peer(0, "n2").families[0].retention, Retention::None);
-    assert_eq!(net.updates_to(2), 0);
-}
-
-#[test]
-fn a_route_that_did_not_come_back_goes_at_end_of_rib() {
-    let mut net = star(2);
-    net.configure(1, |config| originate(config, &["10.1.0.0/24"]));
-    net.cut(0, 1);
-    net.configure(1, |config| config.originate.truncate(1));
-    assert!(net.route(2, "10.1.0.0/24").is_some());
-    net.join(0, 1);
-    net.advance(60 * SECOND);
-    assert!(net.route(2, "10.1.0.0/24").is_none());
-    assert!(net.route(2, "10.65.2.0/26").is_some());
-}
-
-#[test]
-fn routes_of_a_peer_that_stays_away_go_at_its_restart_time() {
-    let mut net = star(2);
-    net.cut(0, 1);
-    net.advance(119 * SECOND);
-    assert!(net.route(2, "10.65.2.0/26").is_some());
-    net.advance(2 * SECOND);
-    assert!(net.route(2, "10.65.2.0/26").is_none());
-    assert!(net.route(0, "10.65.2.0/26").is_none());
-}
-
-#[test]
-fn long_lived_stale_routes_are_the_last_choice_and_go_in_the_end() {
-    let mut net = Net::new();
-    let long_lived = Some(LongLived {
-        stale_time: 1000 * SECOND,
-    });
-    for (node, others) in [(1, vec![2, 3]), (2, vec![1]), (3, vec![1])] {
-        let mut config = speaker_config(node, 64512);
-        for other in others {
-            let mut peer = peer_config(other, 64512);
-            (peer.long_lived, peer.route_reflector_client) = (long_lived, node == 1);
-            config.peers.push(peer);
-        }
-        net.add(config);
-    }
-    net.configure(1, |config| originate(config, &["10.1.0.0/24"]));
-    net.converge();
-    net.cut(0, 1);
-    net.advance(121 * SECOND);
-    assert_eq!(
-        net.peer(0, "n2").families[0].retention,
-        Retention::LongLivedStale
-    );
-    let path = only_path(&net, 2, "10.1.0.0/24");
-    assert!(path.attributes.communities.contains(&Community::LLGR_STALE));
-    net.advance(1001 * SECOND);
-    assert!(net.route(2, "10.1.0.0/24").is_none());
-}
-
-#[test]
-fn a_restarted_speaker_says_nothing_until_it_has_heard_everyone() {
-    let mut net = star(2);
-    net.nodes[2].changes.clear();
-    let mut config = net.nodes[0].speaker.config().clone();
-    config.restarting = true;
-    net.cut(0, 1);
-    net.restart(0, config);
-    net.nodes[0].changes.clear();
-    net.advance(60 * SECOND);
-    // Client 2 cannot call yet, so nothing is selected, and client 3 forwards by what it was told before.
-    net.assert_established(0, "n3");
-    assert!(net.nodes[0].changes.is_empty());
-    assert_eq!(net.nodes[0].complete, 0);
-    assert_eq!(net.next_hops(2, "10.65.2.0/26"), [address(2)]);
-    net.join(0, 1);
-    net.advance(60 * SECOND);
-    assert_eq!(net.nodes[0].complete, 2);
-    assert_eq!(net.next_hops(0, "10.65.2.0/26"), [address(2)]);
-    // Not one change reached the forwarding of client 3 in all this.
-    assert!(
-        net.nodes[2].changes.is_empty(),
-        "{:?}",
-        net.nodes[2].changes
-    );
-}
-
-#[test]
-fn a_restarted_speaker_waits_no_longer_than_the_deferral() {
-    let mut net = star(2);
-    let mut config = net.nodes[0].speaker.config().clone();
-    (config.restarting, config.selection_deferral) = (true, 90 * SECOND);
-    net.cut(0, 1);
-    net.restart(0, config);
-    net.advance(89 * SECOND);
-    assert_eq!(net.nodes[0].complete, 0);
-    net.advance(2 * SECOND);
-    assert_eq!(net.nodes[0].complete, 2);
-    assert!(net.route(2, "10.65.2.0/26").is_none());
 }
 
 #[test]

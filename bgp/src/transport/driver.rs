@@ -298,8 +298,8 @@ impl Driver {
         let accepted = self.speaker.accept(remote, local, now());
         // An earlier connection of the same peer may have to go first.
         self.carry_out();
-        let peer = match accepted {
-            Accepted::Peer(peer) => peer,
+        let (peer, direction) = match accepted {
+            Accepted::Peer(peer, direction) => (peer, direction),
             Accepted::Refused(last_words) => return self.refuse(stream, remote, last_words),
         };
         let Some(config) = self.speaker.peer_config(peer).cloned() else {
@@ -312,15 +312,15 @@ impl Driver {
         };
         if let Err(error) = prepared {
             warn!(peer = %config.name, %error, "cannot take a connection");
-            self.speaker.handle_closed(peer, Direction::Incoming, now());
+            self.speaker.handle_closed(peer, direction, now());
             self.carry_out();
             return;
         }
-        let shared = self.insert(peer, Direction::Incoming, Some(remote));
+        let shared = self.insert(peer, direction, Some(remote));
         self.tasks
             .spawn(connection::accepted(stream, shared, self.reports.clone()));
         self.speaker
-            .handle_connected(peer, Direction::Incoming, local, remote, now());
+            .handle_connected(peer, direction, local, remote, now());
         self.carry_out();
     }
 
@@ -430,7 +430,7 @@ impl Driver {
                         .or_insert((from, to));
                 }
                 Output::PeerRemoved { peer } => {
-                    for direction in [Direction::Outgoing, Direction::Incoming] {
+                    for direction in Direction::ALL {
                         if let Some(live) = self.connections.remove(&(peer, direction)) {
                             live.shared.close(false);
                         }
@@ -474,7 +474,7 @@ impl Driver {
 
     /// Gives the sockets of a neighbour the key that holds now.
     fn sign(&self, peer: PeerId, config: &PeerConfig) {
-        for direction in [Direction::Outgoing, Direction::Incoming] {
+        for direction in Direction::ALL {
             if let Some(live) = self.connections.get(&(peer, direction))
                 && let Some(remote) = live.remote
             {

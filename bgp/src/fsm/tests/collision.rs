@@ -26,7 +26,12 @@ fn assert_survivor(open: Open, order: [Direction; 2], survivor: Direction) {
     for direction in order {
         lab.message(direction, Message::Open(open.clone()));
     }
-    lab.assert_notified(survivor.other(), ErrorCode::CONNECTION_COLLISION);
+    let loser = if survivor == Outgoing {
+        Incoming
+    } else {
+        Outgoing
+    };
+    lab.assert_notified(loser, ErrorCode::CONNECTION_COLLISION);
     assert_eq!(lab.closes(survivor), None);
     lab.message(survivor, Message::Keepalive);
     lab.assert_state(State::Established);
@@ -109,32 +114,88 @@ fn an_incoming_connection_beside_an_incoming_session_is_refused_as_a_collision()
     assert_eq!(lab.peer.admit(lab.now + SECOND * 3), Admission::Collide);
 }
 
-#[test]
-fn a_new_connection_of_a_gracefully_restarting_peer_replaces_the_session_silently() {
-    let mut lab = Lab::established_with(config(), graceful_open(false));
+/// A graceful session on a connection of either direction, some seconds old.
+fn graceful_session(direction: Direction) -> Lab {
+    let mut lab = if direction == Outgoing {
+        Lab::established_with(config(), graceful_open(false))
+    } else {
+        let mut lab = Lab::active();
+        lab.up(Incoming);
+        lab.message(Incoming, Message::Open(graceful_open(false)));
+        lab.message(Incoming, Message::Keepalive);
+        lab
+    };
     lab.wait(SECOND * 10);
-    lab.up(Incoming);
-    assert_eq!(lab.closes(Outgoing), Some(false));
-    assert!(lab.sent(Outgoing).is_empty());
-    assert!(lab.down().expect("down").keep_routes);
-    lab.message(Incoming, Message::Open(graceful_open(false)));
-    lab.message(Incoming, Message::Keepalive);
-    lab.assert_state(State::Established);
+    lab.outputs.clear();
+    lab
 }
 
 #[test]
-fn a_new_incoming_connection_of_a_gracefully_restarting_peer_replaces_an_incoming_session() {
-    let mut lab = Lab::active();
-    lab.up(Incoming);
-    lab.message(Incoming, Message::Open(graceful_open(false)));
-    lab.message(Incoming, Message::Keepalive);
-    lab.wait(SECOND * 10);
-    assert!(admits(&lab));
-    lab.outputs.clear();
-    lab.up(Incoming);
-    assert!(lab.down().expect("down").keep_routes);
-    assert_eq!(lab.sent(Incoming), [1]);
-    lab.assert_state(State::OpenSent);
+fn a_new_session_of_a_gracefully_restarting_peer_replaces_the_old_one_silently() {
+    for (old, new) in [(Outgoing, Incoming), (Incoming, SecondIncoming)] {
+        let mut lab = graceful_session(old);
+        assert_eq!(admitted(&lab), Some(new));
+        lab.up(new);
+        lab.message(new, Message::Open(graceful_open(false)));
+        assert_eq!(lab.closes(old), Some(false));
+        assert!(lab.sent(old).is_empty());
+        assert!(lab.down().expect("down").keep_routes);
+        lab.message(new, Message::Keepalive);
+        lab.assert_state(State::Established);
+        assert_eq!(lab.negotiated().direction, new);
+    }
+}
+
+#[test]
+fn places_of_incoming_sessions_take_turns() {
+    let mut lab = graceful_session(Incoming);
+    for (old, new) in [(Incoming, SecondIncoming), (SecondIncoming, Incoming)] {
+        lab.wait(SECOND * 10);
+        assert_eq!(admitted(&lab), Some(new));
+        lab.up(new);
+        lab.message(new, Message::Open(graceful_open(false)));
+        lab.message(new, Message::Keepalive);
+        assert_eq!(lab.closes(old), Some(false));
+        assert_eq!(lab.negotiated().direction, new);
+        lab.outputs.clear();
+    }
+}
+
+#[test]
+fn a_bare_connection_from_the_peers_address_leaves_the_session_alone() {
+    for (old, new) in [(Outgoing, Incoming), (Incoming, SecondIncoming)] {
+        let mut lab = graceful_session(old);
+        lab.up(new);
+        lab.assert_state(State::Established);
+        lab.closed(new);
+        lab.up(new);
+        lab.wait(SECOND * 11);
+        assert_eq!(lab.closes(new), Some(true), "it said nothing for too long");
+        assert_eq!((lab.down(), lab.closes(old)), (None, None));
+        lab.assert_state(State::Established);
+    }
+}
+
+#[test]
+fn a_caller_from_the_peers_address_that_is_somebody_else_leaves_the_session_alone() {
+    let other_as = Open {
+        asn: Asn(1),
+        ..graceful_open(false)
+    };
+    let other_id = Open {
+        router_id: id(201),
+        ..graceful_open(false)
+    };
+    for open in [other_as, other_id] {
+        let mut lab = graceful_session(Incoming);
+        lab.up(SecondIncoming);
+        lab.message(SecondIncoming, Message::Open(open));
+        assert_eq!(lab.closes(SecondIncoming), Some(true));
+        assert_eq!((lab.down(), lab.closes(Incoming)), (None, None));
+        lab.assert_state(State::Established);
+        // The next caller may be the peer.
+        assert_eq!(admitted(&lab), Some(SecondIncoming));
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::policy::Policy;
 use crate::router_id::RouterId;
 use crate::speaker::config::{PeerConfig, Remote};
 
-pub(super) use Direction::{Incoming, Outgoing};
+pub(super) use Direction::{Incoming, Outgoing, SecondIncoming};
 
 pub(super) const US: Asn = Asn(64512);
 pub(super) const THEM: Asn = Asn(64600);
@@ -288,5 +288,13 @@ pub(super) fn pause_before_connect(lab: &mut Lab) -> f64 {
 }
 
 pub(super) fn admits(lab: &Lab) -> bool {
-    lab.peer.admit(lab.now) == Admission::Accept
+    admitted(lab).is_some()
+}
+
+/// In which place an incoming connection would be taken now.
+pub(super) fn admitted(lab: &Lab) -> Option<Direction> {
+    match lab.peer.admit(lab.now) {
+        Admission::Accept(direction) => Some(direction),
+        _ => None,
+    }
 }

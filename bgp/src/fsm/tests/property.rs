@@ -26,7 +26,7 @@ enum Step {
 }
 
 fn direction() -> impl Strategy<Value = Direction> {
-    prop_oneof![Just(Outgoing), Just(Incoming)]
+    prop_oneof![Just(Outgoing), Just(Incoming), Just(SecondIncoming)]
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -193,3 +193,55 @@ fn from_the_second_session_on_f_is_set_because_the_kernel_lost_nothing() {
     assert_eq!(first.len(), second.len());
     assert_ne!(first, second);
 }
+
+#[test]
+fn while_routes_are_kept_for_the_neighbour_it_is_sought_every_few_seconds() {
+    let mut lab = graceful(false);
+    lab.closed(Outgoing);
+    for _ in 0..6 {
+        pause_before_connect(&mut lab);
+        lab.event(Event::ConnectionFailed {
+            direction: Outgoing,
+        });
+    }
+    // The speaker noticed late: the long pause that runs already is cut short.
+    let now = lab.now;
+    lab.peer.set_urgent(now, true);
+    for _ in 0..3 {
+        assert!(pause_before_connect(&mut lab) <= 5.1);
+        lab.event(Event::ConnectionFailed {
+            direction: Outgoing,
+        });
+    }
+    lab.peer.set_urgent(now, false);
+    pause_before_connect(&mut lab);
+    lab.event(Event::ConnectionFailed {
+        direction: Outgoing,
+    });
+    assert!(pause_before_connect(&mut lab) > 10.0);
+}
+
+#[test]
+fn a_passive_side_dials_while_it_restarts_itself_and_no_longer() {
+    let passive = PeerConfig {
+        passive: true,
+        ..config()
+    };
+    let mut lab = Lab::new(passive);
+    lab.peer.set_identity(LocalIdentity {
+        restarting: true,
+        ..identity()
+    });
+    lab.event(Event::Start);
+    assert_eq!(lab.connects(), 1);
+    lab.event(Event::ConnectionFailed {
+        direction: Outgoing,
+    });
+    assert!(pause_before_connect(&mut lab) <= 5.1);
+    lab.peer.set_identity(identity());
+    lab.outputs.clear();
+    lab.wait(SECOND * 600);
+    assert_eq!(lab.connects(), 0);
+    assert_eq!(lab.closes(Outgoing), Some(false), "the attempt was given up");
+    lab.assert_state(State::Active);
+}

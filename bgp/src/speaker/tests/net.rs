@@ -331,13 +331,13 @@ impl Net {
                 let target = self.node_of(remote.ip()).filter(|target| {
                     !self.cut.contains(&(node, *target)) && !self.cut.contains(&(*target, node))
                 });
-                assert!(!config.waits());
+                assert!(config.can_dial());
                 let Some(target) = target else {
                     self.nodes[node].speaker.handle_connect_failed(peer, now);
                     return;
                 };
                 match self.nodes[target].speaker.accept(from, remote, now) {
-                    Accepted::Peer(other) => {
+                    Accepted::Peer(other, incoming) => {
                         self.drain(target);
                         let end = |node, peer, direction| End {
                             node,
@@ -350,13 +350,13 @@ impl Net {
                         self.connections.push(Connection {
                             ends: [
                                 end(node, peer, Direction::Outgoing),
-                                end(target, other, Direction::Incoming),
+                                end(target, other, incoming),
                             ],
                             open: true,
                         });
                         self.nodes[target].speaker.handle_connected(
                             other,
-                            Direction::Incoming,
+                            incoming,
                             remote,
                             from,
                             now,

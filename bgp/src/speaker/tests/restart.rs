@@ -1,0 +1,251 @@
+//! Restarts of peers and of our own (RFC 4724, RFC 8538, RFC 9494).
+
+use super::net::{Net, address, originate, peer_config, prefix, speaker_config};
+use super::{SECOND, client_config, only_path, star};
+use crate::asn::Asn;
+use crate::codec::Community;
+use crate::family::Family;
+use crate::fsm::State;
+use crate::speaker::config::{LongLived, Remote, SpeakerConfig};
+use crate::speaker::snapshot::Retention;
+
+/// Restarts a node whose forwarding goes on, with another configuration.
+fn restart(net: &mut Net, node: usize, change: impl FnOnce(&mut SpeakerConfig)) {
+    let mut config = net.nodes[node].speaker.config().clone();
+    config.restarting = true;
+    change(&mut config);
+    net.restart(node, config);
+}
+
+#[test]
+fn routes_of_a_lost_peer_stay_until_it_is_back_and_nobody_else_notices() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    assert_eq!(net.peer(0, "n2").families[0].retention, Retention::Stale);
+    assert_eq!(net.next_hops(2, "10.65.2.0/26"), [address(2)]);
+    net.delivered.clear();
+    net.join(0, 1);
+    net.advance(60 * SECOND);
+    net.assert_established(0, "n2");
+    assert_eq!(net.peer(0, "n2").families[0].retention, Retention::None);
+    assert_eq!(net.updates_to(2), 0);
+}
+
+#[test]
+fn a_route_that_did_not_come_back_goes_at_end_of_rib() {
+    let mut net = star(2);
+    net.configure(1, |config| originate(config, &["10.1.0.0/24"]));
+    net.cut(0, 1);
+    net.configure(1, |config| config.originate.truncate(1));
+    assert!(net.route(2, "10.1.0.0/24").is_some());
+    net.join(0, 1);
+    net.advance(60 * SECOND);
+    assert!(net.route(2, "10.1.0.0/24").is_none());
+    assert!(net.route(2, "10.65.2.0/26").is_some());
+}
+
+#[test]
+fn routes_of_a_peer_that_stays_away_go_at_its_restart_time() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    net.advance(119 * SECOND);
+    assert!(net.route(2, "10.65.2.0/26").is_some());
+    net.advance(2 * SECOND);
+    assert!(net.route(2, "10.65.2.0/26").is_none());
+    assert!(net.route(0, "10.65.2.0/26").is_none());
+}
+
+#[test]
+fn long_lived_stale_routes_are_the_last_choice_and_go_in_the_end() {
+    let mut net = Net::new();
+    let long_lived = Some(LongLived {
+        stale_time: 1000 * SECOND,
+    });
+    for (node, others) in [(1, vec![2, 3]), (2, vec![1]), (3, vec![1])] {
+        let mut config = speaker_config(node, 64512);
+        for other in others {
+            let mut peer = peer_config(other, 64512);
+            (peer.long_lived, peer.route_reflector_client) = (long_lived, node == 1);
+            config.peers.push(peer);
+        }
+        net.add(config);
+    }
+    net.configure(1, |config| originate(config, &["10.1.0.0/24"]));
+    net.converge();
+    net.cut(0, 1);
+    net.advance(121 * SECOND);
+    assert_eq!(
+        net.peer(0, "n2").families[0].retention,
+        Retention::LongLivedStale
+    );
+    let path = only_path(&net, 2, "10.1.0.0/24");
+    assert!(path.attributes.communities.contains(&Community::LLGR_STALE));
+    net.advance(1001 * SECOND);
+    assert!(net.route(2, "10.1.0.0/24").is_none());
+}
+
+#[test]
+fn a_restarted_speaker_says_nothing_until_it_has_heard_everyone() {
+    let mut net = star(2);
+    net.nodes[2].changes.clear();
+    let mut config = net.nodes[0].speaker.config().clone();
+    config.restarting = true;
+    net.cut(0, 1);
+    net.restart(0, config);
+    net.nodes[0].changes.clear();
+    net.advance(15 * SECOND);
+    // Client 2 cannot call yet, so nothing is selected, and client 3 forwards by what it was told before.
+    net.assert_established(0, "n3");
+    assert!(net.nodes[0].changes.is_empty());
+    assert_eq!(net.nodes[0].complete, 0);
+    assert_eq!(net.next_hops(2, "10.65.2.0/26"), [address(2)]);
+    net.join(0, 1);
+    net.advance(60 * SECOND);
+    assert_eq!(net.nodes[0].complete, 2);
+    assert_eq!(net.next_hops(0, "10.65.2.0/26"), [address(2)]);
+    // Not one change reached the forwarding of client 3 in all this.
+    assert!(
+        net.nodes[2].changes.is_empty(),
+        "{:?}",
+        net.nodes[2].changes
+    );
+}
+
+#[test]
+fn a_restarted_speaker_gives_a_peer_that_stays_away_a_short_grace() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    restart(&mut net, 0, |_| ());
+    net.nodes[2].changes.clear();
+    net.advance(19 * SECOND);
+    assert_eq!(net.nodes[0].complete, 0);
+    net.advance(2 * SECOND);
+    assert_eq!(net.nodes[0].complete, 2);
+    // Client 3 lost what went through the absent one, and nothing else.
+    assert!(net.route(2, "10.65.2.0/26").is_none());
+    assert_eq!(net.nodes[2].changes.len(), 1);
+}
+
+#[test]
+fn a_restarted_speaker_waits_no_longer_than_the_deferral() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    restart(&mut net, 0, |config| {
+        (config.selection_deferral, config.connect_grace) = (90 * SECOND, 200 * SECOND);
+    });
+    net.advance(89 * SECOND);
+    assert_eq!(net.nodes[0].complete, 0);
+    net.advance(2 * SECOND);
+    assert_eq!(net.nodes[0].complete, 2);
+}
+
+#[test]
+fn a_restarted_speaker_awaits_callers_from_a_range_for_the_grace() {
+    let mut net = Net::new();
+    let mut reflector = speaker_config(1, 64512);
+    let mut range = peer_config(1, 64512);
+    range.name = "clients".to_owned();
+    range.remote = Remote::Range(prefix("192.0.2.0/24"));
+    range.route_reflector_client = true;
+    reflector.peers.push(range);
+    net.add(reflector);
+    for client in 2..=3 {
+        net.add(client_config(client));
+    }
+    net.converge();
+    net.cut(0, 1);
+    restart(&mut net, 0, |_| ());
+    net.nodes[2].changes.clear();
+    net.advance(10 * SECOND);
+    net.assert_established(0, "clients-192.0.2.3");
+    assert_eq!(net.nodes[0].complete, 0);
+    net.join(0, 1);
+    net.advance(11 * SECOND);
+    assert_eq!(net.nodes[0].complete, 2);
+    assert_eq!(net.next_hops(2, "10.65.2.0/26"), [address(2)]);
+    assert!(net.nodes[2].changes.is_empty());
+}
+
+#[test]
+fn a_peer_disabled_while_selection_is_deferred_is_awaited_no_more() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    restart(&mut net, 0, |_| ());
+    net.advance(SECOND);
+    assert_eq!(net.nodes[0].complete, 0);
+    net.configure(0, |config| config.peers[0].enabled = false);
+    net.advance(10 * SECOND);
+    net.assert_established(0, "n3");
+    assert_eq!(net.nodes[0].complete, 2);
+}
+
+#[test]
+fn a_family_taken_from_a_peer_while_selection_is_deferred_is_awaited_no_more() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    restart(&mut net, 0, |_| ());
+    net.advance(10 * SECOND);
+    net.assert_established(0, "n3");
+    assert_eq!(net.nodes[0].complete, 0);
+    net.configure(0, |config| {
+        config.peers[0].families = vec![Family::IPV4_UNICAST];
+    });
+    assert_eq!(net.nodes[0].complete, 1);
+}
+
+#[test]
+fn a_peer_that_never_dials_is_found_within_seconds_of_its_return() {
+    // The reflector is passive; it is away for long, but not for longer than its routes are kept.
+    let mut net = star(2);
+    net.cut(0, 1);
+    net.advance(100 * SECOND);
+    net.join(0, 1);
+    net.advance(5 * SECOND);
+    net.assert_established(1, "n1");
+}
+
+#[test]
+fn a_restarted_speaker_dials_the_peers_it_usually_waits_for() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    net.advance(30 * SECOND);
+    net.join(0, 1);
+    restart(&mut net, 0, |_| ());
+    net.settle();
+    net.assert_established(0, "n2");
+    net.assert_established(0, "n3");
+}
+
+#[test]
+fn disabling_a_peer_that_is_away_removes_exactly_its_routes() {
+    let mut net = star(3);
+    net.cut(0, 1);
+    assert!(net.route(2, "10.65.2.0/26").is_some());
+    net.configure(0, |config| config.peers[0].enabled = false);
+    assert_eq!(net.peer(0, "n2").families[0].retention, Retention::None);
+    for node in [0, 2, 3] {
+        assert!(net.route(node, "10.65.2.0/26").is_none());
+    }
+    assert!(net.route(3, "10.65.3.0/26").is_some());
+}
+
+#[test]
+fn a_peer_that_is_away_and_gets_another_as_loses_its_routes() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    net.configure(0, |config| config.peers[0].asn = Asn(64999));
+    assert!(net.route(0, "10.65.2.0/26").is_none());
+    assert!(net.route(2, "10.65.2.0/26").is_none());
+}
+
+#[test]
+fn a_corrected_peer_is_tried_at_once() {
+    let mut net = star(1);
+    net.configure(0, |config| {
+        (config.peers[0].asn, config.peers[0].passive) = (Asn(64999), false);
+    });
+    net.advance(300 * SECOND);
+    assert_ne!(net.peer(0, "n2").state, State::Established);
+    net.configure(0, |config| config.peers[0].asn = Asn(64512));
+    net.assert_established(0, "n2");
+}
