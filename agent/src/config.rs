@@ -320,3 +320,98 @@ fn host_name() -> Option<String> {
         .to_lowercase();
     (!name.is_empty()).then_some(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("written");
+        file
+    }
+
+    fn load(text: &str, args: AgentArgs) -> Result<Config, ConfigError> {
+        let file = file(text);
+        Config::load(AgentArgs {
+            config: Some(file.path().into()),
+            ..args
+        })
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let args = AgentArgs {
+            node_name: Some("flag".into()),
+            ..AgentArgs::default()
+        };
+        let config = load(
+            "datastore: directory:/x\nnodeName: file\nrunDir: /run/x\nmetricsListen: off\n",
+            args,
+        )
+        .expect("a configuration");
+        assert_eq!(config.node_name, "flag");
+        assert_eq!(config.datastore, DatastoreKind::Directory("/x".into()));
+        assert_eq!(config.cni_socket(), Path::new("/run/x/cni.sock"));
+        assert_eq!(config.state_dir, Path::new(DEFAULT_STATE_DIR));
+        assert_eq!(config.metrics_listen, Some(Listen::Off));
+        assert_eq!(config.route_protocol, ROUTE_PROTOCOL);
+    }
+
+    #[test]
+    fn mistakes_say_where_and_what_would_be_right() {
+        let text = load("datastore: directory:/x\nnodname: n1\n", AgentArgs::default())
+            .expect_err("a mistake")
+            .to_string();
+        assert!(
+            text.contains(":2:1: field `nodname`: unknown field `nodname`, expected one of"),
+            "{text}"
+        );
+        let text = load("datastore: etcd\n", AgentArgs::default())
+            .expect_err("a mistake")
+            .to_string();
+        assert_eq!(
+            text,
+            "datastore: expected directory:PATH or kubernetes, found \"etcd\""
+        );
+        let text = Config::load(AgentArgs::default())
+            .expect_err("a mistake")
+            .to_string();
+        assert!(text.starts_with("datastore is not set: give --datastore"), "{text}");
+    }
+
+    #[test]
+    fn protocols_of_the_kernel_and_of_calico_are_refused() {
+        for protocol in [2, 3, 80] {
+            let args = AgentArgs {
+                datastore: Some("directory:/x".into()),
+                node_name: Some("n1".into()),
+                route_protocol: Some(protocol),
+                ..AgentArgs::default()
+            };
+            assert!(matches!(
+                Config::load(args),
+                Err(ConfigError::Value { setting: "route protocol", .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn listeners_follow_felix_unless_a_flag_speaks() {
+        let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9099);
+        let on = |text: &str| Listen::On(text.parse().expect("an address"));
+        assert_eq!(listen_address(None, None, None, None, default), on("127.0.0.1:9099"));
+        assert_eq!(listen_address(None, Some(false), None, None, default), Listen::Off);
+        assert_eq!(
+            listen_address(None, Some(true), Some("10.0.0.1"), Some(1), default),
+            on("10.0.0.1:1")
+        );
+        assert_eq!(listen_address(None, None, Some(""), None, default), on("[::]:9099"));
+        assert_eq!(
+            listen_address(Some(Listen::Off), Some(true), None, None, default),
+            Listen::Off
+        );
+    }
+}

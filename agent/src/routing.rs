@@ -18,6 +18,8 @@
 //!
 //! [`DesiredState::keep_unlisted`]: crate::desired::state::DesiredState::keep_unlisted
 
+#[cfg(test)]
+mod tests;
 pub mod transition;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,6 +222,7 @@ pub fn spawn(parts: RoutingParts, stop: CancellationToken) -> (Routing, JoinHand
         best: Arc::default(),
         transition: Transition::default(),
         disabled: BTreeMap::new(),
+        revived: BTreeSet::new(),
         sessions: Vec::new(),
         lingering: Vec::new(),
         session_problems: Vec::new(),
@@ -249,6 +252,8 @@ struct Task {
     incomplete: BTreeSet<Family>,
     transition: Transition,
     disabled: BTreeMap<String, Option<String>>,
+    /// Sessions an operator opened again: we dial them, whoever usually does. The other end was told to cease and rests for minutes.
+    revived: BTreeSet<String>,
     sessions: Vec<Session>,
     lingering: Vec<String>,
     session_problems: Vec<Problem>,
@@ -385,6 +390,10 @@ impl Task {
             }
             Command::Enable { name, reply } => {
                 let known = self.disabled.remove(&name).is_some();
+                if known {
+                    tracing::info!(peer = name, "enabled by an operator");
+                    self.revived.insert(name);
+                }
                 let _ = reply.send(known);
             }
         }
@@ -422,6 +431,7 @@ impl Task {
         config.cluster_id = outcome.cluster_id;
         config.restarting = self.parts.restarting;
         for peer in &mut config.peers {
+            peer.passive &= !self.revived.contains(&peer.name);
             if let Some(message) = self.disabled.get(&peer.name) {
                 peer.enabled = false;
                 peer.shutdown_text.clone_from(message);

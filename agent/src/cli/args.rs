@@ -258,3 +258,43 @@ impl std::str::FromStr for Listen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(words.split(' '))
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_form_is_understood() {
+        for words in [
+            "margay agent --datastore directory:/x --node-name n1",
+            "margay speaker --config /x",
+            "margay config show --datastore kubernetes --node-name n1 -o json",
+            "margay status",
+            "margay peers -o json --run-dir /run/n1",
+            "margay peers 10.0.0.1 -o wide",
+            "margay peers disable 10.0.0.1 -o json --run-dir /run/n1",
+            "margay peers clear --soft-in 10.0.0.1",
+            "margay routes 10.65.0.0/26 --peer 10.0.0.1 -o yaml",
+            "margay explain 10.65.3.7",
+        ] {
+            assert!(parse(words).is_ok(), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_is_a_usage_error() {
+        let error = parse("margay explain nowhere").expect_err("no address");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! A peer's filters come first, in order; the first rule that matches decides, and on export an `Accept` skips everything below.
 //! Then the built-in rules. Import: accept. Export: nothing of pools with `disableBGPExport`; communities of `prefixAdvertisements`
-//! added; of our own blocks exactly the blocks; service ranges where this node reflects; what lies in a pool; nothing else.
+//! added; own blocks; service ranges where this node reflects; what lies in a pool; nothing else.
 
 use margay_bgp::asn::Asn;
 use margay_bgp::codec::attribute::LocalPref;
@@ -111,20 +111,17 @@ pub(super) fn export(
             verdict: None,
         });
     }
+    // Calico also rejects what is longer than an own block. Nothing of the sort is originated here, and an address lent to another
+    // node comes from that node, so a reflector has to pass it on. Blocks inside pools are let through by their pool: a policy
+    // that does not name them stays the same when this node claims another one.
     let mut blocks = PrefixSet::new();
-    let mut inside_blocks = PrefixSet::new();
     for block in cluster.blocks_of(&cluster.node_name) {
-        blocks.insert_exact(block.cidr);
-        inside_blocks.insert_or_longer(block.cidr);
+        if !pools.matches(block.cidr) {
+            blocks.insert_exact(block.cidr);
+        }
     }
     if !blocks.is_empty() {
         rules.push(Rule::accept(vec![Condition::PrefixIn(blocks)]));
-        // Only what is ours is summed up in the block. An address lent to another node comes from that node, and a reflector
-        // has to pass it on.
-        rules.push(Rule::reject(vec![
-            Condition::PrefixIn(inside_blocks),
-            Condition::Source([SourceKind::Local].into_iter().collect()),
-        ]));
     }
     if cluster
         .own_node()

@@ -574,6 +574,7 @@ pub fn peer_config(
     cluster: &ClusterState,
     session: &Session,
     underlay: &Underlay,
+    policies: &mut Policies,
     problems: &mut Vec<Problem>,
 ) -> Option<PeerConfig> {
     let subject = match session.origin {
@@ -611,14 +612,14 @@ pub fn peer_config(
             }
         },
     };
-    let import = filters::import(cluster, session, &mut problem);
-    let export = filters::export(cluster, session, &mut problem);
+    let import = policies.share(filters::import(cluster, session, &mut problem));
+    let export = policies.share(filters::export(cluster, session, &mut problem));
     let mut peer = PeerConfig::new(
         session.name(),
         Remote::Address(SocketAddr::new(session.address, session.port)),
         session.asn,
-        shared(import),
-        shared(export),
+        import,
+        export,
     );
     peer.families.clone_from(&session.families);
     peer.local_asn = Some(session.local_asn).filter(|asn| *asn != own_asn(cluster));
@@ -679,6 +680,20 @@ fn own_asn(cluster: &ClusterState) -> Asn {
         .map_or(cluster.bgp.asn, |node| cluster.asn_of(node))
 }
 
-fn shared(policy: Policy) -> Arc<Policy> {
-    Arc::new(policy)
+/// Policies that several sessions share: what is told to many is compared and kept once.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    known: Vec<Arc<Policy>>,
+}
+
+impl Policies {
+    fn share(&mut self, policy: Policy) -> Arc<Policy> {
+        // A cluster has a handful of different policies, whatever the number of its nodes.
+        if let Some(known) = self.known.iter().find(|known| ***known == policy) {
+            return Arc::clone(known);
+        }
+        let policy = Arc::new(policy);
+        self.known.push(Arc::clone(&policy));
+        policy
+    }
 }

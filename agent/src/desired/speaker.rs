@@ -8,7 +8,7 @@ use margay_bgp::speaker::config::SpeakerConfig;
 use sha1::{Digest, Sha1};
 
 use super::advertisements::originate;
-use super::peers::{Session, peer_config, sessions};
+use super::peers::{Policies, Session, peer_config, sessions};
 use super::state::{Problem, Underlay};
 use crate::model::{BindMode, ClusterState, Node};
 
@@ -32,9 +32,10 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
     config.cluster_id = own.route_reflector_cluster_id;
     config.listen = listen(cluster, own);
     config.originate = originate(cluster);
+    let mut policies = Policies::default();
     config.peers = sessions
         .iter()
-        .filter_map(|session| peer_config(cluster, session, underlay, &mut problems))
+        .filter_map(|session| peer_config(cluster, session, underlay, &mut policies, &mut problems))
         .collect();
     problems.sort();
     problems.dedup();

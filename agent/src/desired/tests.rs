@@ -854,7 +854,6 @@ fn exported_are_own_blocks_and_what_lies_in_pools_and_nothing_else() {
             SourceKind::Local,
             Some(vec!["64512:7".to_owned()]),
         ),
-        ("10.65.0.5/32", SourceKind::Local, None),
         (
             "10.65.0.9/32",
             SourceKind::Client,

@@ -1,0 +1,231 @@
+//! The task with real speakers on loopback addresses, and channels in place of datastore and kernel.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use margay_bgp::prefix::Prefix;
+
+use super::*;
+use crate::desired::state::ConnectedSubnet;
+use crate::health::Health;
+use crate::kernel::RouteKey;
+use crate::model::{
+    AllowedUse, AssignmentMode, Block, Encapsulation, IpPool, Node, NodeAddress, Selector,
+};
+
+/// Longer than anything below takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().expect("a prefix")
+}
+
+/// Two nodes with a block each, on addresses of their own so that tests do not meet.
+fn cluster(me: &str, net: u8, port: u16) -> ClusterState {
+    let node = |name: &str, last: u8| Node {
+        name: name.into(),
+        ipv4: Some(NodeAddress {
+            address: Ipv4Addr::new(127, 77, net, last),
+            prefix_len: 24,
+        }),
+        ..Node::default()
+    };
+    let block = |cidr: &str, host: &str| {
+        let cidr = prefix(cidr);
+        let block = Block {
+            cidr,
+            host: Some(host.into()),
+            confirmed: true,
+            borrowed: BTreeMap::new(),
+            allocated: 0,
+        };
+        (cidr, block)
+    };
+    let pool = IpPool {
+        name: "p".into(),
+        cidr: prefix("10.65.0.0/16"),
+        encapsulation: Encapsulation::None,
+        nat_outgoing: false,
+        disabled: false,
+        disable_bgp_export: false,
+        block_size: 26,
+        node_selector: Selector::all(),
+        namespace_selector: Selector::all(),
+        allowed_uses: [AllowedUse::Workload].into(),
+        assignment_mode: AssignmentMode::Automatic,
+    };
+    let mut cluster = ClusterState {
+        node_name: me.into(),
+        in_sync: true,
+        datastore_ready: true,
+        nodes: [node("n1", 1), node("n2", 2)]
+            .map(|node| (node.name.clone(), node))
+            .into(),
+        pools: [("p".to_owned(), pool)].into(),
+        blocks: [block("10.65.1.0/26", "n1"), block("10.65.2.0/26", "n2")].into(),
+        ..ClusterState::default()
+    };
+    cluster.bgp.listen_port = port;
+    cluster.bgp.cluster_listen_port = port;
+    cluster.bgp.bind_mode = crate::model::BindMode::NodeIp;
+    cluster
+}
+
+struct Running {
+    routing: Routing,
+    join: JoinHandle<()>,
+    stop: CancellationToken,
+    cluster: watch::Sender<Arc<ClusterState>>,
+    desired: watch::Receiver<Option<Arc<DesiredState>>>,
+    _underlay: watch::Sender<Option<Arc<Underlay>>>,
+}
+
+fn start(state: ClusterState, restarting: bool) -> Running {
+    let own = state
+        .own_node()
+        .and_then(|node| node.ipv4)
+        .map(|own| IpAddr::V4(own.address));
+    let address = own.expect("an address");
+    let underlay = Underlay {
+        connected: vec![ConnectedSubnet {
+            prefix: Prefix::new(address, 24).expect("a prefix"),
+            interface: "lo".into(),
+            address,
+        }],
+        ..Underlay::default()
+    };
+    let (cluster, cluster_seen) = watch::channel(Arc::new(state));
+    let (underlay, underlay_seen) = watch::channel(Some(Arc::new(underlay)));
+    let (desired, desired_seen) = watch::channel(None);
+    let health = Health::default();
+    let stop = CancellationToken::new();
+    let parts = RoutingParts {
+        cluster: cluster_seen,
+        underlay: underlay_seen,
+        desired,
+        protocol: 109,
+        restarting,
+        seed: 7,
+        heartbeat: health.heartbeat("routing", PATIENCE),
+        speaker_ready: health.latch("speaker"),
+        metrics: Metrics::new().expect("metrics"),
+    };
+    let (routing, join) = spawn(parts, stop.clone());
+    Running {
+        routing,
+        join,
+        stop,
+        cluster,
+        desired: desired_seen,
+        _underlay: underlay,
+    }
+}
+
+impl Running {
+    /// Waits until the desired state is as asked.
+    async fn until(&mut self, what: &str, holds: impl Fn(&DesiredState) -> bool) {
+        let wait = self
+            .desired
+            .wait_for(|state| state.as_ref().is_some_and(|state| holds(state)));
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+            .expect("the task runs");
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.join)
+            .await
+            .expect("ends in time")
+            .expect("ends well");
+    }
+}
+
+fn has(state: &DesiredState, to: &str) -> bool {
+    state.routes.contains_key(&RouteKey::main(prefix(to), 0))
+}
+
+/// A port of this host that nobody uses at the moment.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_learn_each_others_blocks_and_forget_them_with_the_session() {
+    let port = free_port();
+    let mut one = start(cluster("n1", 1, port), false);
+    let mut two = start(cluster("n2", 1, port), false);
+    one.until("n2's block on n1", |state| has(state, "10.65.2.0/26"))
+        .await;
+    two.until("n1's block on n2", |state| has(state, "10.65.1.0/26"))
+        .await;
+    one.until("tables are complete", |state| {
+        state.keep_unlisted.is_empty()
+    })
+    .await;
+
+    let peers = one.routing.snapshot().await.expect("runs").peers;
+    let [peer] = peers.as_slice() else {
+        panic!("one peer")
+    };
+    let name = peer.name.to_string();
+    assert!(
+        one.routing
+            .disable(name.clone(), Some("bye".into()))
+            .await
+            .expect("runs")
+    );
+    one.until("the route goes with its session", |state| {
+        !has(state, "10.65.2.0/26")
+    })
+    .await;
+    assert!(one.routing.enable(name).await.expect("runs"));
+    one.until("and comes back", |state| has(state, "10.65.2.0/26"))
+        .await;
+
+    // A node that leaves the cluster takes its session and routes along.
+    let mut without = cluster("n1", 1, port);
+    without.nodes.remove("n2");
+    one.cluster.send_replace(Arc::new(without));
+    one.until("the node is forgotten", |state| !has(state, "10.65.2.0/26"))
+        .await;
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_removes_nothing_before_its_peers_have_told_everything() {
+    let port = free_port();
+    let mut one = start(cluster("n1", 2, port), true);
+    one.until("nothing may be removed yet", |state| {
+        state.in_sync && state.keep_unlisted.contains(&Family::IPV4_UNICAST)
+    })
+    .await;
+    let two = start(cluster("n2", 2, port), false);
+    one.until(
+        "the table is complete with the peer's block in it",
+        |state| !state.keep_unlisted.contains(&Family::IPV4_UNICAST) && has(state, "10.65.2.0/26"),
+    )
+    .await;
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test]
+async fn without_a_datastore_nothing_is_desired_and_no_session_runs() {
+    let mut state = cluster("n1", 3, free_port());
+    state.in_sync = false;
+    let running = start(state, false);
+    // The command is answered by the same loop that would have computed a state.
+    assert!(
+        !running
+            .routing
+            .disable("x".into(), None)
+            .await
+            .expect("runs")
+    );
+    assert!(running.desired.borrow().is_none());
+    assert_eq!(running.routing.snapshot().await.err(), Some(NotRunning));
+    running.end().await;
+}
