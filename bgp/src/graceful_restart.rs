@@ -259,6 +259,12 @@ impl Terms<'_> {
     }
 }
 
+/// What a peer is given that restarts itself, and might wait for us, or that knows nothing of graceful restart. RFC 4724
+/// §4.1 waits for neither. Both do send their routes as soon as the session is up, the kernel still holds those of an
+/// earlier life, and to select at once would take them out and put them in again. FRR says for two minutes after any start
+/// that it restarts.
+pub(crate) const GRACE: Duration = Duration::from_secs(3);
+
 /// Whose End-of-RIB a restarted speaker awaits before it selects routes (RFC 4724 §4.1).
 ///
 /// A peer without a session is awaited only until its own deadline, a short one: helpers keep our routes no longer than
@@ -273,8 +279,8 @@ pub(crate) struct Deferral<P> {
 #[derive(Clone, Copy, Debug)]
 struct Awaited {
     families: FamilySet,
-    /// Until when it must have a session; nothing while it has one.
-    connected_by: Option<Instant>,
+    /// Until when it must have a session, or be done on one where it need not say so; nothing on one where it will.
+    by: Option<Instant>,
 }
 
 impl<P: Ord + Copy> Deferral<P> {
@@ -300,7 +306,7 @@ impl<P: Ord + Copy> Deferral<P> {
                 peer,
                 Awaited {
                     families,
-                    connected_by: Some(connected_by),
+                    by: Some(connected_by),
                 },
             );
         }
@@ -310,9 +316,17 @@ impl<P: Ord + Copy> Deferral<P> {
     /// nobody could expect by name.
     pub(crate) fn connected(&mut self, peer: P, families: FamilySet) {
         if self.deadline.is_some() {
+            let awaited = Awaited { families, by: None };
+            self.awaited.insert(peer, awaited);
+        }
+    }
+
+    /// A session over `families` is up whose other end may not say End-of-RIB, or only after ours; it is given until `by`.
+    pub(crate) fn connected_silently(&mut self, peer: P, families: FamilySet, by: Instant) {
+        if self.deadline.is_some() {
             let awaited = Awaited {
                 families,
-                connected_by: None,
+                by: Some(by),
             };
             self.awaited.insert(peer, awaited);
         }
@@ -321,7 +335,7 @@ impl<P: Ord + Copy> Deferral<P> {
     /// The session of a peer that is awaited ended: it gets until `connected_by` once more.
     pub(crate) fn lost(&mut self, peer: P, connected_by: Instant) {
         if let Some(awaited) = self.awaited.get_mut(&peer) {
-            awaited.connected_by.get_or_insert(connected_by);
+            awaited.by.get_or_insert(connected_by);
         }
     }
 
@@ -340,14 +354,14 @@ impl<P: Ord + Copy> Deferral<P> {
             *self = Self::none();
         }
         self.awaited
-            .retain(|_, awaited| awaited.connected_by.is_none_or(|deadline| deadline > now));
+            .retain(|_, awaited| awaited.by.is_none_or(|deadline| deadline > now));
     }
 
     /// When [`Deferral::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.awaited
             .values()
-            .filter_map(|awaited| awaited.connected_by)
+            .filter_map(|awaited| awaited.by)
             .chain(self.deadline)
             .min()
     }
@@ -356,7 +370,9 @@ impl<P: Ord + Copy> Deferral<P> {
     pub(crate) fn complete(&self) -> FamilySet {
         self.awaited
             .values()
-            .fold(FamilySet::all(), |complete, awaited| complete - awaited.families)
+            .fold(FamilySet::all(), |complete, awaited| {
+                complete - awaited.families
+            })
     }
 }
 

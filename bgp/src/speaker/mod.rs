@@ -592,7 +592,7 @@ impl Speaker {
                     context,
                     keepalive_interval,
                 }),
-                PeerOutput::Established(negotiated) => self.session_up(slot, negotiated),
+                PeerOutput::Established(negotiated) => self.session_up(slot, negotiated, now),
                 PeerOutput::Down(reason) => self.session_down(slot, &reason, now),
                 PeerOutput::Update(update) => self.import(slot, update, now),
                 PeerOutput::RouteRefresh(refresh) => self.route_refresh(slot, refresh, now),

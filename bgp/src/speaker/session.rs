@@ -9,7 +9,7 @@ use super::{Speaker, Tables, with_rib};
 use crate::codec::{NextHop, Nlri, RefreshKind, RouteRefresh, Update};
 use crate::family::{Family, FamilySet};
 use crate::fsm::{DownReason, Event, Negotiated};
-use crate::graceful_restart::{Step, Steps, Terms};
+use crate::graceful_restart::{GRACE, Step, Steps, Terms};
 use crate::policy::SourceKind;
 use crate::prefix::Prefix;
 use crate::rib::adj_rib_out::Occasion;
@@ -28,7 +28,7 @@ const WALK_STRIDE: usize = 64;
 impl Speaker {
     // ---- coming and going -----------------------------------------------------------------------------------------
 
-    pub(super) fn session_up(&mut self, slot: Slot, negotiated: Arc<Negotiated>) {
+    pub(super) fn session_up(&mut self, slot: Slot, negotiated: Arc<Negotiated>, now: Instant) {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
@@ -58,15 +58,15 @@ impl Speaker {
         for family in families.families() {
             self.join(slot, family, Occasion::Initial, None);
         }
-        // RFC 4724 §4.1: wait neither for a peer that waits itself nor for one that will not say when it is done.
-        let waits = negotiated
+        let says_when_done = negotiated
             .peer_graceful_restart
             .as_ref()
             .is_some_and(|capability| !capability.restarting);
-        if waits {
+        if says_when_done {
             self.deferral.connected(slot, families);
         } else {
-            self.deferral.settle(slot, FamilySet::all());
+            self.deferral
+                .connected_silently(slot, families, now + GRACE);
         }
         self.end_deferral_where_complete();
         self.make_ready(slot);

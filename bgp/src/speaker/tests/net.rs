@@ -54,6 +54,8 @@ pub(super) struct Node {
     pub(super) kernel: BTreeMap<Prefix, BestRoute>,
     pub(super) changes: Vec<RouteChange>,
     pub(super) complete: usize,
+    /// How many changes it had when the last of its tables was complete.
+    pub(super) changes_when_complete: usize,
     pub(super) states: Vec<(Arc<str>, State)>,
     /// Octets sent to it are not acknowledged: it reads slowly.
     pub(super) slow: bool,
@@ -132,6 +134,7 @@ impl Net {
             kernel: BTreeMap::new(),
             changes: Vec::new(),
             complete: 0,
+            changes_when_complete: 0,
             states: Vec::new(),
             slow: false,
             unread: Vec::new(),
@@ -313,7 +316,10 @@ impl Net {
                     }
                     node.changes.extend(changes);
                 }
-                TableEvent::Complete(_) => node.complete += 1,
+                TableEvent::Complete(_) => {
+                    node.complete += 1;
+                    node.changes_when_complete = node.changes.len();
+                }
             }
         }
         busy
@@ -354,13 +360,9 @@ impl Net {
                             ],
                             open: true,
                         });
-                        self.nodes[target].speaker.handle_connected(
-                            other,
-                            incoming,
-                            remote,
-                            from,
-                            now,
-                        );
+                        self.nodes[target]
+                            .speaker
+                            .handle_connected(other, incoming, remote, from, now);
                         self.nodes[node].speaker.handle_connected(
                             peer,
                             Direction::Outgoing,

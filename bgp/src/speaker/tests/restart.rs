@@ -167,6 +167,38 @@ fn a_restarted_speaker_awaits_callers_from_a_range_for_the_grace() {
 }
 
 #[test]
+fn two_that_restart_at_once_do_not_wait_for_each_other_and_lose_nothing() {
+    let mut net = star(1);
+    let mut config = net.nodes[1].speaker.config().clone();
+    config.restarting = true;
+    net.restart(1, config);
+    let mut config = net.nodes[0].speaker.config().clone();
+    config.restarting = true;
+    net.restart(0, config);
+    net.nodes[0].changes.clear();
+    net.advance(10 * SECOND);
+    assert_eq!(net.nodes[0].complete, 2);
+    assert_eq!(net.nodes[1].complete, 2);
+    assert_eq!(net.next_hops(0, "10.65.2.0/26"), [address(2)]);
+}
+
+#[test]
+fn a_restarted_speaker_hears_out_a_peer_without_graceful_restart() {
+    let mut net = star(1);
+    net.configure(1, |config| config.peers[0].graceful_restart = None);
+    net.advance(20 * SECOND);
+    restart(&mut net, 0, |_| ());
+    net.nodes[0].changes.clear();
+    net.advance(20 * SECOND);
+    net.assert_established(0, "n2");
+    assert_eq!(net.nodes[0].complete, 2);
+    // The kernel's routes of the earlier life may go once the table is complete, so the peer's must be known by then.
+    assert_eq!(net.next_hops(0, "10.65.2.0/26"), [address(2)]);
+    let node = &net.nodes[0];
+    assert_eq!(node.changes_when_complete, node.changes.len());
+}
+
+#[test]
 fn a_peer_disabled_while_selection_is_deferred_is_awaited_no_more() {
     let mut net = star(2);
     net.cut(0, 1);
