@@ -1,6 +1,6 @@
 //! `margay speaker`: the speaker alone, from a file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use margay_bgp::family::Family;
 use margay_bgp::speaker::SpeakerShutdown;
-use margay_bgp::transport::{self, SpeakerEvent, SpeakerOptions};
+use margay_bgp::speaker::config::SpeakerConfig;
+use margay_bgp::transport::{self, SpeakerEvent, SpeakerHandle, SpeakerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use crate::health::Health;
 use crate::kernel::netlink::{Netlink, NetlinkOptions};
 use crate::kernel::{Kernel, KernelError, MAIN_TABLE, RouteFilter};
 use crate::reconcile::{Dataplane, DataplaneConfig};
-use crate::routing::{Routing, apply};
+use crate::routing::{Command, Routing, apply};
 use crate::server::control::{self, Control};
 
 /// Runs a speaker until it is told to stop: SIGHUP reads the file again, SIGTERM closes the sessions without a word (peers keep
@@ -44,11 +45,16 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
         seed: rand::random(),
         ..SpeakerOptions::default()
     };
+    let mut told = Told {
+        file: file.speaker.clone(),
+        disabled: BTreeMap::new(),
+    };
     let (handle, mut events, join) = transport::spawn(file.speaker, options)
         .await
         .context("the speaker does not start")?;
     tracing::info!(router_id = name, "speaker runs");
 
+    let (routing, mut commands) = Routing::of_speaker(handle.clone());
     let served = match &run_dir {
         None => None,
         Some(directory) => {
@@ -58,7 +64,7 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
                 name,
                 started: Instant::now(),
                 health,
-                routing: Routing::of_speaker(handle.clone()),
+                routing,
                 agent: None,
             };
             Some(tokio::spawn(control::serve(
@@ -80,13 +86,17 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
             _ = hangup.recv() => match crate::config::speaker::read(path) {
                 Ok(mut file) => {
                     file.speaker.restarting = restarting;
-                    match handle.configure(file.speaker).await {
-                        Ok(()) => tracing::info!("read the file again"),
-                        Err(error) => tracing::error!(%error, "the new configuration is not taken in full"),
-                    }
+                    told.file = file.speaker;
+                    tracing::info!("read the file again");
+                    configure(&handle, &told).await;
                 }
                 Err(error) => tracing::error!(%error, "the file is not taken"),
             },
+            Some(command) = commands.recv() => {
+                if told.take(command) {
+                    configure(&handle, &told).await;
+                }
+            }
             event = events.recv() => match event {
                 Some(event) => {
                     if let Some(installer) = &mut installer {
@@ -119,6 +129,53 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
         None => join.await.context("the speaker ended by itself")?,
     }
     Ok(())
+}
+
+/// The file, and the sessions an operator closed since.
+struct Told {
+    file: SpeakerConfig,
+    disabled: BTreeMap<String, Option<String>>,
+}
+
+impl Told {
+    /// Takes an operator's command and answers it; true where the configuration changed.
+    fn take(&mut self, command: Command) -> bool {
+        let (done, reply) = match command {
+            Command::Disable {
+                name,
+                message,
+                reply,
+            } => {
+                let known = self.file.peers.iter().any(|peer| peer.name == name);
+                if known {
+                    tracing::info!(peer = name, "disabled by an operator");
+                    self.disabled.insert(name, message);
+                }
+                (known, reply)
+            }
+            Command::Enable { name, reply } => (self.disabled.remove(&name).is_some(), reply),
+        };
+        // Nobody waits for the answer any more: the operator's terminal was closed.
+        let _ = reply.send(done);
+        done
+    }
+
+    fn config(&self) -> SpeakerConfig {
+        let mut config = self.file.clone();
+        for peer in &mut config.peers {
+            if let Some(message) = self.disabled.get(&peer.name) {
+                peer.enabled = false;
+                peer.shutdown_text.clone_from(message);
+            }
+        }
+        config
+    }
+}
+
+async fn configure(handle: &SpeakerHandle, told: &Told) {
+    if let Err(error) = handle.configure(told.config()).await {
+        tracing::error!(%error, "the new configuration is not taken in full");
+    }
 }
 
 /// Best routes on their way to the kernel.

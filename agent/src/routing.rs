@@ -105,12 +105,16 @@ pub struct View {
     pub desired: Option<Arc<DesiredState>>,
 }
 
-enum Command {
+/// What an operator tells the owner of the configuration.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// [`Routing::disable`].
     Disable {
         name: String,
         message: Option<String>,
         reply: oneshot::Sender<bool>,
     },
+    /// [`Routing::enable`].
     Enable {
         name: String,
         reply: oneshot::Sender<bool>,
@@ -123,18 +127,18 @@ enum Command {
 pub struct NotRunning;
 
 impl Routing {
-    /// A speaker that nothing but its file configures.
-    #[must_use]
-    pub fn of_speaker(handle: SpeakerHandle) -> Self {
-        // The senders are gone: the view stays empty, and commands are answered with `NotRunning`.
+    /// A speaker that nothing but its file configures, and what operators ask of whoever read that file. The view stays
+    /// empty: its sender is gone.
+    pub(crate) fn of_speaker(handle: SpeakerHandle) -> (Self, mpsc::Receiver<Command>) {
         let (_, view) = watch::channel(Arc::new(View::default()));
         let (_, speaker) = watch::channel(Some(handle));
-        let (commands, _) = mpsc::channel(1);
-        Self {
+        let (commands, taken) = mpsc::channel(COMMANDS);
+        let routing = Self {
             view,
             speaker,
             commands,
-        }
+        };
+        (routing, taken)
     }
 
     /// How routing stands, always the latest.
