@@ -57,10 +57,25 @@ impl Bird {
     /// # Errors
     /// When the version is not on this machine or BIRD does not accept the configuration.
     pub fn start(version: Version, netns: &Netns, config: &str, folder: &Path) -> Result<Self> {
+        Self::start_with(version, netns, config, folder, &[])
+    }
+
+    /// As [`Bird::start`], with more arguments: `-R` for one that was there before and kept its forwarding state.
+    ///
+    /// # Errors
+    /// As [`Bird::start`].
+    pub fn start_with(
+        version: Version,
+        netns: &Netns,
+        config: &str,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let (program, client) = version
             .programs()
             .with_context(|| format!("{version:?}: no such BIRD here"))?;
-        let stem = format!("bird-{}", netns.name());
+        let family = if version == Version::OneV6 { "6" } else { "" };
+        let stem = format!("bird{family}-{}", netns.name());
         let config_file = folder.join(format!("{stem}.conf"));
         fs::write(&config_file, config)?;
         // In the lab's own /run: a socket's path must be short, a checkout's may be long.
@@ -72,7 +87,8 @@ impl Bird {
             .arg(&config_file)
             .arg("-s")
             .arg(&socket)
-            .args(["-P", &format!("/run/{stem}.pid")]);
+            .args(["-P", &format!("/run/{stem}.pid")])
+            .args(arguments);
         let daemon = Daemon::start(&stem, &mut command, &folder.join(format!("{stem}.log")))?;
         let bird = Self {
             daemon,
@@ -98,6 +114,22 @@ impl Bird {
                 .arg(&self.socket)
                 .args(question.split_whitespace()),
         )
+    }
+
+    /// Kills it with SIGKILL.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(self) -> Result<()> {
+        self.daemon.kill()?;
+        let _ = fs::remove_file(self.socket);
+        Ok(())
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.daemon.log_tail(usize::MAX)
     }
 
     /// Replaces the configuration of the running daemon.

@@ -19,7 +19,9 @@ use crate::{exec, pace};
 #[derive(Debug)]
 pub struct Frr {
     _zebra: Daemon,
-    bgpd: Daemon,
+    bgpd: Option<Daemon>,
+    netns: Netns,
+    folder: PathBuf,
     sockets: PathBuf,
     asn: u32,
 }
@@ -36,33 +38,8 @@ impl Frr {
         fs::create_dir_all(&sockets)?;
         let zebra_config = sockets.join("zebra.conf");
         fs::write(&zebra_config, format!("hostname {name}\n"))?;
-        let bgpd_config = sockets.join("bgpd.conf");
-        fs::write(&bgpd_config, format!("hostname {name}\n{config}"))?;
-        fs::copy(&bgpd_config, folder.join(format!("bgpd-{name}.conf")))?;
-        // The daemons give up root for the user the package made, who could not read a checkout under /root.
-        exec::check(
-            Command::new("chown")
-                .args(["-R", "frr:frrvty"])
-                .arg(&sockets),
-        )?;
-        let start = |program: &str, config: &Path| -> Result<Daemon> {
-            let mut command = netns.isolated_command(&format!("/usr/lib/frr/{program}"));
-            command.args(["--log", "stdout", "-f"]).arg(config);
-            command
-                .arg("--vty_socket")
-                .arg(&sockets)
-                .arg("-z")
-                .arg(sockets.join("zserv.api"));
-            command
-                .arg("-i")
-                .arg(sockets.join(format!("{program}.pid")));
-            Daemon::start(
-                &format!("{program}-{name}"),
-                &mut command,
-                &folder.join(format!("{program}-{name}.log")),
-            )
-        };
-        let zebra = start("zebra", &zebra_config)?;
+        own(&sockets)?;
+        let zebra = start(netns, &sockets, folder, "zebra", &zebra_config)?;
         eventually("zebra listens", pace::seconds(20), || {
             if sockets.join("zserv.api").exists() {
                 Ok(())
@@ -70,18 +47,63 @@ impl Frr {
                 Err(zebra.log_tail(400))
             }
         })?;
-        let bgpd = start("bgpd", &bgpd_config)?;
-        let frr = Self {
+        let mut frr = Self {
             _zebra: zebra,
-            bgpd,
+            bgpd: None,
+            netns: netns.clone(),
+            folder: folder.to_path_buf(),
             sockets,
             asn,
         };
-        eventually("bgpd answers", pace::seconds(20), || {
-            frr.ask("show bgp summary json")
-        })
-        .with_context(|| frr.bgpd.log_tail(2_000))?;
+        frr.start_bgpd(asn, config)?;
         Ok(frr)
+    }
+
+    /// Starts bgpd again after [`Frr::kill_bgpd`], with another configuration, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_bgpd(&mut self, asn: u32, config: &str) -> Result<()> {
+        let name = self.netns.name();
+        let file = self.sockets.join("bgpd.conf");
+        fs::write(&file, format!("hostname {name}\n{config}"))?;
+        fs::copy(&file, self.folder.join(format!("bgpd-{name}.conf")))?;
+        own(&self.sockets)?;
+        self.asn = asn;
+        self.bgpd = Some(start(
+            &self.netns,
+            &self.sockets,
+            &self.folder,
+            "bgpd",
+            &file,
+        )?);
+        eventually("bgpd answers", pace::seconds(20), || {
+            self.ask("show bgp summary json")
+        })
+        .map(drop)
+        .with_context(|| self.log())
+    }
+
+    /// Kills bgpd with SIGKILL; zebra stays.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn kill_bgpd(&mut self) -> Result<()> {
+        self.bgpd.take().context("no bgpd runs")?.kill()
+    }
+
+    /// Its AS.
+    #[must_use]
+    pub fn asn(&self) -> u32 {
+        self.asn
+    }
+
+    /// What bgpd logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.bgpd
+            .as_ref()
+            .map_or_else(String::new, |bgpd| bgpd.log_tail(usize::MAX))
     }
 
     /// Sends one command to the daemons.
@@ -122,6 +144,37 @@ impl Frr {
         let text = self.ask(question)?;
         serde_json::from_str(&text).with_context(|| format!("{question}: {text}"))
     }
+}
+
+/// The daemons give up root for the user the package made, who could not read a checkout under /root.
+fn own(sockets: &Path) -> Result<()> {
+    exec::check(
+        Command::new("chown")
+            .args(["-R", "frr:frrvty"])
+            .arg(sockets),
+    )
+    .map(drop)
+}
+
+fn start(
+    netns: &Netns,
+    sockets: &Path,
+    folder: &Path,
+    program: &str,
+    config: &Path,
+) -> Result<Daemon> {
+    let mut command = netns.isolated_command(&format!("/usr/lib/frr/{program}"));
+    command.args(["--log", "stdout", "-f"]).arg(config);
+    command
+        .arg("--vty_socket")
+        .arg(sockets)
+        .arg("-z")
+        .arg(sockets.join("zserv.api"));
+    command
+        .arg("-i")
+        .arg(sockets.join(format!("{program}.pid")));
+    let stem = format!("{program}-{}", netns.name());
+    Daemon::start(&stem, &mut command, &folder.join(format!("{stem}.log")))
 }
 
 impl Router for Frr {

@@ -1,7 +1,10 @@
-//! Routers that are not ours: BIRD and FRR, started in a namespace and asked for what they know.
+//! Routers that are not ours: BIRD, FRR, GoBGP and OpenBGPD, started in a namespace and asked for what they know.
 
 pub mod bird;
+pub mod details;
 pub mod frr;
+pub mod gobgp;
+pub mod openbgpd;
 pub mod tor;
 
 use std::collections::BTreeMap;
@@ -10,7 +13,10 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 pub use bird::Bird;
+pub use details::Details;
 pub use frr::Frr;
+pub use gobgp::GoBgp;
+pub use openbgpd::OpenBgpd;
 pub use tor::{Neighbor, Tor};
 
 /// A route a router learned over BGP.

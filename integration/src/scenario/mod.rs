@@ -9,6 +9,7 @@ pub mod calico_bird;
 pub mod cni;
 pub mod dual_stack;
 pub mod fabric;
+pub mod interop;
 pub mod prometheus;
 pub mod random;
 pub mod reflectors;
@@ -59,6 +60,12 @@ pub const ALL: &[Scenario] = &[
         about: "the lab itself: two racks with BIRD and FRR as routers and BIRD on every node, no margay",
         needs_ipip: false,
         run: fabric::run,
+    },
+    Scenario {
+        name: "interop",
+        about: "margay speaker beside BIRD 2, BIRD 1.6, FRR, GoBGP and OpenBGPD: a matrix of peers and cases",
+        needs_ipip: false,
+        run: interop::run,
     },
     Scenario {
         name: "vxlan",

@@ -1,0 +1,275 @@
+//! A path with all its attributes, as each router prints it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// A path of one prefix. Absent attributes are `None` or empty; a router that prints a default prints it here too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// AS numbers, nearest first.
+    pub as_path: Vec<u32>,
+    /// Next hop.
+    pub next_hop: String,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// LOCAL_PREF.
+    pub local_pref: Option<u32>,
+    /// `64512:1`.
+    pub communities: BTreeSet<String>,
+    /// `64512:1:2`.
+    pub large_communities: BTreeSet<String>,
+    /// ORIGINATOR_ID.
+    pub originator: Option<String>,
+    /// CLUSTER_LIST, latest first.
+    pub cluster_list: Vec<String>,
+}
+
+/// `show route PREFIX all` of BIRD.
+#[must_use]
+pub fn of_bird(text: &str) -> Vec<Details> {
+    let mut list: Vec<Details> = Vec::new();
+    for line in text.lines() {
+        // Both `[name time] * (100)` of BIRD 2 and `[name time from 1.2.3.4] * (100)` of 1.6 start a path.
+        if line.contains(" [") && line.contains("] ") {
+            list.push(Details::default());
+        }
+        let (Some((name, value)), Some(path)) = (line.trim().split_once(':'), list.last_mut())
+        else {
+            continue;
+        };
+        let value = value.trim();
+        let tuples = || -> BTreeSet<String> {
+            value
+                .split(')')
+                .map(|tuple| tuple.trim().trim_start_matches('(').replace(", ", ":"))
+                .map(|tuple| tuple.replace(',', ":"))
+                .filter(|tuple| !tuple.is_empty())
+                .collect()
+        };
+        match name {
+            "BGP.as_path" => path.as_path = numbers(value),
+            "BGP.next_hop" => path.next_hop = first_word(value),
+            "BGP.med" => path.med = value.parse().ok(),
+            "BGP.local_pref" => path.local_pref = value.parse().ok(),
+            "BGP.community" => path.communities = tuples(),
+            "BGP.large_community" => path.large_communities = tuples(),
+            "BGP.originator_id" => path.originator = Some(first_word(value)),
+            "BGP.cluster_list" => {
+                path.cluster_list = value.split_whitespace().map(str::to_owned).collect();
+            }
+            _ => {}
+        }
+    }
+    list.retain(|path| !path.next_hop.is_empty());
+    list
+}
+
+/// `show bgp ipv4 unicast PREFIX json` of FRR.
+#[must_use]
+pub fn of_frr(answer: &Value) -> Vec<Details> {
+    let paths = answer.get("paths").and_then(Value::as_array);
+    let from = |path: &Value| Details {
+        as_path: numbers(text(path, "/aspath/string").trim_start_matches("Local")),
+        next_hop: text(path, "/nexthops/0/ip"),
+        med: number(path, "/metric"),
+        local_pref: number(path, "/locPrf"),
+        communities: words(&text(path, "/community/string")),
+        large_communities: words(&text(path, "/largeCommunity/string")),
+        originator: path
+            .get("originatorId")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+        cluster_list: strings(path.pointer("/clusterList/list")),
+    };
+    paths.into_iter().flatten().map(from).collect()
+}
+
+/// `gobgp global rib PREFIX -j`.
+#[must_use]
+pub fn of_gobgp(answer: &Value) -> Vec<Details> {
+    let lists = answer
+        .as_object()
+        .into_iter()
+        .flat_map(|prefixes| prefixes.values());
+    let from = |path: &Value| {
+        let mut details = Details::default();
+        let attributes = path.get("attrs").and_then(Value::as_array);
+        for attribute in attributes.into_iter().flatten() {
+            match attribute.get("type").and_then(Value::as_u64) {
+                Some(2) => {
+                    let segments = attribute.get("as_paths").and_then(Value::as_array);
+                    details.as_path = segments
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|segment| segment.get("asns").and_then(Value::as_array))
+                        .flatten()
+                        .filter_map(|asn| u32::try_from(asn.as_u64()?).ok())
+                        .collect();
+                }
+                Some(3 | 14) => details.next_hop = text(attribute, "/nexthop"),
+                Some(4) => details.med = number(attribute, "/metric"),
+                Some(5) => details.local_pref = number(attribute, "/value"),
+                Some(8) => {
+                    let values = attribute.get("communities").and_then(Value::as_array);
+                    details.communities = values
+                        .into_iter()
+                        .flatten()
+                        .filter_map(Value::as_u64)
+                        .map(|value| format!("{}:{}", value >> 16, value & 0xffff))
+                        .collect();
+                }
+                Some(9) => details.originator = Some(text(attribute, "/value")),
+                Some(10) => details.cluster_list = strings(attribute.get("value")),
+                Some(32) => {
+                    let values = attribute.get("value").and_then(Value::as_array);
+                    let part = |value: &Value, key: &str| {
+                        value.get(key).and_then(Value::as_u64).unwrap_or_default()
+                    };
+                    details.large_communities = values
+                        .into_iter()
+                        .flatten()
+                        .map(|value| {
+                            format!(
+                                "{}:{}:{}",
+                                part(value, "ASN"),
+                                part(value, "LocalData1"),
+                                part(value, "LocalData2")
+                            )
+                        })
+                        .collect();
+                }
+                _ => {}
+            }
+        }
+        details
+    };
+    lists
+        .filter_map(Value::as_array)
+        .flatten()
+        .map(from)
+        .collect()
+}
+
+/// `bgpctl -j show rib detail PREFIX` of OpenBGPD.
+#[must_use]
+pub fn of_openbgpd(answer: &Value) -> Vec<Details> {
+    let paths = answer.get("rib").and_then(Value::as_array);
+    let from = |path: &Value| {
+        let mut details = Details {
+            as_path: numbers(&text(path, "/aspath")),
+            next_hop: text(path, "/exit_nexthop"),
+            med: number(path, "/metric"),
+            local_pref: number(path, "/localpref"),
+            communities: strings(path.get("communities")).into_iter().collect(),
+            large_communities: strings(path.get("large_communities")).into_iter().collect(),
+            originator: None,
+            cluster_list: Vec::new(),
+        };
+        let attributes = path.get("attributes").and_then(Value::as_array);
+        for attribute in attributes.into_iter().flatten() {
+            match text(attribute, "/type").as_str() {
+                "Originator Id" => {
+                    details.originator = Some(text(attribute, "/originator"));
+                }
+                "Cluster Id List" => details.cluster_list = strings(attribute.get("cluster_list")),
+                _ => {}
+            }
+        }
+        details
+    };
+    paths.into_iter().flatten().map(from).collect()
+}
+
+/// `margay routes PREFIX -o json`.
+#[must_use]
+pub fn of_margay(answer: &Value) -> Vec<Details> {
+    let routes = answer.as_array().into_iter().flatten();
+    // Both kinds are in one list.
+    let communities = |path: &Value, colons: usize| {
+        let all = strings(path.get("communities")).into_iter();
+        all.filter(|text| text.matches(':').count() == colons)
+            .collect()
+    };
+    let from = |path: &Value| Details {
+        as_path: numbers(&text(path, "/asPath")),
+        next_hop: text(path, "/nextHop"),
+        med: number(path, "/med"),
+        local_pref: number(path, "/localPref"),
+        communities: communities(path, 1),
+        large_communities: communities(path, 2),
+        originator: path
+            .get("originatorId")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+        cluster_list: strings(path.get("clusterList")),
+    };
+    routes
+        .filter_map(|route| route.get("paths").and_then(Value::as_array))
+        .flatten()
+        .map(from)
+        .collect()
+}
+
+fn text(value: &Value, pointer: &str) -> String {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn number(value: &Value, pointer: &str) -> Option<u32> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .and_then(|number| u32::try_from(number).ok())
+}
+
+fn strings(list: Option<&Value>) -> Vec<String> {
+    let list = list.and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(|entry| entry.as_str().map(str::to_owned))
+        .collect()
+}
+
+fn numbers(text: &str) -> Vec<u32> {
+    text.split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
+}
+
+fn words(text: &str) -> BTreeSet<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn first_word(text: &str) -> String {
+    text.split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bird_prints_a_reflected_path() {
+        let text = "BIRD 2.0.12 ready.\nTable master4:\n\
+            10.92.0.0/24         unicast [m4 10:00:00.000 from 10.90.0.1] * (100) [AS4200000001i]\n\
+            \tvia 10.90.0.9 on eth0\n\tType: BGP univ\n\tBGP.origin: IGP\n\tBGP.as_path: 65010 4200000001\n\
+            \tBGP.next_hop: 10.90.0.9\n\tBGP.med: 77\n\tBGP.local_pref: 170\n\tBGP.community: (64609,7) (64609,8)\n\
+            \tBGP.originator_id: 10.90.0.9\n\tBGP.cluster_list: 10.90.0.1\n\tBGP.large_community: (64609, 1, 2)\n";
+        let wanted = Details {
+            as_path: vec![65010, 4_200_000_001],
+            next_hop: "10.90.0.9".to_owned(),
+            med: Some(77),
+            local_pref: Some(170),
+            communities: words("64609:7 64609:8"),
+            large_communities: words("64609:1:2"),
+            originator: Some("10.90.0.9".to_owned()),
+            cluster_list: vec!["10.90.0.1".to_owned()],
+        };
+        assert_eq!(of_bird(text), [wanted]);
+    }
+}

@@ -1,0 +1,218 @@
+//! Peers times cases: what was seen, what failed, and which cells may stay empty.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{Cell, Table, presets};
+
+use super::foreign::Kind;
+
+/// A row of the matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Case {
+    /// The peer dials, margay waits.
+    MargayPassive,
+    /// Margay dials, the peer waits.
+    PeerPassive,
+    /// Both dial.
+    BothDial,
+    /// IPv4 over IPv4.
+    Ipv4,
+    /// IPv6 over IPv6.
+    Ipv6,
+    /// Both families over IPv4.
+    BothFamilies,
+    /// TCP-MD5.
+    Password,
+    /// The peer takes routes of margay's.
+    AnnounceTo,
+    /// The peer drops what margay withdraws.
+    WithdrawTo,
+    /// Margay takes routes of the peer's, and tells the third party.
+    AnnounceFrom,
+    /// Margay drops what the peer withdraws.
+    WithdrawFrom,
+    /// Attributes of margay's routes and of those it passes on, external.
+    ExternalTo,
+    /// Attributes of the peer's routes, external.
+    ExternalFrom,
+    /// Attributes of margay's own routes, internal.
+    InternalTo,
+    /// Attributes of the peer's own routes, internal.
+    InternalFrom,
+    /// The third party's route through margay to the peer.
+    MargayReflectsTo,
+    /// The peer's route through margay to the third party.
+    MargayReflectsFrom,
+    /// The third party's route through the peer to margay.
+    PeerReflectsTo,
+    /// Margay's route through the peer to the third party.
+    PeerReflectsFrom,
+    /// The peer asks again after it changed its mind.
+    Refresh,
+    /// Another peer's malformed UPDATEs.
+    Malformed,
+    /// The peer closes with a text.
+    TextFrom,
+    /// Margay closes with a text.
+    TextTo,
+    /// Margay's kernel holds what the peer announced.
+    Kernel,
+    /// The peer is killed and comes back.
+    PeerRestarts,
+    /// Margay is killed and comes back.
+    MargayRestarts,
+}
+
+impl Case {
+    /// Every row, in order.
+    pub const ALL: [Self; 26] = [
+        Self::MargayPassive,
+        Self::PeerPassive,
+        Self::BothDial,
+        Self::Ipv4,
+        Self::Ipv6,
+        Self::BothFamilies,
+        Self::Password,
+        Self::AnnounceTo,
+        Self::WithdrawTo,
+        Self::AnnounceFrom,
+        Self::WithdrawFrom,
+        Self::ExternalTo,
+        Self::ExternalFrom,
+        Self::InternalTo,
+        Self::InternalFrom,
+        Self::MargayReflectsTo,
+        Self::MargayReflectsFrom,
+        Self::PeerReflectsTo,
+        Self::PeerReflectsFrom,
+        Self::Refresh,
+        Self::Malformed,
+        Self::TextFrom,
+        Self::TextTo,
+        Self::Kernel,
+        Self::PeerRestarts,
+        Self::MargayRestarts,
+    ];
+
+    /// As printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MargayPassive => "session: the peer dials, margay waits",
+            Self::PeerPassive => "session: margay dials, the peer waits",
+            Self::BothDial => "session: both dial, one connection survives",
+            Self::Ipv4 => "IPv4 over IPv4",
+            Self::Ipv6 => "IPv6 over IPv6",
+            Self::BothFamilies => "both families over IPv4",
+            Self::Password => "TCP-MD5",
+            Self::AnnounceTo => "margay announces",
+            Self::WithdrawTo => "margay withdraws",
+            Self::AnnounceFrom => "the peer announces, a third party is told",
+            Self::WithdrawFrom => "the peer withdraws, a third party is told",
+            Self::ExternalTo => "attributes to the peer, eBGP",
+            Self::ExternalFrom => "attributes from the peer, eBGP",
+            Self::InternalTo => "attributes to the peer, iBGP",
+            Self::InternalFrom => "attributes from the peer, iBGP",
+            Self::MargayReflectsTo => "margay reflects a third party's route to it",
+            Self::MargayReflectsFrom => "margay reflects its route to a third party",
+            Self::PeerReflectsTo => "it reflects a third party's route to margay",
+            Self::PeerReflectsFrom => "it reflects margay's route to a third party",
+            Self::Refresh => "route refresh asked by the peer",
+            Self::Malformed => "malformed UPDATEs of another peer",
+            Self::TextFrom => "shutdown text from the peer",
+            Self::TextTo => "shutdown text to the peer",
+            Self::Kernel => "its routes in margay's kernel",
+            Self::PeerRestarts => "graceful restart: the peer killed -9",
+            Self::MargayRestarts => "graceful restart: margay killed -9",
+        }
+    }
+}
+
+/// Cells that stay empty, and why. Anything else that is empty fails the scenario.
+pub const GAPS: &[(Kind, Case, &str)] = &[
+    (
+        Kind::Bird1,
+        Case::BothFamilies,
+        "a process of BIRD 1.6 speaks one family",
+    ),
+    (
+        Kind::GoBgp,
+        Case::Refresh,
+        "GoBGP keeps what its policy refused and never asks",
+    ),
+    (
+        Kind::OpenBgpd,
+        Case::Password,
+        "OpenBGPD cannot set keys on Linux",
+    ),
+    (
+        Kind::OpenBgpd,
+        Case::PeerRestarts,
+        "OpenBGPD starts without a family it kept forwarding for",
+    ),
+    (
+        Kind::OpenBgpd,
+        Case::MargayRestarts,
+        "OpenBGPD 7.7 may say the OPEN of a failed attempt again on the next connection, and is refused",
+    ),
+];
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub struct Matrix(BTreeMap<(Case, Kind), Result<String, String>>);
+
+impl Matrix {
+    /// Fills a cell.
+    pub fn fill(&mut self, case: Case, kind: Kind, seen: Result<String, String>) {
+        self.0.insert((case, kind), seen);
+    }
+
+    /// Cells that are empty without a reason, of the peers that took part.
+    #[must_use]
+    pub fn unexplained(&self, kinds: &[Kind]) -> Vec<String> {
+        let mut list = Vec::new();
+        for case in Case::ALL {
+            for &kind in kinds {
+                if !self.0.contains_key(&(case, kind)) && gap(case, kind).is_none() {
+                    list.push(format!("{}: {}", kind.name(), case.name()));
+                }
+            }
+        }
+        list
+    }
+
+    /// As a table, with the reasons of empty cells below.
+    #[must_use]
+    pub fn table(&self, kinds: &[Kind]) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        let mut header = vec![""];
+        header.extend(kinds.iter().map(|kind| kind.name()));
+        table.set_header(header);
+        let mut notes = String::new();
+        let mut count = 0;
+        for case in Case::ALL {
+            let mut row = vec![Cell::new(case.name())];
+            for &kind in kinds {
+                row.push(match (self.0.get(&(case, kind)), gap(case, kind)) {
+                    (Some(Ok(_)), _) => Cell::new("ok"),
+                    (Some(Err(_)), _) => Cell::new("FAIL"),
+                    (None, Some(reason)) => {
+                        count += 1;
+                        notes.push_str(&format!("({count}) {reason}\n"));
+                        Cell::new(format!("({count})"))
+                    }
+                    (None, None) => Cell::new("?"),
+                });
+            }
+            table.add_row(row);
+        }
+        format!("{table}\n{notes}")
+    }
+}
+
+fn gap(case: Case, kind: Kind) -> Option<&'static str> {
+    GAPS.iter()
+        .find(|(of, at, _)| *of == kind && *at == case)
+        .map(|(_, _, reason)| *reason)
+}

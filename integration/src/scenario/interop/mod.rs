@@ -1,0 +1,608 @@
+//! `margay speaker` beside the daemons it will meet, in three acts, and a matrix of what was seen.
+//!
+//! ```text
+//!   10.90.0.0/24, fd90::/64   one switch
+//!   .1 margay  .2 BIRD 2  .3 BIRD 1.6  .4 FRR  .5 GoBGP  .6 OpenBGPD  .9 witness  .10 mallory
+//!
+//!   act 1  eBGP, margay waits; a session for each family; policy, refresh, texts, mallory's garbage
+//!   act 2  iBGP with passwords, margay dials and reflects; both families on one session
+//!   act 3  iBGP, both dial and the peers reflect; kernel routes; everybody is killed in turn
+//! ```
+//! The witness speaks with margay and, in act 3, with each peer: what it is told, and what it is not, is how "nothing
+//! was lost in between" is known.
+
+mod external;
+pub mod foreign;
+pub mod matrix;
+pub mod plan;
+mod reflected;
+mod reflecting;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use margay_bgp::codec::PathAttributes;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use self::foreign::{Foreign, Kind};
+use self::matrix::{Case, Matrix};
+use self::plan::{HOLD_TIME, Originated, Plan, Session};
+use super::Outcome;
+use crate::eventually::eventually;
+use crate::link::{self, End};
+use crate::netns::Netns;
+use crate::pace;
+use crate::report::{Report, say};
+use crate::router::{Details, details};
+use crate::speaker::Speaker;
+use crate::witness::{Identity, Route, announcement, attribute};
+
+const MARGAY_ASN: u32 = 64512;
+const WITNESS_ASN: u32 = 64609;
+const MALLORY_ASN: u32 = 64610;
+const MARGAY: &str = "10.90.0.1";
+const MARGAY6: &str = "fd90::1";
+const WITNESS: &str = "10.90.0.9";
+
+/// Margay's routes: one that stays, one that goes, one that peers refuse at first; IPv6 likewise.
+const KEPT: &str = "10.91.0.0/24";
+const KEPT6: &str = "fd91::/48";
+const DROPPED: &str = "10.91.1.0/24";
+const DROPPED6: &str = "fd91:1::/48";
+const REFUSED: &str = "10.91.2.0/24";
+
+/// The witness's routes.
+const SEEN: &str = "10.92.0.0/24";
+const SEEN6: &str = "fd92::/48";
+
+/// A session that is to come up does so within this, dialling pauses included.
+const SESSION_LIMIT: u64 = 20;
+
+/// Runs the three acts.
+///
+/// # Errors
+/// When the lab cannot be built; cases that fail are in the report.
+pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    let (present, absent): (Vec<_>, Vec<_>) =
+        Kind::ALL.into_iter().partition(|kind| kind.present());
+    for kind in &absent {
+        say(format_args!("without {}: not on this machine", kind.name()));
+    }
+    if present.is_empty() {
+        return Ok(Outcome::Skipped("no other BGP daemon here".to_owned()));
+    }
+    let mut stage = Stage::build(&present, folder)?;
+    stage.external(report)?;
+    stage.reflecting(report)?;
+    stage.reflected(report)?;
+    say(stage.matrix.table(&present));
+    report.check("every cell is filled or explained", || {
+        let unexplained = stage.matrix.unexplained(&present);
+        ensure!(unexplained.is_empty(), "{}", unexplained.join("; "));
+        Ok(format!("{} peers", present.len()))
+    });
+    Ok(Outcome::Passed)
+}
+
+struct Stage {
+    margay: Option<Speaker>,
+    margay_netns: Netns,
+    witness: Netns,
+    mallory: Netns,
+    peers: Vec<Foreign>,
+    matrix: Matrix,
+    folder: std::path::PathBuf,
+}
+
+fn v4(kind: Kind) -> String {
+    format!("10.90.0.{}", kind.number())
+}
+
+fn v6(kind: Kind) -> String {
+    format!("fd90::{}", kind.number())
+}
+
+fn ip(text: &str) -> Result<IpAddr> {
+    text.parse().with_context(|| text.to_owned())
+}
+
+/// A peer's routes: one of each family that stays, one of each that goes.
+fn routes_of(kind: Kind) -> [String; 4] {
+    let number = kind.number();
+    [
+        format!("10.93.{number}.0/24"),
+        format!("fd93:{number}::/48"),
+        format!("10.93.{}.0/24", 100 + number),
+        format!("fd93:10{number}::/48"),
+    ]
+}
+
+fn originated(prefix: &str, asn: u32, med: u32, local_pref: u32) -> Originated {
+    Originated {
+        prefix: prefix.to_owned(),
+        community: format!("{asn}:100"),
+        large_community: format!("{asn}:1:2"),
+        med,
+        local_pref,
+    }
+}
+
+/// What is expected of a path; `None` where it does not matter or the router prints a default.
+#[derive(Clone, Debug)]
+struct Wanted {
+    as_path: Vec<u32>,
+    next_hop: String,
+    med: Option<u32>,
+    local_pref: Option<u32>,
+    tag: u32,
+    originator: Option<String>,
+    cluster_list: Vec<String>,
+}
+
+impl Wanted {
+    fn check(&self, path: &Details) -> Result<()> {
+        let tags = |value: String| BTreeSet::from([value]);
+        let wanted = Details {
+            as_path: self.as_path.clone(),
+            next_hop: self.next_hop.clone(),
+            // Daemons print 0 where there is none.
+            med: self.med.or(path.med.filter(|med| *med == 0)),
+            local_pref: self.local_pref.or(path.local_pref),
+            communities: tags(format!("{}:100", self.tag)),
+            large_communities: tags(format!("{}:1:2", self.tag)),
+            originator: self.originator.clone(),
+            cluster_list: self.cluster_list.clone(),
+        };
+        ensure!(*path == wanted, "{path:?} is not {wanted:?}");
+        Ok(())
+    }
+
+    fn check_one(&self, paths: &[Details]) -> Result<()> {
+        let mut last = anyhow!("no path");
+        for path in paths {
+            match self.check(path) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// What the witness was told, in the form routers print.
+fn told(route: &Route) -> Details {
+    let attributes: &PathAttributes = &route.attributes;
+    Details {
+        as_path: attributes.as_path.iter().map(|asn| asn.0).collect(),
+        next_hop: route.next_hop.addr().to_string(),
+        med: attributes.med.map(|med| med.0),
+        local_pref: attributes.local_pref.map(|value| value.0),
+        communities: attributes
+            .communities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        large_communities: attributes
+            .large_communities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        originator: attributes.originator_id.map(|id| id.to_string()),
+        cluster_list: attributes
+            .cluster_list
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+/// The witness's announcements of both families: MED 77, LOCAL_PREF 170 inside, its own tags, a long AS in the path.
+fn announcements(prefixes: &[&str], path: &[u32], internal: bool) -> Result<Vec<Vec<u8>>> {
+    let mut more = vec![attribute(0x80, 4, &77_u32.to_be_bytes())];
+    if internal {
+        more.push(attribute(0x40, 5, &170_u32.to_be_bytes()));
+    }
+    let tag = u16::try_from(WITNESS_ASN)?;
+    more.push(attribute(
+        0xc0,
+        8,
+        &[tag.to_be_bytes(), 100_u16.to_be_bytes()].concat(),
+    ));
+    let large: Vec<u8> = [WITNESS_ASN, 1, 2]
+        .iter()
+        .flat_map(|part| part.to_be_bytes())
+        .collect();
+    more.push(attribute(0xc0, 32, &large));
+    prefixes
+        .iter()
+        .map(|prefix| {
+            let hop = match plan::family_of(prefix) {
+                4 => ip(WITNESS)?,
+                _ => ip("fd90::9")?,
+            };
+            Ok(announcement(prefix.parse()?, hop, path, &more))
+        })
+        .collect()
+}
+
+impl Stage {
+    fn build(kinds: &[Kind], folder: &Path) -> Result<Self> {
+        let lan = Netns::create("lan")?;
+        let mut ports = Vec::new();
+        let mut place = |name: &str, number: u8| -> Result<Netns> {
+            let netns = Netns::create_settled(name)?;
+            let port = format!("port{number}");
+            link::wire(
+                &End {
+                    netns: &netns,
+                    interface: "eth0",
+                },
+                &End {
+                    netns: &lan,
+                    interface: &port,
+                },
+            )?;
+            link::addresses(
+                &netns,
+                "eth0",
+                &[
+                    format!("10.90.0.{number}/24"),
+                    format!("fd90::{number:x}/64"),
+                ],
+            )?;
+            ports.push(port);
+            Ok(netns)
+        };
+        let margay_netns = place("margay", 1)?;
+        let witness = place("witness", 9)?;
+        let mallory = place("mallory", 10)?;
+        let peers = kinds
+            .iter()
+            .map(|&kind| {
+                let name = kind.name().to_lowercase().replace([' ', '.'], "");
+                Ok(Foreign::new(kind, place(&name, kind.number())?, folder))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        link::bridge(&lan, "switch", &ports)?;
+        Ok(Self {
+            margay: None,
+            margay_netns,
+            witness,
+            mallory,
+            peers,
+            matrix: Matrix::default(),
+            folder: folder.to_path_buf(),
+        })
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        self.peers.iter().map(|peer| peer.kind).collect()
+    }
+
+    fn margay(&self) -> Result<&Speaker> {
+        self.margay.as_ref().context("no speaker runs")
+    }
+
+    /// (Re)starts margay with another plan.
+    fn start_margay(&mut self, plan: &Plan, install: bool) -> Result<()> {
+        let text = plan.margay(install);
+        if let Some(margay) = &mut self.margay {
+            margay.stop(Signal::SIGINT)?;
+            return margay.run(&text);
+        }
+        self.margay = Some(Speaker::start(&self.margay_netns, &text, &self.folder)?);
+        Ok(())
+    }
+
+    /// (Re)starts every peer with another plan, side by side.
+    fn start_peers(
+        &mut self,
+        plan: impl Fn(Kind) -> Result<Plan> + Sync,
+        again: bool,
+    ) -> Result<()> {
+        together(&mut self.peers, |peer| {
+            if peer.is_running() {
+                peer.kill()?;
+            }
+            peer.start(&plan(peer.kind)?, again)
+        })
+        .into_iter()
+        .try_for_each(|(kind, result)| result.with_context(|| kind.name()))
+    }
+
+    /// Plays one case with every peer side by side and fills its row. A peer for which it does not apply gives `None`.
+    fn case(
+        &mut self,
+        report: &mut Report,
+        case: Case,
+        play: impl Fn(&Self, &Foreign) -> Result<Option<String>> + Sync,
+    ) {
+        let stage = &*self;
+        let results: BTreeMap<Kind, Result<Option<String>>> = thread::scope(|scope| {
+            let threads: Vec<_> = stage
+                .peers
+                .iter()
+                .map(|peer| {
+                    let play = &play;
+                    (peer.kind, scope.spawn(move || play(stage, peer)))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|(kind, thread)| (kind, thread.join().unwrap_or_else(|_| bail_panicked())))
+                .collect()
+        });
+        report.check(case.name(), || {
+            let mut held = Vec::new();
+            let mut failed = Vec::new();
+            for (kind, result) in results {
+                match result {
+                    Ok(Some(seen)) => {
+                        held.push(kind.name());
+                        self.matrix.fill(case, kind, Ok(seen));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let text = format!("{error:#}");
+                        failed.push(format!("{}: {text}", kind.name()));
+                        self.matrix.fill(case, kind, Err(text));
+                    }
+                }
+            }
+            ensure!(failed.is_empty(), "{}", failed.join("; "));
+            Ok(held.join(", "))
+        });
+    }
+
+    /// What margay says of a peer.
+    fn peer_of_margay(&self, name: &str) -> Result<Value> {
+        let answer = self.margay()?.ask(&["peers"])?;
+        let list = answer.as_array().context("no list")?;
+        list.iter()
+            .find(|peer| peer.get("name").and_then(Value::as_str) == Some(name))
+            .cloned()
+            .with_context(|| format!("no peer {name} in {answer}"))
+    }
+
+    fn established_count(&self, name: &str) -> Result<u64> {
+        let peer = self.peer_of_margay(name)?;
+        peer.get("establishedCount")
+            .and_then(Value::as_u64)
+            .with_context(|| format!("no count in {peer}"))
+    }
+
+    fn margay_details(&self, prefix: &str) -> Result<Vec<Details>> {
+        Ok(details::of_margay(
+            &self.margay()?.ask(&["routes", prefix])?,
+        ))
+    }
+}
+
+fn bail_panicked<T>() -> Result<T> {
+    bail!("the case panicked")
+}
+
+/// Does something with every peer side by side.
+fn together<T: Send>(
+    peers: &mut [Foreign],
+    play: impl Fn(&mut Foreign) -> Result<T> + Sync,
+) -> Vec<(Kind, Result<T>)> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = peers
+            .iter_mut()
+            .map(|peer| {
+                let play = &play;
+                (peer.kind, scope.spawn(move || play(peer)))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|(kind, thread)| (kind, thread.join().unwrap_or_else(|_| bail_panicked())))
+            .collect()
+    })
+}
+
+fn await_up(peer: &Foreign, remote: &str) -> Result<Option<String>> {
+    let remote = ip(remote)?;
+    let start = Instant::now();
+    eventually(
+        format!("a session with {remote}"),
+        pace::seconds(SESSION_LIMIT),
+        || match peer.established(remote)? {
+            true => Ok(()),
+            false => bail!("not Established"),
+        },
+    )?;
+    Ok(Some(format!("{:.1} s", start.elapsed().as_secs_f64())))
+}
+
+/// Waits until the peer holds a prefix with a path as wanted.
+fn await_path(peer: &Foreign, prefix: &str, wanted: &Wanted) -> Result<()> {
+    eventually(prefix, pace::seconds(10), || {
+        wanted.check_one(&peer.details(prefix)?)
+    })
+}
+
+fn await_held(peer: &Foreign, prefix: &str) -> Result<()> {
+    eventually(format!("{prefix} is held"), pace::seconds(10), || {
+        ensure!(!peer.details(prefix)?.is_empty(), "it is not");
+        Ok(())
+    })
+}
+
+fn await_not_held(peer: &Foreign, prefix: &str) -> Result<()> {
+    eventually(format!("{prefix} is gone"), pace::seconds(10), || {
+        let paths = peer.details(prefix)?;
+        ensure!(paths.is_empty(), "{paths:?}");
+        Ok(())
+    })
+}
+
+fn done(text: &str) -> Result<Option<String>> {
+    Ok(Some(text.to_owned()))
+}
+
+/// Whether a killed and restarted daemon says that it went on forwarding.
+fn expects_retention(kind: Kind) -> bool {
+    kind != Kind::OpenBgpd
+}
+
+fn number_name(kind: Kind) -> String {
+    kind.name().to_lowercase().replace([' ', '.'], "")
+}
+
+fn external_asn(kind: Kind) -> u32 {
+    64600 + u32::from(kind.number())
+}
+
+/// What the witness announces to a peer as its client.
+fn clients_prefix(kind: Kind) -> String {
+    format!("10.94.{}.0/24", kind.number())
+}
+
+fn identity(asn: u32, peer_asn: u32, number: u8) -> Identity {
+    Identity {
+        asn,
+        peer_asn,
+        router_id: Ipv4Addr::new(10, 90, 0, number),
+        hold_time: HOLD_TIME,
+        families: &[4, 6],
+    }
+}
+
+fn session(name: &str, remote: &str, asn: u32, families: &[u8]) -> Result<Session> {
+    Ok(Session {
+        name: name.to_owned(),
+        remote: ip(remote)?,
+        asn,
+        families: families.to_vec(),
+        passive: false,
+        client: false,
+        password: None,
+    })
+}
+
+/// A route of margay's own as its neighbours should see it.
+fn own(next_hop: &str, med: u32, local_pref: Option<u32>) -> Wanted {
+    Wanted {
+        as_path: vec![MARGAY_ASN],
+        next_hop: next_hop.to_owned(),
+        med: Some(med),
+        local_pref,
+        tag: MARGAY_ASN,
+        originator: None,
+        cluster_list: Vec::new(),
+    }
+}
+
+/// A peer's own route over iBGP.
+fn internal(kind: Kind, next_hop: &str) -> Wanted {
+    Wanted {
+        as_path: Vec::new(),
+        next_hop: next_hop.to_owned(),
+        med: Some(30),
+        local_pref: Some(140),
+        tag: external_asn(kind),
+        originator: None,
+        cluster_list: Vec::new(),
+    }
+}
+
+fn margay_plan(sessions: Vec<Session>, routes: &[&str]) -> Plan {
+    Plan {
+        asn: MARGAY_ASN,
+        router_id: MARGAY.to_owned(),
+        ipv6: MARGAY6.to_owned(),
+        sessions,
+        routes: routes
+            .iter()
+            .map(|prefix| originated(prefix, MARGAY_ASN, 50, 150))
+            .collect(),
+        refused: None,
+    }
+}
+
+fn peer_plan(kind: Kind, asn: u32, sessions: Vec<Session>, routes: usize) -> Plan {
+    Plan {
+        asn,
+        router_id: v4(kind),
+        ipv6: v6(kind),
+        sessions,
+        routes: routes_of(kind)
+            .iter()
+            .take(routes)
+            .map(|prefix| originated(prefix, external_asn(kind), 30, 140))
+            .collect(),
+        refused: None,
+    }
+}
+
+fn external_plan(kind: Kind, all_routes: bool, refusing: bool) -> Result<Plan> {
+    let sessions = vec![
+        session("m4", MARGAY, MARGAY_ASN, &[4])?,
+        session("m6", MARGAY6, MARGAY_ASN, &[6])?,
+    ];
+    let mut plan = peer_plan(
+        kind,
+        external_asn(kind),
+        sessions,
+        if all_routes { 4 } else { 2 },
+    );
+    plan.refused = refusing.then(|| REFUSED.to_owned());
+    Ok(plan)
+}
+
+/// Both families on one session, where a process can: suffix of its name, remote, families.
+fn both_on_one(kind: Kind) -> Vec<(&'static str, String, Vec<u8>)> {
+    if kind == Kind::Bird1 {
+        vec![("v4", v4(kind), vec![4]), ("v6", v6(kind), vec![6])]
+    } else {
+        vec![("v4", v4(kind), vec![4, 6])]
+    }
+}
+
+/// OpenBGPD cannot set keys on Linux.
+fn password(kind: Kind) -> Option<String> {
+    (kind != Kind::OpenBgpd).then(|| format!("secret-{}", kind.number()))
+}
+
+fn internal_waiting_plan(kind: Kind) -> Result<Plan> {
+    let mut sessions = Vec::new();
+    for (suffix, _, families) in both_on_one(kind) {
+        let (name, remote) = if suffix == "v4" {
+            ("m4", MARGAY)
+        } else {
+            ("m6", MARGAY6)
+        };
+        let mut session = session(name, remote, MARGAY_ASN, &families)?;
+        session.passive = true;
+        session.password = password(kind);
+        sessions.push(session);
+    }
+    Ok(peer_plan(kind, MARGAY_ASN, sessions, 2))
+}
+
+fn reflector_plan(kind: Kind, all_routes: bool, passive: bool) -> Result<Plan> {
+    let mut witness = session("w4", WITNESS, MARGAY_ASN, &[4])?;
+    witness.passive = true;
+    let mut sessions = vec![
+        session("m4", MARGAY, MARGAY_ASN, &[4])?,
+        session("m6", MARGAY6, MARGAY_ASN, &[6])?,
+        witness,
+    ];
+    for session in &mut sessions {
+        session.client = true;
+        session.passive |= passive;
+    }
+    Ok(peer_plan(
+        kind,
+        MARGAY_ASN,
+        sessions,
+        if all_routes { 4 } else { 2 },
+    ))
+}

@@ -1,0 +1,335 @@
+//! Act 3: internal sessions dialled from both ends, the peers reflect, best routes go to margay's kernel, and everybody is
+//! killed in turn.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+
+use super::foreign::Kind;
+use super::matrix::Case;
+use super::plan::{self, Plan};
+use super::{
+    DROPPED, DROPPED6, KEPT, KEPT6, MARGAY, MARGAY_ASN, MARGAY6, Stage, WITNESS, WITNESS_ASN,
+    Wanted, announcements, await_held, await_not_held, await_up, clients_prefix, done,
+    expects_retention, identity, ip, margay_plan, number_name, own, reflector_plan, routes_of,
+    session, told, v4, v6,
+};
+use crate::eventually::{eventually, idle, throughout};
+use crate::link::{self, KernelRoute};
+use crate::netns::Netns;
+use crate::pace;
+use crate::report::Report;
+use crate::witness::{Identity, Witness};
+
+impl Stage {
+    pub(super) fn reflected(&mut self, report: &mut Report) -> Result<()> {
+        let mut sessions = Vec::new();
+        let mut witness_session = session("witness", WITNESS, WITNESS_ASN, &[4, 6])?;
+        witness_session.passive = true;
+        sessions.push(witness_session);
+        for kind in self.kinds() {
+            let name = number_name(kind);
+            sessions.push(session(&format!("{name}v4"), &v4(kind), MARGAY_ASN, &[4])?);
+            sessions.push(session(&format!("{name}v6"), &v6(kind), MARGAY_ASN, &[6])?);
+        }
+        let margay = margay_plan(sessions.clone(), &[KEPT, KEPT6, DROPPED, DROPPED6]);
+        let fewer = margay_plan(sessions, &[KEPT, KEPT6]);
+        self.start_margay(&margay, true)?;
+        self.start_peers(|kind| reflector_plan(kind, true, false), false)?;
+        let outside = Witness::dial(
+            &self.witness,
+            ip(MARGAY)?,
+            identity(WITNESS_ASN, MARGAY_ASN, 9),
+            &[],
+        )?;
+        let mut insides = self.witnesses()?;
+
+        self.case(report, Case::BothDial, |_, peer| {
+            await_up(peer, MARGAY)?;
+            await_up(peer, MARGAY6)
+        });
+        self.case(report, Case::PeerReflectsTo, |stage, peer| {
+            let prefix = clients_prefix(peer.kind);
+            let wanted = Wanted {
+                as_path: vec![65010, 4_200_000_001],
+                next_hop: WITNESS.to_owned(),
+                med: Some(77),
+                local_pref: Some(170),
+                tag: WITNESS_ASN,
+                originator: Some(WITNESS.to_owned()),
+                cluster_list: vec![v4(peer.kind)],
+            };
+            eventually(&prefix, pace::seconds(10), || {
+                wanted.check_one(&stage.margay_details(&prefix)?)
+            })?;
+            // Outside the AS nothing of the reflection shows.
+            let route = outside.await_route(&prefix, |_| Ok(()))?;
+            let seen = told(&route);
+            ensure!(
+                seen.originator.is_none()
+                    && seen.cluster_list.is_empty()
+                    && seen.local_pref.is_none()
+                    && seen.med.is_none()
+                    && seen.as_path == [MARGAY_ASN, 65010, 4_200_000_001],
+                "{seen:?}"
+            );
+            done("originator and cluster inside, neither outside")
+        });
+        self.case(report, Case::PeerReflectsFrom, |_, peer| {
+            let witness = insides.get(&peer.kind).context("no witness")?;
+            let mut wanted = own(MARGAY, 50, Some(150));
+            wanted.as_path = Vec::new();
+            wanted.originator = Some(MARGAY.to_owned());
+            wanted.cluster_list = vec![v4(peer.kind)];
+            witness.await_route(KEPT, |route| wanted.check(&told(route)))?;
+            done("unchanged, with originator and cluster")
+        });
+        self.case(report, Case::Kernel, |stage, peer| {
+            let [kept, kept6, ..] = routes_of(peer.kind);
+            eventually("routes of protocol 109", pace::seconds(10), || {
+                for (prefix, hop) in [
+                    (kept.clone(), v4(peer.kind)),
+                    (kept6.clone(), v6(peer.kind)),
+                    (clients_prefix(peer.kind), WITNESS.to_owned()),
+                ] {
+                    stage.in_kernel(&prefix, &hop)?;
+                }
+                anyhow::Ok(())
+            })?;
+            done("both families")
+        });
+
+        self.peers_restart(report, &outside, &mut insides)?;
+        self.margay_restarts(report, &fewer, outside, &insides)
+    }
+
+    /// The witness as a client of each peer; each is told a prefix of its own.
+    fn witnesses(&self) -> Result<BTreeMap<Kind, Witness>> {
+        self.kinds()
+            .into_iter()
+            .map(|kind| {
+                let prefix = clients_prefix(kind);
+                let witness = Witness::dial(
+                    &self.witness,
+                    ip(&v4(kind))?,
+                    Identity {
+                        families: &[4],
+                        ..identity(MARGAY_ASN, MARGAY_ASN, 9)
+                    },
+                    &announcements(&[&prefix], &[65010, 4_200_000_001], true)?,
+                )
+                .with_context(|| kind.name())?;
+                Ok((kind, witness))
+            })
+            .collect()
+    }
+
+    fn in_kernel(&self, prefix: &str, hop: &str) -> Result<()> {
+        let routes = link::routes(&self.margay_netns, plan::family_of(prefix))?;
+        let found = routes
+            .iter()
+            .find(|route| route.prefix == prefix && route.protocol == "109")
+            .with_context(|| format!("no {prefix} in the kernel"))?;
+        ensure!(found.goes_via(hop), "{found} is not via {hop}");
+        Ok(())
+    }
+
+    fn peers_restart(
+        &mut self,
+        report: &mut Report,
+        outside: &Witness,
+        insides: &mut BTreeMap<Kind, Witness>,
+    ) -> Result<()> {
+        let killed = Instant::now();
+        for peer in &mut self.peers {
+            peer.kill()?;
+        }
+        insides.clear();
+        // The absence is long enough for every session's end to be noticed.
+        let absent = throughout(Duration::from_secs(2), || {
+            for kind in self.kinds() {
+                let [kept, kept6, dropped, _] = routes_of(kind);
+                if expects_retention(kind) {
+                    self.in_kernel(&kept, &v4(kind))?;
+                    self.in_kernel(&kept6, &v6(kind))?;
+                    self.in_kernel(&dropped, &v4(kind))?;
+                }
+            }
+            Ok(())
+        });
+        // From here on margay alone dials; except OpenBGPD, whose workers say Cease when they miss their killed parent,
+        // after which margay waits to be called. Where two connections collide and one side is Established before the other
+        // has judged, both may be closed; then nobody's restart is graceful, whoever restarts.
+        self.start_peers(
+            |kind| reflector_plan(kind, false, kind != Kind::OpenBgpd),
+            true,
+        )?;
+        *insides = self.witnesses()?;
+        let absent = absent.map_err(|error| format!("{error:#}"));
+        self.case(report, Case::PeerRestarts, |stage, peer| {
+            let [kept, kept6, dropped, dropped6] = routes_of(peer.kind);
+            await_up(peer, MARGAY)?;
+            await_up(peer, MARGAY6)?;
+            if !expects_retention(peer.kind) {
+                return Ok(None);
+            }
+            if let Err(error) = &absent {
+                bail!("while they were away: {error}");
+            }
+            for prefix in [&dropped, &dropped6] {
+                outside.await_gone(prefix, pace::seconds(25))?;
+            }
+            for prefix in [&kept, &kept6] {
+                outside.route(prefix)?;
+                ensure!(
+                    !outside.withdrawn_since(prefix, killed)?,
+                    "{prefix} was withdrawn in between"
+                );
+            }
+            stage.in_kernel(&kept, &v4(peer.kind))?;
+            stage.in_kernel(&kept6, &v6(peer.kind))?;
+            for suffix in ["v4", "v6"] {
+                let name = format!("{}{suffix}", number_name(peer.kind));
+                let seen = stage.peer_of_margay(&name)?;
+                let retention = seen.pointer("/families/0/retention");
+                ensure!(
+                    retention.and_then(Value::as_str) == Some("none"),
+                    "{name}: {retention:?}"
+                );
+            }
+            done("kept, refreshed, the rest removed after End-of-RIB")
+        });
+        Ok(())
+    }
+
+    fn margay_restarts(
+        &mut self,
+        report: &mut Report,
+        fewer: &Plan,
+        outside: Witness,
+        insides: &BTreeMap<Kind, Witness>,
+    ) -> Result<()> {
+        for kind in self.kinds() {
+            let witness = insides.get(&kind).context("no witness")?;
+            for prefix in [KEPT, DROPPED] {
+                witness
+                    .await_route(prefix, |_| Ok(()))
+                    .with_context(|| kind.name())?;
+            }
+        }
+        let before = eventually(
+            "nothing in the kernel on its way out",
+            pace::seconds(10),
+            || {
+                let routes = self.own_kernel_routes()?;
+                let leaving = self.kinds().into_iter().flat_map(|kind| {
+                    let [_, _, dropped, dropped6] = routes_of(kind);
+                    [dropped, dropped6]
+                });
+                for prefix in leaving {
+                    ensure!(
+                        routes.iter().all(|route| route.prefix != prefix),
+                        "{prefix} is there"
+                    );
+                }
+                Ok(routes)
+            },
+        )?;
+        let watch = KernelWatch::start(&self.margay_netns, before.clone());
+        let killed = Instant::now();
+        self.margay.as_mut().context("no speaker")?.kill()?;
+        drop(outside);
+        idle(Duration::from_secs(1));
+        self.margay
+            .as_mut()
+            .context("no speaker")?
+            .run(&fewer.margay(true))?;
+        let _outside = Witness::dial(
+            &self.witness,
+            ip(MARGAY)?,
+            identity(WITNESS_ASN, MARGAY_ASN, 9),
+            &[],
+        )?;
+        self.case(report, Case::MargayRestarts, |_, peer| {
+            await_up(peer, MARGAY)?;
+            await_up(peer, MARGAY6)?;
+            if peer.kind == Kind::OpenBgpd {
+                return Ok(None);
+            }
+            let witness = insides.get(&peer.kind).context("no witness")?;
+            witness.await_gone(DROPPED, pace::seconds(25))?;
+            witness.route(KEPT)?;
+            ensure!(
+                !witness.withdrawn_since(KEPT, killed)?,
+                "{KEPT} was withdrawn in between"
+            );
+            ensure!(
+                witness.end().is_none(),
+                "the witness's session ended: {:?}",
+                witness.end()
+            );
+            await_held(peer, KEPT6)?;
+            await_not_held(peer, DROPPED6)?;
+            done("kept, refreshed, the rest removed after End-of-RIB")
+        });
+        report.check("no kernel route of margay's was away meanwhile", || {
+            let looks = watch.stop()?;
+            let after = self.own_kernel_routes()?;
+            ensure!(before == after, "{before:?}, then {after:?}");
+            Ok(format!("{} routes, looked at {looks} times", after.len()))
+        });
+        Ok(())
+    }
+
+    fn own_kernel_routes(&self) -> Result<Vec<KernelRoute>> {
+        own_kernel_routes(&self.margay_netns)
+    }
+}
+
+fn own_kernel_routes(netns: &Netns) -> Result<Vec<KernelRoute>> {
+    let mut all = link::routes(netns, 4)?;
+    all.extend(link::routes(netns, 6)?);
+    all.retain(|route| route.protocol == "109");
+    Ok(all)
+}
+
+/// Looks at the kernel again and again while something else happens.
+struct KernelWatch {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Result<u32>>,
+}
+
+impl KernelWatch {
+    fn start(netns: &Netns, wanted: Vec<KernelRoute>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let (stop, netns) = (Arc::clone(&stop), netns.clone());
+            move || {
+                let mut looks = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let routes = own_kernel_routes(&netns)?;
+                    for route in &wanted {
+                        ensure!(routes.contains(route), "{route} was away");
+                    }
+                    looks += 1;
+                    idle(Duration::from_millis(25));
+                }
+                Ok(looks)
+            }
+        });
+        Self { stop, thread }
+    }
+
+    /// How often it looked.
+    fn stop(self) -> Result<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .map_err(|_| anyhow!("the watching thread died"))?
+    }
+}

@@ -1,0 +1,128 @@
+//! Act 2: internal sessions with passwords; margay dials and reflects, both families on one session.
+
+use anyhow::{Result, ensure};
+
+use super::foreign::Kind;
+use super::matrix::Case;
+use super::{
+    KEPT, KEPT6, MARGAY, MARGAY_ASN, MARGAY6, SEEN, SEEN6, Stage, WITNESS, WITNESS_ASN, Wanted,
+    announcements, await_held, await_path, await_up, both_on_one, done, identity, internal,
+    internal_waiting_plan, ip, margay_plan, number_name, own, password, routes_of, session, told,
+    v4, v6,
+};
+use crate::eventually::eventually;
+use crate::pace;
+use crate::report::Report;
+use crate::witness::Witness;
+
+impl Stage {
+    pub(super) fn reflecting(&mut self, report: &mut Report) -> Result<()> {
+        let mut sessions = Vec::new();
+        let mut witness_session = session("witness", WITNESS, MARGAY_ASN, &[4, 6])?;
+        witness_session.passive = true;
+        sessions.push(witness_session);
+        let mut mallory_session = session("mallory", "10.90.0.10", MARGAY_ASN, &[4])?;
+        mallory_session.passive = true;
+        mallory_session.password = Some("unknown".to_owned());
+        sessions.push(mallory_session);
+        for kind in self.kinds() {
+            for (suffix, remote, families) in both_on_one(kind) {
+                let name = format!("{}{suffix}", number_name(kind));
+                let mut session = session(&name, &remote, MARGAY_ASN, &families)?;
+                session.password = password(kind);
+                sessions.push(session);
+            }
+        }
+        for session in &mut sessions {
+            session.client = true;
+        }
+        let margay = margay_plan(sessions, &[KEPT, KEPT6]);
+        // Peers first: what waits must be there before it is dialled.
+        self.start_peers(internal_waiting_plan, false)?;
+        self.start_margay(&margay, false)?;
+        let witness = Witness::dial(
+            &self.witness,
+            ip(MARGAY)?,
+            identity(MARGAY_ASN, MARGAY_ASN, 9),
+            &announcements(&[SEEN, SEEN6], &[65010, 4_200_000_001], true)?,
+        )?;
+
+        self.case(report, Case::PeerPassive, |_, peer| await_up(peer, MARGAY));
+        let stranger = Witness::attempt(
+            &self.mallory,
+            ip(MARGAY)?,
+            identity(MARGAY_ASN, MARGAY_ASN, 10),
+        );
+        self.case(report, Case::Password, |_, peer| {
+            if password(peer.kind).is_none() {
+                return Ok(None);
+            }
+            ensure!(peer.established(ip(MARGAY)?)?, "down with the password");
+            ensure!(stranger.is_err(), "a session without the password");
+            done("up with it, no connection without")
+        });
+        self.case(report, Case::BothFamilies, |stage, peer| {
+            if peer.kind == Kind::Bird1 {
+                return Ok(None);
+            }
+            let [kept, kept6, ..] = routes_of(peer.kind);
+            for prefix in [KEPT, KEPT6] {
+                await_held(peer, prefix)?;
+            }
+            for prefix in [kept, kept6] {
+                eventually(&prefix, pace::seconds(10), || {
+                    ensure!(
+                        !stage.margay_details(&prefix)?.is_empty(),
+                        "margay has none"
+                    );
+                    anyhow::Ok(())
+                })?;
+            }
+            done("both ways")
+        });
+        self.case(report, Case::InternalTo, |_, peer| {
+            for (prefix, hop) in [(KEPT, MARGAY), (KEPT6, MARGAY6)] {
+                let mut wanted = own(hop, 50, Some(150));
+                wanted.as_path = Vec::new();
+                await_path(peer, prefix, &wanted)?;
+            }
+            done("LOCAL_PREF 150, MED 50, empty AS_PATH")
+        });
+        self.case(report, Case::InternalFrom, |stage, peer| {
+            let [kept, kept6, ..] = routes_of(peer.kind);
+            for (prefix, hop) in [(kept, v4(peer.kind)), (kept6, v6(peer.kind))] {
+                let wanted = internal(peer.kind, &hop);
+                eventually(&prefix, pace::seconds(10), || {
+                    wanted.check_one(&stage.margay_details(&prefix)?)
+                })?;
+            }
+            done("LOCAL_PREF 140, MED 30, empty AS_PATH")
+        });
+        self.case(report, Case::MargayReflectsTo, |_, peer| {
+            for (prefix, hop) in [(SEEN, WITNESS), (SEEN6, "fd90::9")] {
+                let wanted = Wanted {
+                    as_path: vec![65010, 4_200_000_001],
+                    next_hop: hop.to_owned(),
+                    med: Some(77),
+                    local_pref: Some(170),
+                    tag: WITNESS_ASN,
+                    originator: Some(WITNESS.to_owned()),
+                    cluster_list: vec![MARGAY.to_owned()],
+                };
+                await_path(peer, prefix, &wanted)?;
+            }
+            done("unchanged, with originator and cluster")
+        });
+        self.case(report, Case::MargayReflectsFrom, |_, peer| {
+            let [kept, kept6, ..] = routes_of(peer.kind);
+            for (prefix, hop) in [(kept, v4(peer.kind)), (kept6, v6(peer.kind))] {
+                let mut wanted = internal(peer.kind, &hop);
+                wanted.originator = Some(v4(peer.kind));
+                wanted.cluster_list = vec![MARGAY.to_owned()];
+                witness.await_route(&prefix, |route| wanted.check(&told(route)))?;
+            }
+            done("unchanged, with originator and cluster")
+        });
+        Ok(())
+    }
+}
