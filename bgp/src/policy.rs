@@ -312,9 +312,7 @@ impl Condition {
                 start.iter().all(|asn| path.next() == Some(*asn))
             }
             Self::AsPathContains(asn) => attributes.as_path.iter().any(|hop| hop == *asn),
-            Self::LocalPref(value) => {
-                attributes.local_pref.unwrap_or_default() == *value
-            }
+            Self::LocalPref(value) => attributes.local_pref.unwrap_or_default() == *value,
             Self::Not(inner) => !inner.holds(route, attributes),
         }
     }

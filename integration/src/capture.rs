@@ -31,6 +31,8 @@ pub struct Packet {
     pub destination: IpAddr,
     /// Protocol number: 1 ICMP, 4 IP-in-IP, 17 UDP …
     pub protocol: u8,
+    /// Type of an ICMP or `ICMPv6` message.
+    pub icmp_type: Option<u8>,
     /// VXLAN network identifier where it is a VXLAN packet.
     pub vni: Option<u32>,
     /// The packet inside a tunnel.
@@ -48,6 +50,16 @@ impl Packet {
     #[must_use]
     pub fn is_icmp(&self) -> bool {
         matches!(self.protocol, protocol::ICMP | protocol::ICMP6)
+    }
+
+    /// Whether it is an echo request: what ping sends.
+    #[must_use]
+    pub fn is_echo_request(&self) -> bool {
+        match self.protocol {
+            protocol::ICMP => self.icmp_type == Some(8),
+            protocol::ICMP6 => self.icmp_type == Some(128),
+            _ => false,
+        }
     }
 
     /// Whether it is IP-in-IP (protocol 4) with a packet inside.
@@ -164,9 +176,13 @@ fn ip(bytes: &[u8]) -> Option<Packet> {
         source,
         destination,
         protocol,
+        icmp_type: None,
         vni: None,
         inner: None,
     };
+    if packet.is_icmp() {
+        packet.icmp_type = payload.first().copied();
+    }
     if protocol == protocol::IP_IN_IP {
         packet.inner = ip(payload).map(Box::new);
     } else if protocol == protocol::UDP && be16(payload, 2) == Some(VXLAN_PORT) {

@@ -220,7 +220,9 @@ pub fn seen_at(
     let packets = capture.stop()?;
     let requests: Vec<_> = packets
         .into_iter()
-        .filter(|packet| packet.innermost().is_icmp() && packet.innermost().destination == to)
+        .filter(|packet| {
+            packet.innermost().is_echo_request() && packet.innermost().destination == to
+        })
         .collect();
     ensure!(
         !requests.is_empty(),

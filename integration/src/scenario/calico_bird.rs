@@ -44,6 +44,8 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     let mut lab = Lab::build(plan, folder)?;
     // The ToR's session with n4 stays down: Calico's BIRD is configured for the mesh alone.
     let old = lab.nodes.pop().ok_or_else(|| anyhow::anyhow!("no node"))?;
+    // Calico's pods reach their gateway by proxy ARP, which needs a default route on the host.
+    old.netns.ip("route add default via 10.0.2.1")?;
     let pod = old_pod(&old.netns)?;
     let others: Vec<IpAddr> = lab
         .nodes
