@@ -9,7 +9,7 @@ use crate::eventually::{eventually, idle};
 use crate::node::{Node, Pod};
 use crate::report::{Report, say};
 use crate::scenario::Outcome;
-use crate::topology::{Lab, PRIVATE_PREFIX, Plan};
+use crate::topology::{Lab, Plan};
 use crate::view::{self, Way};
 use crate::{pace, ping};
 
@@ -40,13 +40,7 @@ const PICTURE: &str = "
 ";
 
 fn show(folder: &Path, report: &mut Report) -> Result<Outcome> {
-    let mut lab = Lab::build(
-        Plan {
-            private_prefix: true,
-            ..Plan::default()
-        },
-        folder,
-    )?;
+    let mut lab = Lab::build(Plan::default(), folder)?;
     lab.start_agents()?;
     report.check(
         "four sessions on every node: three nodes and the ToR",
@@ -286,9 +280,10 @@ fn closed(lab: &Lab, report: &mut Report) {
             let router = &lab.rack("a")?.router;
             let neighbor = n1.address(4)?;
             let gone = lost_while(n1, || router.close(neighbor), || router.open(neighbor))?;
+            let announced: Vec<_> = lab.racks.iter().map(|rack| &rack.outside_prefix).collect();
             ensure!(
-                gone == [PRIVATE_PREFIX],
-                "lost {gone:?}, expected {PRIVATE_PREFIX}"
+                gone.iter().eq(announced.iter().copied()),
+                "lost {gone:?}, expected {announced:?}"
             );
             Ok(format!("n1 lost {} and nothing else", gone.join(" ")))
         },

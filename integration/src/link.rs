@@ -149,6 +149,12 @@ impl KernelRoute {
             .any(|hop| hop.split(' ').rev().nth(0) == Some(interface))
     }
 
+    /// Whether it has a gateway at all.
+    #[must_use]
+    pub fn goes_via_any(&self) -> bool {
+        self.next_hops.iter().any(|hop| hop.starts_with("via "))
+    }
+
     /// Whether any next hop is this gateway.
     #[must_use]
     pub fn goes_via(&self, gateway: &str) -> bool {

@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::eventually::eventually;
 use crate::link::{self, End};
 use crate::netns::Netns;
 use crate::node::Node;
@@ -65,8 +66,6 @@ pub struct Plan {
     pub routed: bool,
     /// Addresses a block: 32 minus this is their logarithm. Small blocks make a node claim a second one soon.
     pub block_size: u8,
-    /// A prefix that the ToR of rack a announces to n1 alone, to tell that session's routes from all others.
-    pub private_prefix: bool,
 }
 
 impl Default for Plan {
@@ -77,13 +76,9 @@ impl Default for Plan {
             joined_sessions: false,
             routed: false,
             block_size: 29,
-            private_prefix: false,
         }
     }
 }
-
-/// The prefix announced to n1 alone.
-pub const PRIVATE_PREFIX: &str = "198.18.11.0/24";
 
 /// A rack: its router and what is behind it.
 #[derive(Debug)]
@@ -246,7 +241,39 @@ impl Lab {
             nodes,
         };
         lab.write_objects()?;
+        lab.await_fabric()?;
         Ok(lab)
+    }
+
+    /// Waits until the ToRs have told each other of their racks and what is behind them: a fabric that is up before its
+    /// nodes are.
+    fn await_fabric(&self) -> Result<()> {
+        let families: &[u8] = if self.plan.ipv6.is_some() {
+            &[4, 6]
+        } else {
+            &[4]
+        };
+        eventually(
+            "the ToRs route to each other's racks",
+            pace::seconds(40),
+            || {
+                for rack in &self.racks {
+                    for family in families {
+                        let routes = link::routes(&rack.netns, *family)?;
+                        let learned = routes
+                            .iter()
+                            .filter(|route| route.leaves_by("up0") && route.goes_via_any());
+                        let count = learned.count();
+                        ensure!(
+                            count >= 2,
+                            "{count} IPv{family} routes in rack {}",
+                            rack.name
+                        );
+                    }
+                }
+                Ok::<_, anyhow::Error>(())
+            },
+        )
     }
 
     fn write_objects(&self) -> Result<()> {
@@ -484,7 +511,7 @@ impl Lab {
     /// # Errors
     /// When one is not by the deadline.
     pub fn await_router_sessions(&self, deadline: Duration) -> Result<usize> {
-        crate::eventually::eventually("all sessions of the ToRs", deadline, || {
+        eventually("all sessions of the ToRs", deadline, || {
             let sessions = self
                 .router_sessions()
                 .map_err(|error| format!("{error:#}"))?;
@@ -573,13 +600,6 @@ fn start_rack(rack: u8, netns: &Netns, plan: &Plan, folder: &Path) -> Result<Rac
             local: uplink(rack, plan),
             joined: false,
         }],
-        only_for: (plan.private_prefix && rack == 1).then(|| {
-            (
-                "n1".to_owned(),
-                PRIVATE_PREFIX.to_owned(),
-                "out0".to_owned(),
-            )
-        }),
     };
     let router: Box<dyn Router> = if rack == 1 {
         Box::new(Bird::start(Version::Two, netns, &tor.bird(), folder)?)

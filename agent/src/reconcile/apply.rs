@@ -534,7 +534,10 @@ impl<K: Kernel> Reconciler<K> {
 
     fn record(&mut self, change: &RouteChange, result: Result<(), KernelError>) {
         if let Err(error) = &result {
-            self.counters.route_errors.inc();
+            // The plugin adds a pod's route too; whoever comes second is told it exists, compares, and is content.
+            if *error != KernelError::Exists {
+                self.counters.route_errors.inc();
+            }
             tracing::debug!(route = %change.key(), %error, "a route was refused");
         }
         match self.routes.record(change, result) {

@@ -44,8 +44,6 @@ pub struct Tor {
     pub nodes: Vec<Neighbor>,
     /// The other ToRs.
     pub tors: Vec<Neighbor>,
-    /// A prefix announced to one node alone (node name, prefix, interface).
-    pub only_for: Option<(String, String, String)>,
 }
 
 fn family(prefix: &str) -> u8 {
@@ -91,11 +89,6 @@ impl Tor {
                 .collect();
             members.join(", ")
         };
-        let only: Vec<_> = self
-            .only_for
-            .iter()
-            .filter(|(_, prefix, _)| family(prefix) == of)
-            .collect();
         let own = self
             .outside
             .iter()
@@ -105,12 +98,6 @@ impl Tor {
             .map(|(prefix, dev)| format!(" route {prefix} via \"{dev}\";"))
             .collect();
         let _ = writeln!(text, "protocol static own{of} {{ ipv{of};{own} }}");
-        for (_, prefix, dev) in &only {
-            let _ = writeln!(
-                text,
-                "protocol static only{of} {{ ipv{of}; route {prefix} via \"{dev}\"; }}"
-            );
-        }
         let _ = writeln!(
             text,
             "protocol kernel kernel{of} {{ ipv{of} {{ import none; export where source = RTS_BGP; }}; merge paths on; }}"
@@ -138,10 +125,7 @@ impl Tor {
         } else {
             refuse
         };
-        let _ = writeln!(
-            text,
-            "filter tors{of} {{ if proto = \"only{of}\" then reject; {refuse}accept; }}"
-        );
+        let _ = writeln!(text, "filter tors{of} {{ {refuse}accept; }}");
     }
 
     fn bird_neighbor(&self, neighbor: &Neighbor, node: bool, text: &mut String) {
@@ -181,22 +165,7 @@ impl Tor {
                 } else {
                     ("tors", "tors")
                 };
-                let export = match &self.only_for {
-                    Some((name, prefix, _))
-                        if node && *name == neighbor.name && family(prefix) == of =>
-                    {
-                        format!(
-                            "export filter {{ if proto = \"only{of}\" then accept; if net ~ [ {} ] then accept; reject; }};",
-                            self.outside_ranges
-                                .iter()
-                                .filter(|range| family(range) == of)
-                                .map(|range| format!("{range}+"))
-                                .collect::<Vec<_>>()
-                                .join(", ")
-                        )
-                    }
-                    _ => format!("export filter {export}{of};"),
-                };
+                let export = format!("export filter {export}{of};");
                 let _ = writeln!(
                     text,
                     "  ipv{of} {{ import keep filtered on; import filter {import}{of}; {export}{next_hop} }};"
