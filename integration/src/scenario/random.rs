@@ -96,11 +96,13 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
             &format!("the kernel of {name} equals what a fresh agent computes"),
             || {
                 let node = &mut lab.nodes[index];
+                complete(node)?;
                 let lived = settled(node)?;
                 node.stop_agent()?;
                 wipe(node)?;
                 node.start_agent()?;
                 node.await_ready(pace::seconds(30))?;
+                complete(node)?;
                 eventually("the same tables", pace::seconds(60), || {
                     let fresh = tables(node)?;
                     let (lost, gained): (Vec<_>, Vec<_>) = (
@@ -379,6 +381,20 @@ fn tables(node: &Node) -> Result<BTreeSet<String>> {
         lines.insert(format!("table {flat}"));
     }
     Ok(lines)
+}
+
+/// Waits until an agent that was restarted has heard all it waits for: before that it removes nothing it does not know.
+fn complete(node: &Node) -> Result<()> {
+    eventually(
+        format!("the restart of {} is over", node.name),
+        pace::seconds(150),
+        || {
+            let status = node.ask(&["status"])?;
+            let waiting = status.get("restarting").and_then(Value::as_array);
+            ensure!(waiting.is_some_and(Vec::is_empty), "{waiting:?}");
+            Ok::<_, anyhow::Error>(())
+        },
+    )
 }
 
 /// The tables once they are the same at several looks in a row.
