@@ -43,6 +43,8 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
     let name = file.speaker.router_id.to_string();
     let options = SpeakerOptions {
         seed: rand::random(),
+        // A pure reflector keeps no view of what it would forward by.
+        report_routes: kernel.is_some(),
         ..SpeakerOptions::default()
     };
     let mut told = Told {

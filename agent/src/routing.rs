@@ -30,7 +30,7 @@ use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
 use margay_bgp::rib::{BestRoute, RouteChange, RouteSource};
 use margay_bgp::speaker::config::SpeakerConfig;
-use margay_bgp::speaker::snapshot::{Retention, RouteInfo, RouteQuery, SpeakerSnapshot};
+use margay_bgp::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 use margay_bgp::speaker::{Clear, SpeakerShutdown};
 use margay_bgp::transport::{self, SpeakerEvent, SpeakerHandle, SpeakerOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -545,12 +545,12 @@ impl Task {
                 progress.complete.insert(peer.name.to_string());
             }
         }
-        let routes = running
+        let owned = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
+        progress.uncovered = running
             .handle
-            .routes(RouteQuery::default())
+            .uncovered(owned(leaving), owned(names))
             .await
             .unwrap_or_default();
-        progress.uncovered = uncovered(&routes, &leaving, &names);
         progress
     }
 
@@ -641,35 +641,6 @@ fn wanted(config: &SpeakerConfig, sessions: &[Session]) -> Vec<Wanted> {
             })
         })
         .collect()
-}
-
-/// Which of the leaving sessions teach a prefix that no configured session teaches as well.
-fn uncovered(
-    routes: &[RouteInfo],
-    leaving: &BTreeSet<&str>,
-    configured: &BTreeSet<&str>,
-) -> BTreeSet<String> {
-    let mut result = BTreeSet::new();
-    for route in routes {
-        let from = |source: &RouteSource| match source {
-            RouteSource::Local => None,
-            RouteSource::Peer { name, .. } => Some(Arc::clone(name)),
-        };
-        let usable = || route.paths.iter().filter(|path| path.unusable.is_none());
-        let covered = usable().any(|path| {
-            path.retention == Retention::None
-                && from(&path.source).is_none_or(|name| configured.contains(&*name))
-        });
-        if !covered {
-            result.extend(
-                usable()
-                    .filter_map(|path| from(&path.source))
-                    .filter(|name| leaving.contains(&**name))
-                    .map(|name| name.to_string()),
-            );
-        }
-    }
-    result
 }
 
 /// Takes a change of the speaker's into the best routes of the kernel's.

@@ -342,7 +342,7 @@ impl<P: Ord + Copy> Deferral<P> {
     /// The peer has told everything of these families, or need not be waited for.
     pub(crate) fn settle(&mut self, peer: P, families: FamilySet) {
         if let Some(awaited) = self.awaited.get_mut(&peer) {
-            awaited.families = awaited.families - families;
+            awaited.families -= families;
             if awaited.families.is_empty() {
                 self.awaited.remove(&peer);
             }

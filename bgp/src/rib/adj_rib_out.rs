@@ -92,6 +92,7 @@ struct OutRecord {
     actions: u32,
     references: u32,
     source: Slot,
+    revision: u8,
     long_lived: bool,
 }
 
@@ -168,6 +169,8 @@ pub(crate) struct Group {
     pub(crate) key: GroupKey,
     nets: Vec<NetOut>,
     advertised: usize,
+    /// How much of that is from each source.
+    by_source: Vec<usize>,
     records: Vec<OutRecord>,
     free_records: u32,
     record_index: IdIndex,
@@ -183,6 +186,10 @@ pub(crate) struct Group {
     latest_walk: Weak<WalkList>,
     walk_chunks: VecDeque<WalkChunk>,
     members: Vec<Option<Member>>,
+    /// Members that hold what another group told them.
+    holders: usize,
+    /// What they held until now.
+    unheld: Vec<NetId>,
     /// Next net whose telling is not known yet or belongs to an earlier policy.
     fill: Option<u32>,
     /// The fill is the first one: nobody may be told before it ends.
@@ -202,6 +209,7 @@ impl Group {
             key,
             nets: Vec::new(),
             advertised: 0,
+            by_source: Vec::new(),
             records: Vec::new(),
             free_records: NONE,
             record_index: IdIndex::default(),
@@ -214,6 +222,8 @@ impl Group {
             latest_walk: Weak::new(),
             walk_chunks: VecDeque::new(),
             members: Vec::new(),
+            holders: 0,
+            unheld: Vec::new(),
             fill: Some(0),
             filling_first: true,
             announced_head: 0,
@@ -256,7 +266,14 @@ impl Group {
 
     /// Whether the group still refers to the net.
     pub(crate) fn needs(&self, net: NetId) -> bool {
-        is_told(self.net(net).out) || self.pending(net).is_some()
+        is_told(self.net(net).out)
+            || self.pending(net).is_some()
+            || self.holders > 0
+                && self
+                    .members
+                    .iter()
+                    .flatten()
+                    .any(|member| member.held.as_ref().is_some_and(|held| bit(held, net.0)))
     }
 
     /// Whether the peer in `slot` is told of the net.
@@ -271,13 +288,22 @@ impl Group {
             .is_some_and(|record| !excludes(record, slot, router_id, store))
     }
 
-    /// Whether the group is told of the net at all.
-    pub(crate) fn advertises(&self, net: NetId) -> bool {
-        is_told(self.net(net).out)
+    /// How many nets the peer in `slot` is told of: all the group is told, less what is its own.
+    pub(crate) fn advertised_to(&self, slot: Slot) -> usize {
+        let own = self.by_source.get(usize::from(slot)).copied();
+        self.advertised.saturating_sub(own.unwrap_or(0))
     }
 
-    pub(crate) const fn advertised(&self) -> usize {
-        self.advertised
+    fn count_source(&mut self, out: u32, count: fn(usize) -> usize) {
+        let Some(source) = self.record(out).map(|record| usize::from(record.source)) else {
+            return;
+        };
+        if source >= self.by_source.len() {
+            self.by_source.resize(source + 1, 0);
+        }
+        if let Some(place) = self.by_source.get_mut(source) {
+            *place = count(*place);
+        }
     }
 
     fn record(&self, out: u32) -> Option<&OutRecord> {
@@ -341,6 +367,8 @@ impl Group {
         }
         self.advertised += usize::from(is_told(new));
         self.advertised -= usize::from(is_told(old));
+        self.count_source(new, |count| count + 1);
+        self.count_source(old, |count| count.saturating_sub(1));
         if is_told(old) {
             self.release(old, store);
         }
@@ -348,12 +376,19 @@ impl Group {
 
     fn intern(&mut self, export: &Export, store: &mut AttributeStore) -> u32 {
         let actions = self.intern_actions(&export.rules);
-        let hash = record_hash(export.attributes, actions, export.source, export.long_lived);
+        let hash = record_hash(
+            export.attributes,
+            actions,
+            export.source,
+            export.revision,
+            export.long_lived,
+        );
         let found = self.record_index.find(hash, |id| {
             self.record(id).is_some_and(|record| {
                 record.attributes == export.attributes
                     && record.actions == actions
                     && record.source == export.source
+                    && record.revision == export.revision
                     && record.long_lived == export.long_lived
             })
         });
@@ -369,6 +404,7 @@ impl Group {
             actions,
             references: 1,
             source: export.source,
+            revision: export.revision,
             long_lived: export.long_lived,
         };
         let id = self.free_records;
@@ -421,6 +457,7 @@ impl Group {
             record.attributes,
             record.actions,
             record.source,
+            record.revision,
             record.long_lived,
         );
         let records = &self.records;
@@ -441,6 +478,7 @@ impl Group {
                 referred.push(NetId(id));
             }
         }
+        referred.append(&mut self.unheld);
         referred.extend(
             self.journal
                 .iter()
@@ -486,6 +524,7 @@ impl Group {
         occasion: Occasion,
         held: Option<Vec<u64>>,
     ) -> MemberId {
+        self.holders += usize::from(held.is_some());
         let member = Some(Member {
             slot,
             router_id,
@@ -512,7 +551,10 @@ impl Group {
     /// Lets a peer go. Returns what it may have been told, for the group it joins next.
     pub(crate) fn leave(&mut self, id: MemberId, carry: bool) -> Option<(Occasion, Vec<u64>)> {
         let member = self.members.get_mut(id.0 as usize)?.take()?;
+        self.holders -= usize::from(member.held.is_some());
         if !carry {
+            self.unheld
+                .extend(member.held.iter().flat_map(|held| bits(held)));
             return None;
         }
         let occasion = match member.sync {
@@ -606,6 +648,7 @@ impl Group {
 
     /// Drops what every member has read. Tells nets that may be given back.
     pub(crate) fn trim(&mut self, released: &mut Vec<NetId>) {
+        released.append(&mut self.unheld);
         if self.journal.is_empty() {
             return;
         }
@@ -725,9 +768,22 @@ fn bit(bits: &[u64], net: u32) -> bool {
         .is_some_and(|word| word >> (net % 64) & 1 == 1)
 }
 
-const fn record_hash(attributes: AttrId, actions: u32, source: Slot, long_lived: bool) -> u64 {
+fn bits(bits: &[u64]) -> impl Iterator<Item = NetId> + '_ {
+    (0..u32::try_from(bits.len() * 64).unwrap_or(u32::MAX))
+        .filter(|net| bit(bits, *net))
+        .map(NetId)
+}
+
+const fn record_hash(
+    attributes: AttrId,
+    actions: u32,
+    source: Slot,
+    revision: u8,
+    long_lived: bool,
+) -> u64 {
     let low = (attributes.0 as u64) << 32 | actions as u64;
-    fold(low, (source as u64) << 1 | long_lived as u64)
+    let high = (source as u64) << 16 | (revision as u64) << 8 | long_lived as u64;
+    fold(low, high)
 }
 
 fn hash_of(records: &[OutRecord], id: u32) -> u64 {
@@ -736,6 +792,7 @@ fn hash_of(records: &[OutRecord], id: u32) -> u64 {
             record.attributes,
             record.actions,
             record.source,
+            record.revision,
             record.long_lived,
         )
     })

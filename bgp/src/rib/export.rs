@@ -27,7 +27,8 @@ pub(crate) struct GroupKey {
     pub(crate) local_asn: Asn,
     /// They are our clients.
     pub(crate) client: bool,
-    pub(crate) cluster_id: RouterId,
+    /// Our cluster towards internal peers. Others are not told of clusters, so a change must not move them.
+    pub(crate) cluster_id: Option<RouterId>,
     pub(crate) next_hop_mode: NextHopMode,
     /// How we call ourselves as next hop on these sessions; nothing where the session has no address of the family.
     pub(crate) self_next_hop: Option<NextHop>,
@@ -60,6 +61,8 @@ pub(crate) fn sending_half(context: &CodecContext) -> CodecContext {
 pub(crate) struct Export {
     pub(crate) attributes: AttrId,
     pub(crate) source: Slot,
+    /// Which state of what is known of the source it depends on.
+    pub(crate) revision: u8,
     pub(crate) long_lived: bool,
     pub(crate) rules: AppliedRules,
 }
@@ -111,6 +114,8 @@ pub(crate) fn export(
     let export = Export {
         attributes: path.attributes,
         source: path.peer,
+        // Externals are told nothing that depends on it.
+        revision: if key.external { 0 } else { source.revision },
         long_lived: path.long_lived,
         rules,
     };
@@ -159,10 +164,12 @@ pub(crate) fn rewrite(
             if attributes.originator_id.is_none() {
                 attributes.originator_id = RouterId::new(source.router_id);
             }
-            if source.cluster_id != key.cluster_id {
-                attributes.cluster_list.insert(0, source.cluster_id);
+            if let Some(cluster_id) = key.cluster_id {
+                if source.cluster_id != cluster_id {
+                    attributes.cluster_list.insert(0, source.cluster_id);
+                }
+                attributes.cluster_list.insert(0, cluster_id);
             }
-            attributes.cluster_list.insert(0, key.cluster_id);
         }
     }
     Some((attributes, next_hop))
@@ -205,6 +212,9 @@ fn next_hop(
             });
             if shared {
                 unchanged()
+            } else if local {
+                // What a route of ours names is an address of ours: it serves where the session has none of the family.
+                key.self_next_hop.or_else(unchanged)
             } else {
                 key.self_next_hop
             }
@@ -238,8 +248,8 @@ impl GroupKey {
     }
 }
 
-/// How we call ourselves on a session between these addresses. Nothing for IPv6 routes over an IPv4 session: peers would
-/// be told an IPv4-mapped address no router forwards to, so the family stays silent instead.
+/// How we call ourselves by this address. Nothing for IPv6 routes by an IPv4 address: peers would be told an IPv4-mapped
+/// one that no router forwards to. The configuration may name another address of ours.
 pub(crate) fn self_next_hop(
     family: Family,
     local: IpAddr,

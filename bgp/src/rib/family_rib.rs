@@ -220,9 +220,8 @@ impl<F: Key> FamilyRib<F> {
         if group.is_empty()
             && let Some(group) = self.groups.get_mut(place).and_then(Option::take)
         {
-            for net in group.dissolve(store) {
-                self.free_if_unused(net);
-            }
+            // Not freed at once: the peer may take some of them along to the group it joins next.
+            self.released.extend(group.dissolve(store));
         }
         carried
     }

@@ -21,8 +21,8 @@ pub(crate) struct ImportContext<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) source: SourceKind,
     pub(crate) peer: &'a str,
-    /// The AS we show this peer.
-    pub(crate) local_asn: Asn,
+    /// Our own ASs, possibly equal: the one we show this peer, and the speaker's.
+    pub(crate) own_asns: [Asn; 2],
     pub(crate) allowed_local_as: u8,
     pub(crate) router_id: RouterId,
     pub(crate) cluster_ids: &'a BTreeSet<RouterId>,
@@ -38,7 +38,12 @@ pub(crate) fn check(
     attributes: &PathAttributes,
     next_hop: Option<NextHop>,
 ) -> Option<Unusable> {
-    if attributes.as_path.count(context.local_asn) > usize::from(context.allowed_local_as) {
+    let [shown, own] = context.own_asns;
+    let mut occurrences = attributes.as_path.count(shown);
+    if own != shown {
+        occurrences += attributes.as_path.count(own);
+    }
+    if occurrences > usize::from(context.allowed_local_as) {
         return Some(Unusable::AsLoop);
     }
     if attributes.originator_id == Some(context.router_id) {

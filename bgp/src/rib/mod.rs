@@ -51,6 +51,8 @@ pub(crate) struct PeerFacts {
     pub(crate) client: bool,
     /// Our cluster as its reflector.
     pub(crate) cluster_id: RouterId,
+    /// Counts changes of what goes into attributes told to others, so that they are told again.
+    pub(crate) revision: u8,
 }
 
 impl PeerFacts {

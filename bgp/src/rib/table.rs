@@ -30,6 +30,10 @@ use crate::family::AddressFamily;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix};
 use crate::speaker::snapshot::Unusable;
 
+/// Most paths of one prefix a peer may announce (RFC 7911). What is linear in them is done for each of them, so that without
+/// a limit one peer could keep us busy with a single prefix.
+pub(crate) const MAX_PATHS: usize = 64;
+
 /// A prefix of one table. Reused only when nothing refers to it any more, see [`Table::free`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NetId(pub(crate) u32);
@@ -167,6 +171,18 @@ pub(crate) struct PathView {
     pub(crate) old: bool,
 }
 
+/// What a peer has of a prefix.
+#[derive(Clone, Copy, Debug, Default)]
+struct Among {
+    found: Option<u32>,
+    /// Paths under other identifiers.
+    others: usize,
+    /// One of those is of the current epoch.
+    fresh: bool,
+    /// One that is not.
+    old: Option<u32>,
+}
+
 /// What has to visit every path of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Walk {
@@ -186,6 +202,8 @@ struct PeerPaths {
     head: u32,
     count: usize,
     accepted: usize,
+    /// Prefixes with a path of the current epoch.
+    fresh_prefixes: usize,
     epoch: u8,
     /// Epochs begun since nothing old was left; they must not lap the paths.
     epochs_open: u8,
@@ -201,6 +219,7 @@ impl Default for PeerPaths {
             head: NONE,
             count: 0,
             accepted: 0,
+            fresh_prefixes: 0,
             epoch: 0,
             epochs_open: 0,
             walks: VecDeque::new(),
@@ -408,18 +427,47 @@ impl<F: Key> Table<F> {
         None
     }
 
-    /// Takes a path in, in place of the one with the same prefix, peer and path id.
+    /// The path with this identity, and what else the peer has of the prefix. Without a path identifier there is nothing else.
+    fn find_among(&self, net: NetId, peer: Slot, path_id: Option<u32>, epoch: u8) -> Among {
+        let mut among = Among::default();
+        let mut at = self.net(net).first;
+        while at != NONE {
+            let path = self.path(at);
+            if path.peer != peer {
+            } else if path.id() == path_id {
+                among.found = Some(at);
+                if path_id.is_none() {
+                    break;
+                }
+            } else {
+                among.others += 1;
+                if path.epoch == epoch {
+                    among.fresh = true;
+                } else {
+                    among.old = Some(at);
+                }
+            }
+            at = path.next;
+        }
+        among
+    }
+
+    /// Takes a path in, in place of the one with the same prefix, peer and path id. False where the peer has too many paths of the
+    /// prefix: what it announced first stays.
     pub(crate) fn announce(
         &mut self,
         prefix: F,
         peer: Slot,
         incoming: Incoming,
         store: &mut AttributeStore,
-    ) {
+    ) -> bool {
         let net = self.find_or_insert(prefix);
         let epoch = self.peer_mut(peer).epoch;
-        if let Some(at) = self.find_path(net, peer, incoming.path_id) {
-            self.path_mut(at).epoch = epoch;
+        let among = self.find_among(net, peer, incoming.path_id, epoch);
+        if let Some(at) = among.found {
+            let place = self.path_mut(at);
+            let renewed = std::mem::replace(&mut place.epoch, epoch) != epoch;
+            self.peer_mut(peer).fresh_prefixes += usize::from(renewed && !among.fresh);
             self.rewrite(
                 at,
                 incoming.received,
@@ -428,8 +476,17 @@ impl<F: Key> Table<F> {
                 false,
                 store,
             );
-            return;
+            return true;
         }
+        if among.others >= MAX_PATHS {
+            let Some(old) = among.old else {
+                store.release(incoming.received);
+                store.release(incoming.attributes);
+                return false;
+            };
+            self.remove(old, store);
+        }
+        self.peer_mut(peer).fresh_prefixes += usize::from(!among.fresh);
         let mut flags = PathFlags::empty();
         flags.set(PathFlags::HAS_PATH_ID, incoming.path_id.is_some());
         flags.set_reason(incoming.unusable);
@@ -473,6 +530,7 @@ impl<F: Key> Table<F> {
         list.accepted += usize::from(incoming.unusable.is_none());
         self.live_paths += 1;
         self.mark_dirty(net);
+        true
     }
 
     /// Changes what a path says; takes over the references given and returns those it had.
@@ -524,6 +582,9 @@ impl<F: Key> Table<F> {
     fn remove(&mut self, at: u32, store: &mut AttributeStore) {
         let path = *self.path(at);
         let net = NetId(path.net);
+        let epoch = self.peer_mut(path.peer).epoch;
+        let fresh = path.epoch == epoch
+            && (path.id().is_none() || !self.find_among(net, path.peer, path.id(), epoch).fresh);
         // Out of the net's list.
         let mut before = NONE;
         let mut here = self.net(net).first;
@@ -552,6 +613,7 @@ impl<F: Key> Table<F> {
         }
         list.count -= 1;
         list.accepted -= usize::from(path.flags.reason().is_none());
+        list.fresh_prefixes -= usize::from(fresh);
         store.release(path.received);
         store.release(path.attributes);
         self.touch(net, path.flags);
@@ -783,11 +845,85 @@ fn candidate(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::rib::attribute_store::PathData;
 
     #[test]
     fn a_route_costs_what_the_design_promises() {
         assert_eq!(size_of::<Net<Ipv4Prefix>>(), 16);
         assert_eq!(size_of::<Path>(), 32);
+    }
+
+    fn announce(
+        table: &mut Table<Ipv4Prefix>,
+        store: &mut AttributeStore,
+        prefix: &str,
+        path_id: Option<u32>,
+    ) -> bool {
+        let id = store.intern(PathData {
+            attributes: Arc::default(),
+            next_hop: None,
+            interface: 0,
+            weight: 0,
+        });
+        store.retain(id);
+        let incoming = Incoming {
+            path_id,
+            received: id,
+            attributes: id,
+            unusable: None,
+        };
+        table.announce(prefix.parse().expect("a prefix"), 1, incoming, store)
+    }
+
+    #[test]
+    fn a_peer_has_so_many_paths_of_a_prefix_and_no_more() {
+        let (mut table, mut store) = (Table::new(1), AttributeStore::new(1));
+        let most = u32::try_from(MAX_PATHS).expect("small");
+        for id in 0..most {
+            assert!(announce(&mut table, &mut store, "10.0.0.0/24", Some(id)));
+        }
+        assert!(!announce(&mut table, &mut store, "10.0.0.0/24", Some(most)));
+        assert!(announce(&mut table, &mut store, "10.0.0.0/24", Some(0)));
+        assert_eq!(table.counts(1).0, MAX_PATHS);
+        // Those of an ended session make room for those of the next.
+        table.begin_epoch(1, &mut store);
+        for id in 0..most {
+            assert!(announce(
+                &mut table,
+                &mut store,
+                "10.0.0.0/24",
+                Some(1000 + id)
+            ));
+        }
+        assert!(!announce(&mut table, &mut store, "10.0.0.0/24", Some(0)));
+        assert_eq!((table.counts(1).0, store.len()), (MAX_PATHS, 1));
+    }
+
+    #[test]
+    fn prefixes_of_the_current_session_are_counted_once() {
+        let (mut table, mut store) = (Table::new(1), AttributeStore::new(1));
+        for id in [1, 2] {
+            announce(&mut table, &mut store, "10.0.0.0/24", Some(id));
+        }
+        announce(&mut table, &mut store, "10.0.1.0/24", Some(1));
+        assert_eq!(table.fresh_prefixes(1), 2);
+        table.begin_epoch(1, &mut store);
+        assert_eq!(table.fresh_prefixes(1), 0);
+        for id in [1, 2, 3] {
+            announce(&mut table, &mut store, "10.0.0.0/24", Some(id));
+        }
+        assert_eq!((table.fresh_prefixes(1), table.counts(1).0), (1, 4));
+        let withdraw = |table: &mut Table<Ipv4Prefix>, store: &mut _, prefix: &str, id| {
+            table.withdraw(prefix.parse().expect("a prefix"), 1, Some(id), store)
+        };
+        for (id, left) in [(3, 1), (1, 1), (2, 0)] {
+            assert!(withdraw(&mut table, &mut store, "10.0.0.0/24", id));
+            assert_eq!(table.fresh_prefixes(1), left);
+        }
+        assert!(withdraw(&mut table, &mut store, "10.0.1.0/24", 1));
+        assert_eq!((table.fresh_prefixes(1), table.counts(1).0), (0, 0));
     }
 }

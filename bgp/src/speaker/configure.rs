@@ -3,7 +3,8 @@
 //! | What changed | What happens |
 //! |---|---|
 //! | a peer came or went | it starts; it is told 6/3 and its routes go |
-//! | what OPENs or the TCP connection settle | that session is reset |
+//! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
+//! | what OPENs or the TCP connection settle | that session is reset and tried at once |
 //! | import policy, allowed own AS | that peer's paths are evaluated anew, from memory |
 //! | export policy, next hops, reflection | the peer moves to the group that tells this; differences are sent |
 //! | originated routes, ECMP limits | the prefixes concerned are decided anew |
@@ -48,6 +49,7 @@ impl Speaker {
         for slot in self.slots() {
             self.refresh_facts(slot);
         }
+        self.refresh_own_addresses();
         self.regroup();
     }
 
@@ -74,6 +76,10 @@ impl Speaker {
                 }
             }
             self.drain(slot, now);
+            if asn_changed {
+                // Sessions that show another AS go on, but what is a loop changed.
+                self.queue_import(slot);
+            }
         }
     }
 
@@ -395,7 +401,7 @@ impl Speaker {
             match *prefix {
                 Prefix::V4(prefix) => ipv4.table.announce(prefix, LOCAL, incoming, store),
                 Prefix::V6(prefix) => ipv6.table.announce(prefix, LOCAL, incoming, store),
-            }
+            };
         }
         self.originated = wanted;
     }
@@ -419,6 +425,9 @@ impl Speaker {
     }
 
     /// Puts every peer into the group that tells what it is to be told now.
+    ///
+    /// Afterwards each peer's key is that of its group: groups change their policy only where every member wants that, those
+    /// included that came in during this very change, and whoever moves alone joins a group of exactly its key.
     fn regroup(&mut self) {
         for family in Family::ALL {
             let mut movers: BTreeMap<usize, Vec<Slot>> = BTreeMap::new();
@@ -451,7 +460,11 @@ impl Speaker {
             }
             for (group, slots) in movers {
                 // A policy that changed for all members alike changes for the group, which then tells the difference.
+                let members = with_rib_ref!(self.tables, family, |rib| rib
+                    .group(group)
+                    .map_or(0, |group| group.members().count()));
                 if let Some(Some(policy)) = whole.get(&group)
+                    && members == slots.len()
                     && with_rib!(self.tables, family, |rib| rib
                         .set_group_policy(group, policy))
                 {

@@ -1,5 +1,6 @@
 //! What can be asked of a speaker.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,47 @@ use crate::decision::{self, Step};
 use crate::family::{AddressFamily, Family};
 use crate::prefix::Prefix;
 use crate::rib::table::{Key, NetId, PathView};
-use crate::rib::{FamilyRib, Slot, View, source_of};
+use crate::rib::{FamilyRib, LOCAL, Slot, View, source_of};
+
+/// A query that is answered in slices, so that a dump of a whole table does not keep peers waiting.
+#[derive(Debug)]
+pub struct RouteDump {
+    query: RouteQuery,
+    /// Families still to do, the next one last.
+    families: Vec<Family>,
+    /// Where the search for prefixes is.
+    next: u32,
+    matching: Vec<(Prefix, u32)>,
+    /// What was found, in order, once the search is over.
+    found: Option<std::vec::IntoIter<(Prefix, u32)>>,
+    routes: Vec<RouteInfo>,
+}
+
+impl RouteDump {
+    /// Begins with nothing.
+    #[must_use]
+    pub fn new(query: RouteQuery) -> Self {
+        let asked = query.prefix.map(Prefix::family).or(query.family);
+        Self {
+            families: Family::ALL
+                .into_iter()
+                .rev()
+                .filter(|family| asked.is_none_or(|asked| asked == *family))
+                .collect(),
+            query,
+            next: 0,
+            matching: Vec::new(),
+            found: None,
+            routes: Vec::new(),
+        }
+    }
+
+    /// What was found, in order of prefix, IPv4 first.
+    #[must_use]
+    pub fn into_routes(self) -> Vec<RouteInfo> {
+        self.routes
+    }
+}
 
 impl Speaker {
     /// The speaker at this moment.
@@ -96,15 +137,7 @@ impl Speaker {
         with_rib_ref!(self.tables, family, |rib| {
             let (received, accepted) = rib.table.counts(slot);
             let group = carried.and_then(|carried| rib.group(carried.group));
-            let advertised = group.map_or(0, |group| {
-                // All the group is told, less what came from this peer itself.
-                let own = rib
-                    .table
-                    .paths_by(slot)
-                    .filter(|path| path.best && group.advertises(path.net))
-                    .count();
-                group.advertised().saturating_sub(own)
-            });
+            let advertised = group.map_or(0, |group| group.advertised_to(slot));
             PeerFamilySnapshot {
                 family,
                 negotiated: carried.is_some(),
@@ -127,59 +160,157 @@ impl Speaker {
     /// What is known of the prefixes asked for, in order of prefix.
     #[must_use]
     pub fn routes(&self, query: &RouteQuery) -> Vec<RouteInfo> {
-        let family = query.prefix.map(Prefix::family).or(query.family);
-        let limit = query.limit.unwrap_or(usize::MAX);
-        let mut routes = Vec::new();
-        if family.is_none_or(|family| family == Family::IPV4_UNICAST) {
-            self.routes_of(&self.tables.ipv4, query, limit, &mut routes);
-        }
-        if family.is_none_or(|family| family == Family::IPV6_UNICAST) {
-            self.routes_of(&self.tables.ipv6, query, limit, &mut routes);
-        }
-        routes
+        let mut dump = RouteDump::new(query.clone());
+        while self.dump(&mut dump, usize::MAX) {}
+        dump.routes
     }
 
-    fn routes_of<F: Key>(
+    /// Goes on answering a query: looks at about `budget` prefixes. True while more is left; the table may change in between,
+    /// and the answer then tells each prefix as it was when its turn came.
+    pub fn dump(&self, dump: &mut RouteDump, budget: usize) -> bool {
+        let mut left = budget;
+        while left > 0 {
+            let Some(family) = dump.families.last().copied() else {
+                return false;
+            };
+            if !with_rib_ref!(self.tables, family, |rib| self
+                .dump_step(rib, dump, &mut left))
+            {
+                dump.families.pop();
+                dump.next = 0;
+                dump.found = None;
+            }
+        }
+        !dump.families.is_empty()
+    }
+
+    /// One step of a family's part: first the prefixes are found, then sorted, then told. False when the part is done.
+    fn dump_step<F: Key>(
         &self,
         rib: &FamilyRib<F>,
-        query: &RouteQuery,
-        limit: usize,
-        routes: &mut Vec<RouteInfo>,
-    ) {
-        let table = &rib.table;
-        let filter = |net: &NetId| {
-            table.paths_of(*net).next().is_some() && self.matches_peers(rib, *net, query)
+        dump: &mut RouteDump,
+        left: &mut usize,
+    ) -> bool {
+        let matches =
+            |net: NetId| self.is_shown(rib, net) && self.matches_peers(rib, net, &dump.query);
+        if let Some(found) = &mut dump.found {
+            let limit = dump.query.limit.unwrap_or(usize::MAX);
+            while *left > 0 && dump.routes.len() < limit {
+                let Some((prefix, net)) = found.next() else {
+                    return false;
+                };
+                *left -= 1;
+                let net = NetId(net);
+                // The place may be another prefix's by now.
+                if self.is_shown(rib, net) && rib.table.prefix(net).into() == prefix {
+                    dump.routes.push(self.route_info(rib, net, &dump.query));
+                }
+            }
+            return dump.routes.len() < limit;
+        }
+        let asked = dump.query.prefix.and_then(F::from_prefix);
+        let some = match (asked, dump.query.matching) {
+            (Some(asked), Matching::Exact) => Some((vec![asked], 1)),
+            (Some(asked), Matching::Longest) => Some((covers(asked).collect(), 1)),
+            (Some(asked), Matching::Covering) => Some((covers(asked).collect(), usize::MAX)),
+            (Some(_), Matching::Longer) | (None, _) => None,
         };
-        let mut nets: Vec<(F, NetId)> = match query.prefix.and_then(F::from_prefix) {
-            Some(asked) => match query.matching {
-                Matching::Exact => table
-                    .find(asked)
-                    .into_iter()
-                    .filter(filter)
-                    .map(|net| (asked, net))
-                    .collect(),
-                Matching::Longest | Matching::Covering => covers(asked)
-                    .filter_map(|cover| Some((cover, table.find(cover)?)))
-                    .filter(|(_, net)| filter(net))
-                    .take(if query.matching == Matching::Longest {
-                        1
-                    } else {
-                        usize::MAX
+        let done = if let Some((prefixes, most)) = some {
+            let nets = prefixes
+                .into_iter()
+                .filter_map(|prefix| Some((prefix.into(), rib.table.find(prefix)?)))
+                .filter(|(_, net)| matches(*net))
+                .map(|(prefix, net)| (prefix, net.0))
+                .take(most);
+            dump.matching.extend(nets);
+            *left = left.saturating_sub(1);
+            true
+        } else {
+            let bound = rib.table.net_bound();
+            let end = u32::try_from(*left)
+                .unwrap_or(u32::MAX)
+                .saturating_add(dump.next)
+                .min(bound);
+            let nets = (dump.next..end)
+                .map(NetId)
+                .filter(|net| self.is_shown(rib, *net))
+                .map(|net| (rib.table.prefix(net), net))
+                .filter(|(prefix, _)| {
+                    asked.is_none_or(|asked| asked.into().contains((*prefix).into()))
+                })
+                .filter(|(_, net)| matches(*net))
+                .map(|(prefix, net)| (prefix.into(), net.0));
+            dump.matching.extend(nets);
+            *left = left.saturating_sub((end - dump.next) as usize);
+            dump.next = end;
+            end == bound
+        };
+        if done {
+            let mut found = std::mem::take(&mut dump.matching);
+            found.sort_unstable();
+            dump.found = Some(found.into_iter());
+        }
+        true
+    }
+
+    fn is_shown<F: Key>(&self, rib: &FamilyRib<F>, net: NetId) -> bool {
+        rib.table.is_net(net) && rib.table.paths_of(net).next().is_some()
+    }
+
+    /// Which of the peers `leaving` teach something that is taught, usable and fresh, neither by a peer of `staying` nor by this
+    /// speaker itself. Looks at the paths of peers that leave and at those beside them, at nothing else.
+    #[must_use]
+    pub fn uncovered(
+        &self,
+        leaving: &BTreeSet<String>,
+        staying: &BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let stays: Vec<bool> = (0..)
+            .zip(&self.neighbours)
+            .map(|(slot, neighbour): (Slot, _)| {
+                slot == LOCAL
+                    || neighbour
+                        .as_ref()
+                        .is_some_and(|neighbour| staying.contains(&*neighbour.name))
+            })
+            .collect();
+        leaving
+            .iter()
+            .filter(|name| {
+                self.names.get(name.as_str()).is_some_and(|slot| {
+                    Family::ALL.into_iter().any(|family| {
+                        with_rib_ref!(self.tables, family, |rib| {
+                            self.teaches_alone(rib, *slot, &stays)
+                        })
                     })
-                    .collect(),
-                Matching::Longer => all(rib)
-                    .filter(|(prefix, net)| asked.into().contains((*prefix).into()) && filter(net))
-                    .collect(),
-            },
-            None => all(rib).filter(|(_, net)| filter(net)).collect(),
+                })
+            })
+            .cloned()
+            .collect()
+    }
+
+    fn teaches_alone<F: Key>(&self, rib: &FamilyRib<F>, slot: Slot, stays: &[bool]) -> bool {
+        let covers = |path: PathView| {
+            path.unusable.is_none()
+                && stays
+                    .get(usize::from(path.peer))
+                    .is_some_and(|stays| *stays)
+                && self.retention_of(&path, F::FAMILY) == Retention::None
         };
-        nets.sort_unstable_by_key(|(prefix, _)| *prefix);
-        let room = limit.saturating_sub(routes.len());
-        routes.extend(
-            nets.into_iter()
-                .take(room)
-                .map(|(_, net)| self.route_info(rib, net, query)),
-        );
+        rib.table
+            .paths_by(slot)
+            .filter(|path| path.unusable.is_none())
+            .any(|path| !rib.table.paths_of(path.net).any(covers))
+    }
+
+    fn retention_of(&self, path: &PathView, family: Family) -> Retention {
+        let kept = self
+            .neighbour(path.peer)
+            .map(|neighbour| neighbour.retention.state(family));
+        match kept {
+            Some(kept) if path.old => kept,
+            _ => Retention::None,
+        }
     }
 
     fn matches_peers<F: Key>(&self, rib: &FamilyRib<F>, net: NetId, query: &RouteQuery) -> bool {
@@ -282,9 +413,6 @@ impl Speaker {
 
     fn path_info(&self, path: &PathView, step: Option<Step>, family: Family) -> PathInfo {
         let data = self.tables.store.data(path.attributes);
-        let kept = self
-            .neighbour(path.peer)
-            .map(|neighbour| neighbour.retention.state(family));
         PathInfo {
             source: source_of(path.peer, &self.tables.facts),
             path_id: path.path_id,
@@ -295,10 +423,7 @@ impl Speaker {
             used: path.used,
             step,
             unusable: path.unusable,
-            retention: match kept {
-                Some(kept) if path.old => kept,
-                _ => Retention::None,
-            },
+            retention: self.retention_of(path, family),
         }
     }
 }
@@ -312,13 +437,6 @@ fn table_snapshot<F: Key>(rib: &FamilyRib<F>) -> TableSnapshot {
         pending_decisions: rib.table.dirty_count(),
         pending_changes: rib.pending_changes(),
     }
-}
-
-fn all<F: Key>(rib: &FamilyRib<F>) -> impl Iterator<Item = (F, NetId)> + '_ {
-    (0..rib.table.net_bound())
-        .map(NetId)
-        .filter(|net| rib.table.is_net(*net))
-        .map(|net| (rib.table.prefix(net), net))
 }
 
 /// The prefix and everything that holds it, longest first.

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
 use crate::codec::error::DecodeError;
 use crate::codec::{CodecContext, ErrorCode, Message, Notification};
@@ -265,6 +266,7 @@ impl Speaker {
             external: false,
             client: false,
             cluster_id: config.router_id,
+            revision: 0,
         };
         let mut speaker = Self {
             seed,

@@ -29,6 +29,8 @@ pub(super) struct Neighbour {
     pub(super) state_since: Instant,
     /// When the speaker will look at it next.
     pub(super) deadline: Option<Instant>,
+    /// Which family is told next; they take turns.
+    pub(super) ipv6_first: bool,
     /// Waits in the queue of peers to be given octets.
     pub(super) ready: bool,
     /// No longer configured: goes when its routes are gone.
@@ -104,6 +106,7 @@ impl Neighbour {
             established_count: 0,
             state_since: now,
             deadline: None,
+            ipv6_first: false,
             ready: false,
             leaving: false,
             open: [false; 3],

@@ -182,29 +182,21 @@ impl Speaker {
             (None, Some(known)) => (known.router_id, known.external),
             (None, None) => (0, true),
         };
-        let facts = PeerFacts {
+        let mut facts = PeerFacts {
             name: Arc::clone(&neighbour.name),
             address: Some(neighbour.address.ip()),
             router_id,
             external,
             client: neighbour.config.route_reflector_client && !external,
             cluster_id: neighbour.config.cluster_id.unwrap_or(speaker_cluster),
+            revision: known.map_or(0, |known| known.revision),
         };
-        let changed = known.is_some_and(|known| {
-            (
-                known.address,
-                known.router_id,
-                known.external,
-                known.client,
-                known.cluster_id,
-            ) != (
-                facts.address,
-                facts.router_id,
-                facts.external,
-                facts.client,
-                facts.cluster_id,
-            )
-        });
+        let told = |facts: &PeerFacts| (facts.router_id, facts.external, facts.cluster_id);
+        let compared = |facts: &PeerFacts| (facts.address, facts.client, told(facts));
+        let changed = known.is_some_and(|known| compared(known) != compared(&facts));
+        if known.is_some_and(|known| told(known) != told(&facts)) {
+            facts.revision = facts.revision.wrapping_add(1);
+        }
         if let Some(place) = self.tables.facts.get_mut(index) {
             *place = facts;
         } else {
@@ -217,12 +209,16 @@ impl Speaker {
         }
     }
 
-    fn refresh_own_addresses(&mut self) {
+    pub(super) fn refresh_own_addresses(&mut self) {
         self.own_addresses = self
             .neighbours
             .iter()
             .flatten()
-            .filter_map(|neighbour| neighbour.local_address())
+            .flat_map(|neighbour| {
+                let local = neighbour.local_address();
+                let named = neighbour.config.next_hop_address;
+                local.into_iter().chain(named)
+            })
             .collect();
     }
 
@@ -266,7 +262,7 @@ impl Speaker {
                 policy: &neighbour.config.import,
                 source,
                 peer: &neighbour.name,
-                local_asn: negotiated.local_asn,
+                own_asns: [negotiated.local_asn, config.asn],
                 allowed_local_as: neighbour.config.allowed_local_as,
                 router_id: config.router_id,
                 cluster_ids,
@@ -300,10 +296,11 @@ impl Speaker {
                         attributes,
                         unusable,
                     };
-                    match prefix {
+                    let kept = match prefix {
                         Prefix::V4(prefix) => ipv4.table.announce(*prefix, slot, incoming, store),
                         Prefix::V6(prefix) => ipv6.table.announce(*prefix, slot, incoming, store),
-                    }
+                    };
+                    counters.excess_paths += u64::from(!kept);
                 }
                 store.release(received);
             }
@@ -347,7 +344,7 @@ impl Speaker {
             return;
         };
         for family in Family::ALL {
-            let count = with_rib!(self.tables, family, |rib| rib.table.counts(slot).0);
+            let count = with_rib!(self.tables, family, |rib| rib.table.fresh_prefixes(slot));
             let Some(carried) = session.family_mut(family) else {
                 continue;
             };
@@ -450,7 +447,10 @@ impl Speaker {
                 source_kind(&neighbour.config, negotiated)
             }),
             peer: &neighbour.name,
-            local_asn: negotiated.map_or(config.asn, |negotiated| negotiated.local_asn),
+            own_asns: [
+                negotiated.map_or(config.asn, |negotiated| negotiated.local_asn),
+                config.asn,
+            ],
             allowed_local_as: neighbour.config.allowed_local_as,
             router_id: config.router_id,
             cluster_ids,
@@ -483,10 +483,12 @@ impl Speaker {
             external,
             local_asn: negotiated.local_asn,
             client: config.route_reflector_client && !external,
-            cluster_id: config
-                .cluster_id
-                .or(self.config.cluster_id)
-                .unwrap_or(self.config.router_id),
+            cluster_id: (!external).then(|| {
+                config
+                    .cluster_id
+                    .or(self.config.cluster_id)
+                    .unwrap_or(self.config.router_id)
+            }),
             next_hop_mode: config.next_hop,
             self_next_hop: self_next_hop(family, negotiated.local.ip(), &negotiated.context)
                 .or_else(|| {

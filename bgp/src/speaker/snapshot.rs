@@ -174,6 +174,8 @@ pub struct MessageCounters {
     pub chunks_sent: u64,
     /// ROUTE-REFRESH requests received.
     pub refreshes_received: u64,
+    /// Paths ignored because the peer sent too many of one prefix.
+    pub excess_paths: u64,
 }
 
 /// Which routes to show.

@@ -1,5 +1,7 @@
 //! The way out to peers: who is to be given octets, and how many.
 
+use smallvec::SmallVec;
+
 use super::{LOW_WATER, Output, Speaker, Tables, WINDOW, with_rib};
 use crate::family::Family;
 use crate::rib::{Slot, View};
@@ -66,29 +68,33 @@ impl Speaker {
             return;
         }
         let mut chunks = Vec::new();
-        for family in Family::ALL {
-            let Some(carried) = session.family(family) else {
-                continue;
+        // Families take turns by the chunk, over the windows too: a long table of one must not hold up a change of the other.
+        let mut idle = 0;
+        while queued < WINDOW && idle < Family::ALL.len() {
+            let ipv6_first = neighbour.ipv6_first;
+            neighbour.ipv6_first = !ipv6_first;
+            let family = if ipv6_first {
+                Family::IPV6_UNICAST
+            } else {
+                Family::IPV4_UNICAST
             };
-            while queued < WINDOW {
-                let Tables {
-                    store,
-                    facts,
-                    ipv4,
-                    ipv6,
-                } = &mut *tables;
-                let view = View { facts, multipath };
-                let octets = if family == Family::IPV6_UNICAST {
+            let Tables {
+                store,
+                facts,
+                ipv4,
+                ipv6,
+            } = &mut *tables;
+            let view = View { facts, multipath };
+            let octets = match session.family(family) {
+                None => SmallVec::new(),
+                Some(carried) if family == Family::IPV6_UNICAST => {
                     ipv6.pull(carried.group, carried.member, store, &view)
-                } else {
-                    ipv4.pull(carried.group, carried.member, store, &view)
-                };
-                if octets.is_empty() {
-                    break;
                 }
-                queued += octets.iter().map(bytes::Bytes::len).sum::<usize>();
-                chunks.extend(octets);
-            }
+                Some(carried) => ipv4.pull(carried.group, carried.member, store, &view),
+            };
+            idle = if octets.is_empty() { idle + 1 } else { 0 };
+            queued += octets.iter().map(bytes::Bytes::len).sum::<usize>();
+            chunks.extend(octets);
         }
         if chunks.is_empty() {
             return;

@@ -1,5 +1,7 @@
 mod model;
 mod net;
+mod nexthop;
+mod regroup;
 mod restart;
 
 use std::collections::BTreeSet;
@@ -574,6 +576,79 @@ fn too_many_prefixes_end_the_session() {
     );
     let now = net.now;
     assert!(net.speaker(0).clear("n2", Clear::Hard, now));
+}
+
+#[test]
+fn prefixes_kept_of_an_ended_session_do_not_count_towards_the_limit() {
+    let mut net = mesh(2);
+    net.configure(0, |config| {
+        config.peers[0].maximum_prefixes = Some(MaximumPrefixes {
+            limit: 2,
+            warning_only: false,
+            restart: None,
+        });
+    });
+    net.configure(1, |config| originate(config, &["10.1.0.0/24"]));
+    net.cut(0, 1);
+    net.configure(1, |config| {
+        config.originate.clear();
+        originate(config, &["10.2.0.0/24", "10.3.0.0/24"]);
+    });
+    net.join(0, 1);
+    net.advance(60 * SECOND);
+    net.assert_established(0, "n2");
+    assert_eq!(net.peer(0, "n2").established_count, 2);
+    assert_eq!(net.next_hops(0, "10.3.0.0/24"), [address(2)]);
+}
+
+#[test]
+fn a_dump_in_slices_finds_what_a_dump_at_once_does() {
+    let mut net = star(3);
+    for node in [0, 1] {
+        net.configure(node, |config| {
+            originate(config, &["2001:db8:1::/64", "10.1.0.0/24", "10.1.0.0/26"]);
+        });
+    }
+    let whole = super::snapshot::RouteQuery::default();
+    let inside = super::snapshot::RouteQuery {
+        prefix: Some(prefix("10.1.0.0/16")),
+        matching: super::snapshot::Matching::Longer,
+        limit: Some(1),
+        ..whole.clone()
+    };
+    for (query, count) in [(whole, 6), (inside, 1)] {
+        let speaker = &net.nodes[0].speaker;
+        let at_once = speaker.routes(&query);
+        let mut dump = super::RouteDump::new(query);
+        while speaker.dump(&mut dump, 1) {}
+        let prefixes = |routes: &[super::snapshot::RouteInfo]| -> Vec<_> {
+            routes.iter().map(|route| route.prefix).collect()
+        };
+        let sliced = dump.into_routes();
+        assert_eq!(prefixes(&sliced), prefixes(&at_once));
+        assert_eq!(sliced.len(), count);
+        assert!(sliced.is_sorted_by_key(|route| route.prefix));
+    }
+}
+
+#[test]
+fn a_peer_is_covered_when_all_it_teaches_is_taught_by_those_that_stay() {
+    let mut net = star(2);
+    let named = |names: &[&str]| -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    };
+    let uncovered = |net: &Net, leaving: &[&str], staying: &[&str]| {
+        net.nodes[0]
+            .speaker
+            .uncovered(&named(leaving), &named(staying))
+    };
+    assert_eq!(uncovered(&net, &["n2"], &["n3"]), named(&["n2"]));
+    net.configure(2, |config| originate(config, &["10.65.2.0/26"]));
+    assert_eq!(uncovered(&net, &["n2"], &["n3"]), named(&[]));
+    assert_eq!(uncovered(&net, &["n2", "n3"], &[]), named(&["n2", "n3"]));
+    // What is only kept for a return covers nothing.
+    net.cut(0, 2);
+    assert_eq!(uncovered(&net, &["n2"], &["n3"]), named(&["n2"]));
 }
 
 // ---- telling --------------------------------------------------------------------------------------------------------

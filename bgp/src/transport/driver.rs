@@ -5,7 +5,7 @@
 //! looks after everything else first: a table pass of a second delays neither a KEEPALIVE, which the connections send by
 //! themselves, nor a timer by more than a slice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use super::{Command, SpeakerEvent, StartError, sockopt};
 use crate::fsm::{Direction, State};
 use crate::prefix::Prefix;
 use crate::speaker::config::PeerConfig;
-use crate::speaker::{Accepted, Output, PeerId, Speaker, SpeakerShutdown, TableEvent};
+use crate::speaker::snapshot::RouteInfo;
+use crate::speaker::{Accepted, Output, PeerId, RouteDump, Speaker, SpeakerShutdown, TableEvent};
 
 /// Prefixes decided, and told, in one slice: a few milliseconds.
 const SLICE: usize = 2048;
@@ -84,6 +85,8 @@ pub(super) struct Driver {
     /// There may be news that found no room.
     blocked: bool,
     tasks: TaskTracker,
+    /// Queries that are being answered.
+    dumps: VecDeque<(RouteDump, oneshot::Sender<Vec<RouteInfo>>)>,
     refused: u64,
     refusals_logged: Option<Instant>,
 }
@@ -113,6 +116,7 @@ impl Driver {
             states: BTreeMap::new(),
             blocked: false,
             tasks,
+            dumps: VecDeque::new(),
             refused: 0,
             refusals_logged: None,
         }
@@ -129,6 +133,7 @@ impl Driver {
             self.timers();
             busy = self.speaker.work(SLICE, now());
             self.carry_out();
+            busy |= self.dump();
             self.tell();
         };
         self.goodbye(&stop.how).await;
@@ -367,7 +372,12 @@ impl Driver {
                 drop(reply.send(result));
             }
             Some(Command::Snapshot(reply)) => drop(reply.send(self.speaker.snapshot(now()))),
-            Some(Command::Routes(query, reply)) => drop(reply.send(self.speaker.routes(&query))),
+            Some(Command::Routes(query, reply)) => {
+                self.dumps.push_back((RouteDump::new(query), reply));
+            }
+            Some(Command::Uncovered(leaving, staying, reply)) => {
+                drop(reply.send(self.speaker.uncovered(&leaving, &staying)));
+            }
             Some(Command::Addresses(reply)) => drop(reply.send(self.listeners.addresses())),
             Some(Command::Clear(name, clear, reply)) => {
                 let found = self.speaker.clear(&name, clear, now());
@@ -482,6 +492,18 @@ impl Driver {
                     .sign(Prefix::host(remote.ip()), config.password.clone());
             }
         }
+    }
+
+    /// Answers queries, a slice a round. True while more is left.
+    fn dump(&mut self) -> bool {
+        if let Some((dump, reply)) = self.dumps.front_mut()
+            && (reply.is_closed() || !self.speaker.dump(dump, SLICE))
+            && let Some((dump, reply)) = self.dumps.pop_front()
+        {
+            // Whoever asked may have gone.
+            let _ = reply.send(dump.into_routes());
+        }
+        !self.dumps.is_empty()
     }
 
     /// Passes news on as far as there is room.

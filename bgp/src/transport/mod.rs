@@ -22,6 +22,7 @@ mod driver;
 mod listener;
 mod sockopt;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,6 +58,8 @@ pub struct SpeakerOptions {
     pub seed: u64,
     /// Events that may wait for the receiver.
     pub events: usize,
+    /// Whether changes of routes are told at all. A speaker that forwards nothing, a pure reflector, saves the work.
+    pub report_routes: bool,
 }
 
 impl Default for SpeakerOptions {
@@ -64,6 +67,7 @@ impl Default for SpeakerOptions {
         Self {
             seed: 0,
             events: 32,
+            report_routes: true,
         }
     }
 }
@@ -116,6 +120,11 @@ enum Command {
     Configure(Box<SpeakerConfig>, oneshot::Sender<Result<(), StartError>>),
     Snapshot(oneshot::Sender<SpeakerSnapshot>),
     Routes(RouteQuery, oneshot::Sender<Vec<RouteInfo>>),
+    Uncovered(
+        BTreeSet<String>,
+        BTreeSet<String>,
+        oneshot::Sender<BTreeSet<String>>,
+    ),
     Addresses(oneshot::Sender<Vec<SocketAddr>>),
     Clear(String, Clear, oneshot::Sender<bool>),
     Shutdown(SpeakerShutdown, oneshot::Sender<()>),
@@ -149,7 +158,8 @@ pub async fn spawn(
     listeners
         .configure(&config)
         .map_err(|(address, source)| StartError::Listen { address, source })?;
-    let speaker = Speaker::new(config, options.seed, driver::now());
+    let mut speaker = Speaker::new(config, options.seed, driver::now());
+    speaker.report_routes(options.report_routes);
     let driver = Driver::new(speaker, listeners, reports, events, tasks);
     let inboxes = Inboxes {
         reports: reports_taken,
@@ -184,6 +194,19 @@ impl SpeakerHandle {
     /// The speaker has ended.
     pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteInfo>, Ended> {
         self.ask(|reply| Command::Routes(query, reply)).await
+    }
+
+    /// Which of the peers `leaving` teach something that neither a peer of `staying` nor this speaker teaches as well.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn uncovered(
+        &self,
+        leaving: BTreeSet<String>,
+        staying: BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, Ended> {
+        self.ask(|reply| Command::Uncovered(leaving, staying, reply))
+            .await
     }
 
     /// The addresses listened on, with the ports the kernel chose where 0 was configured.

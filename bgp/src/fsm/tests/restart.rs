@@ -242,6 +242,10 @@ fn a_passive_side_dials_while_it_restarts_itself_and_no_longer() {
     lab.outputs.clear();
     lab.wait(SECOND * 600);
     assert_eq!(lab.connects(), 0);
-    assert_eq!(lab.closes(Outgoing), Some(false), "the attempt was given up");
+    assert_eq!(
+        lab.closes(Outgoing),
+        Some(false),
+        "the attempt was given up"
+    );
     lab.assert_state(State::Active);
 }

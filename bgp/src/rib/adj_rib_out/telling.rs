@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Chunk, EncodeInput, Group, JournalChunk, Member, MemberId, Occasion, SOURCE_MAY_HOLD, Segment,
-    Sync, WalkChunk, WalkList, bit, excludes, is_told, source_of_untold, store_originator,
+    Sync, WalkChunk, WalkList, bit, bits, excludes, is_told, source_of_untold, store_originator,
 };
 use crate::codec::{
     CodecContext, Nlri, PathId, RefreshKind, RouteRefresh, attributes_block, encode_announcements,
@@ -117,7 +117,10 @@ impl Group {
                 }
                 Occasion::Refresh { marked: false } => {}
             }
-            member.held = None;
+            if let Some(held) = member.held.take() {
+                self.holders -= 1;
+                self.unheld.extend(bits(&held));
+            }
             member.sync = Sync::Live;
             if let Some(occasion) = member.again.take() {
                 member.occasion = occasion;

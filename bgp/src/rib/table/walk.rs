@@ -15,6 +15,11 @@ impl<F: Key> Table<F> {
             .map_or((0, 0), |list| (list.count, list.accepted))
     }
 
+    /// Prefixes the peer announced in its current session, or since it began to tell everything anew.
+    pub(crate) fn fresh_prefixes(&self, peer: Slot) -> usize {
+        self.peer(peer).map_or(0, |list| list.fresh_prefixes)
+    }
+
     pub(crate) fn epoch(&self, peer: Slot) -> u8 {
         self.peer(peer).map_or(0, |list| list.epoch)
     }
@@ -42,6 +47,7 @@ impl<F: Key> Table<F> {
         }
         let list = self.peer_mut(peer);
         list.epoch = list.epoch.wrapping_add(1);
+        list.fresh_prefixes = 0;
         list.epochs_open += 1;
     }
 

@@ -28,6 +28,8 @@ enum Happening {
         client: usize,
         policy: u8,
     },
+    /// All export policies change at once, each to its neighbour's.
+    Shift,
     Import {
         client: usize,
         policy: u8,
@@ -60,6 +62,7 @@ fn any_step() -> impl Strategy<Value = Happening> {
         3 => (client.clone(), 0_u8..6).prop_map(|(client, route)| Happening::Withdraw { client, route }),
         1 => (client.clone(), 0_u8..4).prop_map(|(client, policy)| Happening::Export { client, policy }),
         1 => (client.clone(), 0_u8..4).prop_map(|(client, policy)| Happening::Import { client, policy }),
+        1 => Just(Happening::Shift),
         1 => client.clone().prop_map(|client| Happening::Reset { client }),
         1 => client.clone().prop_map(|client| Happening::Cut { client }),
         1 => client.clone().prop_map(|client| Happening::Heal { client }),
@@ -122,6 +125,15 @@ fn happen(net: &mut Net, step: &Happening) {
         } => {
             net.configure(0, |config| config.peers[client - 1].import = policy(number));
         }
+        Happening::Shift => net.configure(0, |config| {
+            let first = Arc::clone(&config.peers[0].export);
+            for number in 1..config.peers.len() {
+                config.peers[number - 1].export = Arc::clone(&config.peers[number].export);
+            }
+            if let Some(last) = config.peers.last_mut() {
+                last.export = first;
+            }
+        }),
         Happening::Reset { client } => {
             let (name, now) = (format!("n{}", client + 1), net.now);
             net.speaker(0).clear(&name, Clear::Hard, now);
