@@ -362,9 +362,12 @@ mod tests {
 
     #[test]
     fn mistakes_say_where_and_what_would_be_right() {
-        let text = load("datastore: directory:/x\nnodname: n1\n", AgentArgs::default())
-            .expect_err("a mistake")
-            .to_string();
+        let text = load(
+            "datastore: directory:/x\nnodname: n1\n",
+            AgentArgs::default(),
+        )
+        .expect_err("a mistake")
+        .to_string();
         assert!(
             text.contains(":2:1: field `nodname`: unknown field `nodname`, expected one of"),
             "{text}"
@@ -379,7 +382,10 @@ mod tests {
         let text = Config::load(AgentArgs::default())
             .expect_err("a mistake")
             .to_string();
-        assert!(text.starts_with("datastore is not set: give --datastore"), "{text}");
+        assert!(
+            text.starts_with("datastore is not set: give --datastore"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -393,7 +399,10 @@ mod tests {
             };
             assert!(matches!(
                 Config::load(args),
-                Err(ConfigError::Value { setting: "route protocol", .. })
+                Err(ConfigError::Value {
+                    setting: "route protocol",
+                    ..
+                })
             ));
         }
     }
@@ -402,13 +411,22 @@ mod tests {
     fn listeners_follow_felix_unless_a_flag_speaks() {
         let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9099);
         let on = |text: &str| Listen::On(text.parse().expect("an address"));
-        assert_eq!(listen_address(None, None, None, None, default), on("127.0.0.1:9099"));
-        assert_eq!(listen_address(None, Some(false), None, None, default), Listen::Off);
+        assert_eq!(
+            listen_address(None, None, None, None, default),
+            on("127.0.0.1:9099")
+        );
+        assert_eq!(
+            listen_address(None, Some(false), None, None, default),
+            Listen::Off
+        );
         assert_eq!(
             listen_address(None, Some(true), Some("10.0.0.1"), Some(1), default),
             on("10.0.0.1:1")
         );
-        assert_eq!(listen_address(None, None, Some(""), None, default), on("[::]:9099"));
+        assert_eq!(
+            listen_address(None, None, Some(""), None, default),
+            on("[::]:9099")
+        );
         assert_eq!(
             listen_address(Some(Listen::Off), Some(true), None, None, default),
             Listen::Off

@@ -11,7 +11,9 @@
 //! ```
 //!
 //! A record in `Releasing` outlives a datastore that is away: its address is given back later. Files that do not parse
-//! are set aside under another name and reported; they are never deleted, since they may hold the only trace of a pod.
+//! stay where they are and are reported: they may hold the only trace of a pod. While there are any, the daemon removes
+//! no route that it cannot explain, and takes the handles of their containers (the file's name tells the container) for
+//! alive. DEL of such a container removes its file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,8 +27,10 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 /// Where an endpoint is in its life.
+///
+/// A phase this version does not know, written by a newer one, reads as [`Phase::Active`]: the pod is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "String")]
 pub enum Phase {
     /// The plugin is plumbing.
     Adding,
@@ -34,6 +38,16 @@ pub enum Phase {
     Active,
     /// The pod is gone; what it held is being given back.
     Releasing,
+}
+
+impl From<String> for Phase {
+    fn from(name: String) -> Self {
+        match name.as_str() {
+            "adding" => Self::Adding,
+            "releasing" => Self::Releasing,
+            _ => Self::Active,
+        }
+    }
 }
 
 /// One attachment as it stands on disk.
@@ -79,7 +93,7 @@ pub fn handle_id(network: &str, container_id: &str) -> String {
 /// A file that does not hold an endpoint.
 #[derive(Debug)]
 pub struct Unreadable {
-    /// Where it lies now, out of the way.
+    /// Where it lies.
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
@@ -140,13 +154,8 @@ impl EndpointStore {
                     endpoints.insert(endpoint.attachment.clone(), endpoint);
                 }
                 Err(reason) => {
-                    let aside = dir.join(format!("{name}.unreadable"));
-                    fs::rename(&path, &aside)?;
-                    warn!(path = %aside.display(), reason, "an endpoint record cannot be read and was set aside");
-                    unreadable.push(Unreadable {
-                        path: aside,
-                        reason,
-                    });
+                    warn!(path = %path.display(), reason, "an endpoint record cannot be read");
+                    unreadable.push(Unreadable { path, reason });
                 }
             }
         }
@@ -158,6 +167,31 @@ impl EndpointStore {
             },
             unreadable,
         ))
+    }
+
+    /// Container IDs of records that are there and cannot be read.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn unreadable_containers(&self) -> io::Result<Vec<String>> {
+        let mut containers = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let Some((container, interface)) = name
+                .strip_suffix(".json")
+                .and_then(|stem| stem.rsplit_once('@'))
+            else {
+                continue;
+            };
+            let attachment = AttachmentId {
+                container_id: container.to_owned(),
+                ifname: interface.to_owned(),
+            };
+            if !name.starts_with('.') && !self.endpoints.contains_key(&attachment) {
+                containers.push(attachment.container_id);
+            }
+        }
+        Ok(containers)
     }
 
     /// Every endpoint by attachment.
@@ -328,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_write_is_forgotten_and_a_broken_record_is_kept_aside() {
+    fn a_torn_write_is_forgotten_and_a_broken_record_stays_until_its_container_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, _) = EndpointStore::open(dir.path()).unwrap();
         store.put(endpoint("a", Phase::Active, 1)).unwrap();
@@ -337,10 +371,30 @@ mod tests {
         let (again, unreadable) = EndpointStore::open(dir.path()).unwrap();
         assert_eq!(again.all().len(), 1);
         assert_eq!(unreadable.len(), 1);
-        assert!(
-            unreadable[0].path.ends_with("c@eth0.json.unreadable") && unreadable[0].path.exists()
-        );
+        assert!(unreadable[0].path.exists());
         assert!(!dir.path().join("endpoints/.b@eth0.json").exists());
+        assert_eq!(again.unreadable_containers().unwrap(), ["c"]);
+
+        let mut again = again;
+        let deleted = endpoint("c", Phase::Releasing, 1).attachment;
+        again.remove(&deleted).unwrap();
+        assert!(again.unreadable_containers().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_phase_of_a_newer_version_is_a_pod_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = EndpointStore::open(dir.path()).unwrap();
+        store.put(endpoint("a", Phase::Active, 1)).unwrap();
+        let file = dir.path().join("endpoints/a@eth0.json");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"active\"", "\"migrating\"")).unwrap();
+        let (again, unreadable) = EndpointStore::open(dir.path()).unwrap();
+        assert!(unreadable.is_empty());
+        let found = again
+            .get(&endpoint("a", Phase::Active, 1).attachment)
+            .unwrap();
+        assert_eq!(found.phase, Phase::Active);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod transition;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use margay_bgp::family::Family;
@@ -66,6 +67,8 @@ pub struct RoutingParts {
     pub protocol: u8,
     /// The kernel held routes of ours when this daemon started.
     pub restarting: bool,
+    /// Some record of a pod cannot be read, so no route is removed that nobody asks for: it may be that pod's.
+    pub unexplained: Arc<AtomicBool>,
     /// Feeds the speaker's jitter.
     pub seed: u64,
     /// Beaten every time round.
@@ -564,9 +567,13 @@ impl Task {
             return Duration::ZERO;
         }
         let start = Instant::now();
+        let mut keep_unlisted = self.incomplete.clone();
+        if self.parts.unexplained.load(Ordering::Relaxed) {
+            keep_unlisted.extend(Family::ALL);
+        }
         let settings = Settings {
             protocol: self.parts.protocol,
-            keep_unlisted: self.incomplete.clone(),
+            keep_unlisted,
         };
         let state = Arc::new(desired(&cluster, &self.best, &underlay, &settings));
         let took = start.elapsed();

@@ -11,11 +11,15 @@
 //! the dataplane stops. Forwarding stays as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -82,12 +86,14 @@ pub async fn agent(config: Config) -> Result<()> {
             config.state_dir.display()
         )
     })?;
+    let _alone = lock_state(&config.state_dir)?;
     let (endpoints, unreadable) = EndpointStore::open(&config.state_dir).with_context(|| {
         format!(
             "cannot read the endpoints in {}",
             config.state_dir.display()
         )
     })?;
+    let unexplained = Arc::new(AtomicBool::new(!unreadable.is_empty()));
     for file in unreadable {
         tracing::error!(path = %file.path.display(), reason = file.reason, "an endpoint's record cannot be read");
     }
@@ -130,6 +136,7 @@ pub async fn agent(config: Config) -> Result<()> {
             desired,
             protocol: config.route_protocol,
             restarting,
+            unexplained: Arc::clone(&unexplained),
             seed: rand::random(),
             heartbeat: health.heartbeat("routing", SILENCE),
             speaker_ready: latches.speaker.clone(),
@@ -150,6 +157,7 @@ pub async fn agent(config: Config) -> Result<()> {
     let cni = Arc::new(CniService::new(backend, endpoints));
     tasks.spawn(tend(
         Arc::clone(&cni),
+        unexplained,
         ipam.clone(),
         Arc::clone(&looking),
         cluster.clone(),
@@ -314,9 +322,23 @@ pub(crate) async fn addresses_in_use(kernel: &Netlink) -> Result<BTreeSet<IpAddr
         .collect())
 }
 
+/// Makes sure that this is the only agent on its state: a second one would write the same records, blocks and routes.
+/// The kernel takes the lock away with the process, however that ends.
+fn lock_state(state_dir: &Path) -> Result<Flock<File>> {
+    let path = state_dir.join("lock");
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        anyhow!(
+            "cannot lock {} ({errno}): is another margay agent running on this state directory?",
+            path.display()
+        )
+    })
+}
+
 /// Finishes what crashes and absent daemons left, again and again.
 async fn tend(
     cni: Arc<CniService<AgentBackend>>,
+    unexplained: Arc<AtomicBool>,
     ipam: Ipam,
     kernel: Arc<Netlink>,
     mut cluster: watch::Receiver<Arc<ClusterState>>,
@@ -335,7 +357,10 @@ async fn tend(
         let mut collect = tokio::time::interval(COLLECT_INTERVAL);
         loop {
             tokio::select! {
-                _ = tend.tick() => cni.tend().await,
+                _ = tend.tick() => {
+                    cni.tend().await;
+                    unexplained.store(cni.has_unreadable(), Ordering::Relaxed);
+                }
                 _ = collect.tick() => {
                     let collected = match addresses_in_use(&kernel).await {
                         Ok(in_use) => {

@@ -104,6 +104,7 @@ fn start(state: ClusterState, restarting: bool) -> Running {
         desired,
         protocol: 109,
         restarting,
+        unexplained: Arc::default(),
         seed: 7,
         heartbeat: health.heartbeat("routing", PATIENCE),
         speaker_ready: health.latch("speaker"),

@@ -23,6 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use margay_cni::daemon::Tombstone;
 use margay_cni::protocol::{AddRequest, Assigned, AttachmentId, MAX_LINE, Reply, Request};
 use margay_cni::spec::{check_identifier, check_ifname, code, host_interface_name};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -41,6 +42,20 @@ pub use backend::AgentBackend;
 /// How long a confirmed pod may wait for its route. The kernel takes microseconds; seconds mean that something is
 /// wrong, which the runtime should hear before it gives up by itself.
 const ROUTE_WITHIN: Duration = Duration::from_secs(20);
+
+/// The network name of design and of Calico's configurations, for containers whose record cannot be read.
+const NETWORK: &str = "k8s-pod-network";
+
+/// Why an attachment is to be released.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    /// A DEL left a tombstone.
+    Tombstone,
+    /// A release did not come to its end.
+    Unfinished,
+    /// It looked dead in the phase that began then.
+    Dead { since: u64 },
+}
 
 /// How long a pod must look dead before it is released without a DEL.
 const DEAD_FOR: Duration = Duration::from_secs(60);
@@ -187,13 +202,34 @@ impl<B: Backend> CniService<B> {
         service
     }
 
-    /// Handles of every record, whatever its phase: what IPAM must not take for leaked.
+    /// Handles of every record, whatever its phase, and of records that cannot be read: what IPAM must not take for
+    /// leaked.
     pub fn handles(&self) -> BTreeSet<String> {
-        lock(&self.endpoints)
+        let endpoints = lock(&self.endpoints);
+        let mut handles: BTreeSet<String> =
+            endpoints.all().values().map(|e| e.handle.clone()).collect();
+        let mut networks: BTreeSet<&str> = endpoints
             .all()
             .values()
-            .map(|e| e.handle.clone())
-            .collect()
+            .map(|e| e.network.as_str())
+            .collect();
+        networks.insert(NETWORK);
+        for container in endpoints.unreadable_containers().unwrap_or_default() {
+            handles.extend(
+                networks
+                    .iter()
+                    .map(|network| handle_id(network, &container)),
+            );
+        }
+        handles
+    }
+
+    /// Whether there are records that cannot be read, so that a route nobody asks for may be a pod's.
+    pub fn has_unreadable(&self) -> bool {
+        // A directory that cannot be listed is no reason to believe that all is well.
+        lock(&self.endpoints)
+            .unreadable_containers()
+            .map_or(true, |containers| !containers.is_empty())
     }
 
     /// Changes the records on a thread that may wait for the disk, and hands the result to the model.
@@ -486,16 +522,13 @@ impl<B: Backend> CniService<B> {
         Ok(())
     }
 
-    async fn tombstones_of(
-        &self,
-        attachment: &AttachmentId,
-    ) -> Result<Vec<margay_cni::daemon::Tombstone>, Refusal> {
+    async fn tombstones_of(&self, attachment: &AttachmentId) -> Result<Vec<Tombstone>, Refusal> {
         let mut all = self.tombstones().await?;
         all.retain(|t| &t.attachment == attachment);
         Ok(all)
     }
 
-    async fn tombstones(&self) -> Result<Vec<margay_cni::daemon::Tombstone>, Refusal> {
+    async fn tombstones(&self) -> Result<Vec<Tombstone>, Refusal> {
         let endpoints = Arc::clone(&self.endpoints);
         let disk = |e: &dyn std::fmt::Display| {
             Refusal::new(
@@ -601,9 +634,12 @@ impl<B: Backend> CniService<B> {
 
     /// What the daemon does again and again: finishes releases, honours tombstones, notices pods that died unheard.
     pub async fn tend(&self) {
-        let mut due: BTreeMap<AttachmentId, String> = BTreeMap::new();
+        let mut due: BTreeMap<AttachmentId, (String, Due)> = BTreeMap::new();
         match self.tombstones().await {
-            Ok(tombstones) => due.extend(tombstones.into_iter().map(|t| (t.attachment, t.network))),
+            Ok(tombstones) => {
+                let each = |t: Tombstone| (t.attachment, (t.network, Due::Tombstone));
+                due.extend(tombstones.into_iter().map(each));
+            }
             Err(e) => warn!(?e, "tombstones cannot be read"),
         }
         let (releasing, active): (Vec<_>, Vec<_>) = lock(&self.endpoints)
@@ -612,17 +648,34 @@ impl<B: Backend> CniService<B> {
             .filter(|e| e.phase != Phase::Adding)
             .cloned()
             .partition(|e| e.phase == Phase::Releasing);
-        due.extend(releasing.into_iter().map(|e| (e.attachment, e.network)));
+        let unfinished = |e: Endpoint| (e.attachment, (e.network, Due::Unfinished));
+        due.extend(releasing.into_iter().map(unfinished));
         for endpoint in active {
             let settled = now().saturating_sub(endpoint.since) > DEAD_FOR.as_secs();
             if settled && self.is_dead(&endpoint).await {
                 warn!(pod = endpoint.pod_name, addresses = ?endpoint.addresses, "a pod died without a DEL");
-                due.insert(endpoint.attachment, endpoint.network);
+                let reason = Due::Dead {
+                    since: endpoint.since,
+                };
+                due.insert(endpoint.attachment, (endpoint.network, reason));
             }
         }
-        for (attachment, network) in due {
+        for (attachment, (network, reason)) in due {
             let _alone = self.exclusively(&attachment).await;
-            if let Err(e) = self.release(&attachment, &network).await {
+            // The attachment may have been added anew while others were released.
+            let still = match reason {
+                Due::Tombstone => !self
+                    .tombstones_of(&attachment)
+                    .await
+                    .is_ok_and(|left| left.is_empty()),
+                Due::Unfinished => self
+                    .get(&attachment)
+                    .is_some_and(|e| e.phase == Phase::Releasing),
+                Due::Dead { since } => self
+                    .get(&attachment)
+                    .is_some_and(|e| e.phase == Phase::Active && e.since == since),
+            };
+            if still && let Err(e) = self.release(&attachment, &network).await {
                 warn!(?e, ?attachment, "cannot be released yet");
             }
         }

@@ -3,7 +3,6 @@
     reason = "any other reply fails the test and is printed"
 )]
 
-use margay_cni::daemon::Tombstone;
 use margay_cni::protocol::{read_line, write_line};
 
 use super::*;
