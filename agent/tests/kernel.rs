@@ -477,7 +477,7 @@ fn vxlan(vteps: &[(&str, &str, &str)]) -> VxlanDevice {
         local: "192.0.2.1".parse().unwrap(),
         parent: Some("eth0".to_owned()),
         mac: "66:11:22:33:44:55".parse().unwrap(),
-        address: "10.65.0.1".parse().unwrap(),
+        address: Some("10.65.0.1".parse().unwrap()),
         mtu: 1450,
         vteps: vteps
             .iter()

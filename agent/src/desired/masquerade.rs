@@ -31,19 +31,19 @@ pub(super) fn masquerade(cluster: &ClusterState, state: &DesiredState) -> Masque
     };
     let mut tunnels = Vec::new();
     let vxlan_port = (!state.vxlan.is_empty()).then_some(felix.vxlan_port);
-    if let Some(device) = &state.ipip {
+    if let Some(address) = state.ipip.and_then(|device| device.address) {
         tunnels.push(TunnelSource {
             device: IPIP_DEVICE.to_owned(),
-            address: IpAddr::V4(device.address),
+            address: IpAddr::V4(address),
             vxlan_port,
         });
     }
     for device in state.vxlan.values() {
-        tunnels.push(TunnelSource {
+        tunnels.extend(device.address.map(|address| TunnelSource {
             device: device.name.clone(),
-            address: device.address,
+            address,
             vxlan_port,
-        });
+        }));
     }
     Masquerade {
         outgoing: pools()

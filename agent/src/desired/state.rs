@@ -54,8 +54,8 @@ pub struct Problem {
 /// The IP-in-IP device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpipDevice {
-    /// Its one address, a /32.
-    pub address: Ipv4Addr,
+    /// Its one address, a /32; `None` leaves what is there until the address is known.
+    pub address: Option<Ipv4Addr>,
     /// MTU in octets.
     pub mtu: u32,
 }
@@ -75,8 +75,8 @@ pub struct VxlanDevice {
     pub parent: Option<String>,
     /// Inner link-layer address of this node.
     pub mac: MacAddress,
-    /// Tunnel address of this node, a /32 or /128.
-    pub address: IpAddr,
+    /// Tunnel address of this node, a /32 or /128; `None` leaves what is there until the address is known.
+    pub address: Option<IpAddr>,
     /// MTU in octets.
     pub mtu: u32,
     /// The other nodes.

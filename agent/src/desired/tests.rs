@@ -334,9 +334,29 @@ fn ipip_cross_subnet_tunnels_only_between_subnets() {
     10.65.2.0/26 via 10.0.2.2 dev tunl0 onlink mtu 1480 proto 109
     ");
     assert_eq!(
-        state.ipip.map(|device| device.address),
+        state.ipip.and_then(|device| device.address),
         Some([10, 65, 0, 1].into())
     );
+}
+
+#[test]
+fn a_node_whose_tunnel_address_is_missing_keeps_device_and_routes() {
+    for encapsulation in [Encapsulation::IpIp, Encapsulation::Vxlan] {
+        let mut pieces = two_racks(encapsulation(EncapsulationMode::CrossSubnet));
+        let with = compute(&build("n1", &pieces), &mesh_routes());
+        for piece in &mut pieces {
+            if let Piece::Node(node) = piece
+                && node.name == "n1"
+            {
+                (node.ipip_tunnel, node.vxlan_tunnel_v4) = (None, None);
+            }
+        }
+        let without = compute(&build("n1", &pieces), &mesh_routes());
+        assert_eq!(without.routes, with.routes);
+        assert_eq!(without.ipip.is_some(), with.ipip.is_some());
+        assert_eq!(without.vxlan.len(), with.vxlan.len());
+        assert!(without.problems.len() > with.problems.len());
+    }
 }
 
 #[test]
@@ -377,7 +397,7 @@ fn vxlan_routes_come_from_blocks_and_not_from_bgp() {
     10.65.2.0/26 via 10.65.2.1 dev vxlan.calico onlink mtu 1450 proto 109
     ");
     let device = &state.vxlan[&Family::IPV4_UNICAST];
-    assert_eq!(device.address, address("10.65.0.1"));
+    assert_eq!(device.address, Some(address("10.65.0.1")));
     assert_eq!(device.local, address("10.0.1.2"));
     assert_eq!(device.parent.as_deref(), Some("eth0"));
     let vteps: Vec<&str> = device.vteps.iter().map(|vtep| vtep.node.as_str()).collect();

@@ -198,16 +198,16 @@ pub(super) fn ipip(
         }
         return None;
     }
-    let Some(address) = own.ipip_tunnel else {
+    if own.ipip_tunnel.is_none() {
         problems.push(Problem {
             subject: format!("Node {}", own.name),
-            reason: "spec.bgp.ipv4IPIPTunnelAddr: no tunnel address yet; tunl0 waits for one"
+            reason: "spec.bgp.ipv4IPIPTunnelAddr: no tunnel address yet; pods reach each other, this host has no address of its own \
+                     in the tunnel"
                 .into(),
         });
-        return None;
-    };
+    }
     Some(IpipDevice {
-        address,
+        address: own.ipip_tunnel,
         mtu: ipip_mtu(cluster, underlay),
     })
 }
@@ -224,17 +224,23 @@ pub(super) fn vxlan(
         if !wants_vxlan(cluster, family) {
             continue;
         }
-        let (Some(address), Some(local)) = (vxlan_tunnel(own, family), own.data_address(family))
-        else {
+        let mut problem = |reason: String| {
             problems.push(Problem {
                 subject: format!("Node {}", own.name),
-                reason: format!(
-                    "no address or no tunnel address in {family} yet; {} waits for both",
-                    vxlan_device_name(family)
-                ),
+                reason,
             });
+        };
+        let device = vxlan_device_name(family);
+        let Some(local) = own.data_address(family) else {
+            problem(format!("no address in {family} yet; {device} waits for it"));
             continue;
         };
+        let address = vxlan_tunnel(own, family);
+        if address.is_none() {
+            problem(format!(
+                "no tunnel address in {family} yet; other nodes cannot reach this one's pods through {device}"
+            ));
+        }
         let vteps = cluster
             .nodes
             .values()

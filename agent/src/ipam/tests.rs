@@ -675,8 +675,30 @@ async fn tunnel_addresses_follow_the_pools() {
         block["attributes"],
         json!([{"handle_id": "ipip-tunnel-addr-n1", "secondary": {"node": "n1", "type": "ipipTunnelAddress"}}])
     );
-    // Another pool takes over.
+    // A pool that gives no more serves its pods on, also when somebody writes the Node anew without the address.
     state.pools.get_mut("v4").unwrap().disabled = true;
+    sender.send(Arc::new(state.clone())).unwrap();
+    assert_eq!(
+        ipam.ensure_tunnel_address(TunnelKind::IpIp).await.unwrap(),
+        Some(ipip)
+    );
+    let written = memory.all(Kind::Node)[0].value.clone();
+    let mut anew = written.clone();
+    anew["spec"]["bgp"]
+        .as_object_mut()
+        .unwrap()
+        .remove("ipv4IPIPTunnelAddr");
+    memory.put(Kind::Node, "n1", anew);
+    assert_eq!(
+        ipam.ensure_tunnel_address(TunnelKind::IpIp).await.unwrap(),
+        Some(ipip)
+    );
+    assert_eq!(
+        memory.all(Kind::Node)[0].spec()["bgp"]["ipv4IPIPTunnelAddr"],
+        json!(ipip.to_string())
+    );
+    // Another pool takes over when the first is gone.
+    state.pools.remove("v4");
     let mut next = super::testing::pool("next", "10.66.0.0/16", 26);
     next.encapsulation = Encapsulation::IpIp(EncapsulationMode::Always);
     state.pools.insert("next".to_owned(), next);

@@ -12,7 +12,7 @@ use super::engine::{Engine, Release};
 use super::store::{ATTEMPTS, Records, is_race};
 use super::{AssignRequest, IpamError, ReleaseAddress, TunnelKind};
 use crate::datastore::{Kind, Object, StoreError};
-use crate::model::{AllowedUse, ClusterState, Encapsulation, Labels};
+use crate::model::{AllowedUse, ClusterState, Encapsulation, IpPool, Labels};
 
 impl TunnelKind {
     /// The family of its addresses.
@@ -116,25 +116,29 @@ impl TunnelKind {
         }
     }
 
-    /// The pools whose packets travel through such a tunnel and that may give this node its address.
-    fn pools(self, cluster: &ClusterState, node: &str) -> Vec<Prefix> {
+    /// The pools whose packets travel through such a tunnel: while there is one, its pods' packets need the address, whether or not
+    /// the pool gives any more.
+    fn serving(self, cluster: &ClusterState) -> impl Iterator<Item = &IpPool> {
+        cluster.pools.values().filter(move |pool| {
+            let encapsulated = match pool.encapsulation {
+                Encapsulation::None => false,
+                Encapsulation::IpIp(_) => self == Self::IpIp,
+                Encapsulation::Vxlan(_) => self != Self::IpIp,
+            };
+            encapsulated && pool.cidr.family() == self.family()
+        })
+    }
+
+    /// Those of them that may give this node a new address.
+    fn giving(self, cluster: &ClusterState, node: &str) -> Vec<Prefix> {
         let no_labels = Labels::new();
         let labels = cluster
             .nodes
             .get(node)
             .map_or(&no_labels, |node| &node.labels);
-        cluster
-            .pools
-            .values()
+        self.serving(cluster)
             .filter(|pool| {
-                let encapsulated = match pool.encapsulation {
-                    Encapsulation::None => false,
-                    Encapsulation::IpIp(_) => self == Self::IpIp,
-                    Encapsulation::Vxlan(_) => self != Self::IpIp,
-                };
-                encapsulated
-                    && pool.cidr.family() == self.family()
-                    && !pool.disabled
+                !pool.disabled
                     && pool.allowed_uses.contains(&AllowedUse::Tunnel)
                     && pool.node_selector.matches(labels)
             })
@@ -159,11 +163,11 @@ impl<R: Records> Engine<R> {
     pub(super) async fn tunnel(&mut self, kind: TunnelKind) -> Result<Option<IpAddr>, IpamError> {
         let cluster = self.state()?;
         self.sync().await?;
-        let pools = kind.pools(&cluster, &self.node);
+        let serving: Vec<Prefix> = kind.serving(&cluster).map(|pool| pool.cidr).collect();
         let handle_id = kind.handle_id(&self.node);
         let node = self.node_object().await?;
         let current = kind.read(&node);
-        if pools.is_empty() {
+        if serving.is_empty() {
             // The annotation goes first: other nodes must not send to an address that is somebody else's already.
             if current.is_some() {
                 self.write_node(kind, None).await?;
@@ -174,13 +178,17 @@ impl<R: Records> Engine<R> {
         }
         let mut specific = None;
         if let Some(address) = current {
-            match self.standing(kind, address, &pools).await? {
+            match self.standing(kind, address, &serving).await? {
                 Standing::Good => return Ok(Some(address)),
                 Standing::Stale => {
                     self.release_one(Release::Handle(handle_id.clone())).await?;
                 }
                 Standing::Foreign => {
                     warn!(?kind, %address, "the node's tunnel address is recorded as somebody else's: taking another");
+                }
+                // Without a pool to record it anew from, the old record stays.
+                Standing::Ancient if kind.giving(&cluster, &self.node).is_empty() => {
+                    return Ok(Some(address));
                 }
                 Standing::Ancient => {
                     self.release_one(Release::Addresses(vec![ReleaseAddress {
@@ -192,6 +200,18 @@ impl<R: Records> Engine<R> {
                     specific = Some(address);
                 }
             }
+        }
+        let pools = kind.giving(&cluster, &self.node);
+        if pools.is_empty() {
+            // Nothing new is to be had. What is recorded for this node already serves on, such as after somebody wrote the Node anew.
+            let held = self.held(&handle_id).await?;
+            let kept = held
+                .into_iter()
+                .find(|address| serving.iter().any(|pool| pool.contains_addr(*address)));
+            if kept.is_some() && kept != current {
+                self.write_node(kind, kept).await?;
+            }
+            return Ok(kept);
         }
         let ipv4 = usize::from(kind.family() == Family::IPV4_UNICAST && specific.is_none());
         let ipv6 = usize::from(kind.family() == Family::IPV6_UNICAST && specific.is_none());
@@ -223,6 +243,25 @@ impl<R: Records> Engine<R> {
         }
         info!(?kind, address = %assigned.address, "tunnel address assigned");
         Ok(Some(assigned.address))
+    }
+
+    /// The addresses of a handle.
+    async fn held(&self, handle_id: &str) -> Result<Vec<IpAddr>, IpamError> {
+        let mut held = Vec::new();
+        let Some(handle) = self.store.handle(handle_id).await? else {
+            return Ok(held);
+        };
+        for cidr in handle
+            .spec
+            .block
+            .keys()
+            .filter_map(|cidr| cidr.parse().ok())
+        {
+            if let Some(stored) = self.store.block(cidr).await? {
+                held.extend(stored.spec.of_handle(handle_id));
+            }
+        }
+        Ok(held)
     }
 
     async fn release_one(&mut self, release: Release) -> Result<(), IpamError> {

@@ -131,7 +131,7 @@ async fn prepare_ipip<K: Kernel>(
     set_addresses(
         kernel,
         IPIP_DEVICE,
-        IpAddr::V4(device.address),
+        device.address.map(IpAddr::V4),
         addresses,
         pass,
     )
@@ -172,10 +172,14 @@ async fn prepare_vxlan<K: Kernel>(
 async fn set_addresses<K: Kernel>(
     kernel: &K,
     interface: &str,
-    address: IpAddr,
+    address: Option<IpAddr>,
     addresses: &Addresses,
     pass: &mut Pass,
 ) -> Result<(), KernelError> {
+    // Not known for now: what is there carries on.
+    let Some(address) = address else {
+        return Ok(());
+    };
     let wanted = InterfaceAddress {
         address,
         prefix_len: if address.is_ipv4() { 32 } else { 128 },

@@ -52,7 +52,7 @@ fn vxlan(nodes: &[u8]) -> VxlanDevice {
         local: "192.0.2.1".parse().expect("address"),
         parent: Some("eth0".to_owned()),
         mac: mac(0),
-        address: "10.65.0.1".parse().expect("address"),
+        address: Some("10.65.0.1".parse().expect("address")),
         mtu: 1450,
         vteps: nodes
             .iter()
@@ -79,7 +79,7 @@ fn whole_node() -> DesiredState {
         ("10.65.2.0/26", via("10.65.2.0", "vxlan.calico")),
     ]);
     wanted.ipip = Some(IpipDevice {
-        address: "10.67.0.1".parse().expect("address"),
+        address: Some("10.67.0.1".parse().expect("address")),
         mtu: 1480,
     });
     wanted.vxlan.insert(Family::IPV4_UNICAST, vxlan(&[2, 3]));
@@ -215,7 +215,8 @@ impl Node {
         let ipip: Vec<String> = wanted
             .ipip
             .iter()
-            .map(|device| device.address.to_string())
+            .filter_map(|device| device.address)
+            .map(|address| address.to_string())
             .collect();
         if address("tunl0") != ipip {
             difference.push(format!("tunl0 has {:?}, wanted {ipip:?}", address("tunl0")));
@@ -228,7 +229,10 @@ impl Node {
                     && link.mac == Some(device.mac)
                     && link.up
                     && link.mtu == device.mtu;
-                if !fits || address("vxlan.calico") != [device.address.to_string()] {
+                if !fits
+                    || address("vxlan.calico")
+                        != Vec::from_iter(device.address.map(|address| address.to_string()))
+                {
                     difference.push(format!("vxlan.calico differs: {link:?}"));
                 }
                 let nodes: Vec<_> = device
