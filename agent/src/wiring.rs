@@ -59,7 +59,8 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// Runs the daemon of a node until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Something without which a node cannot be run could not be had: the datastore, the kernel, the state directory, a socket.
+/// Something without which a node cannot be run could not be had: the kernel, the state directory, a socket. A datastore that is
+/// away is waited for.
 pub async fn agent(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -100,7 +101,7 @@ pub async fn agent(config: Config) -> Result<()> {
 
     let kernel = Netlink::open(NetlinkOptions::default()).context("cannot speak to the kernel")?;
     let restarting = holds_our_routes(&kernel, config.route_protocol).await?;
-    let store = open_store(&config.datastore).await?;
+    let store = connect_store(&config.datastore)?;
     let (workloads, workloads_seen) = watch::channel(Workloads::default());
     let options = WatchOptions {
         state_dir: Some(config.state_dir.clone()),
@@ -235,15 +236,15 @@ pub async fn agent(config: Config) -> Result<()> {
 /// # Errors
 /// The datastore cannot be read.
 pub async fn read_cluster(datastore: &DatastoreKind, node_name: &str) -> Result<ClusterState> {
-    let store = open_store(datastore).await?;
+    let store = connect_store(datastore)?;
     Ok(crate::watch::read_once(&store, &WatchOptions::new(node_name)).await?)
 }
 
-async fn open_store(datastore: &DatastoreKind) -> Result<Store> {
+/// The datastore, which may be away: it is asked again and again, and the saved view stands in.
+fn connect_store(datastore: &DatastoreKind) -> Result<Store> {
     match datastore {
-        DatastoreKind::Directory(path) => Store::open_directory(path)
-            .await
-            .with_context(|| format!("cannot open the datastore directory {}", path.display())),
+        DatastoreKind::Directory(path) => Store::connect_directory(path)
+            .with_context(|| format!("cannot follow the datastore directory {}", path.display())),
         DatastoreKind::Kubernetes => {
             bail!("the kubernetes datastore is not built yet; use directory:PATH")
         }

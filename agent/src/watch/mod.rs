@@ -155,24 +155,19 @@ impl Task {
     /// Asks the store until it answers, then follows it; never ends by itself. Cancelled at any await it leaves objects and
     /// published state in agreement.
     async fn follow(&mut self) {
-        let began = Instant::now();
+        // Only a first answer is waited for so long; later the saved view is in use already.
+        let mut patience = Some(Instant::now() + PATIENCE);
         loop {
-            // Only a first answer is waited for so long; later the saved view is in use already.
-            let patience = PATIENCE.saturating_sub(began.elapsed()).max(RETRY);
-            match tokio::time::timeout(patience, self.first_list()).await {
-                Ok(Ok((objects, watch))) => {
+            match self.await_list(&mut patience).await {
+                Ok((objects, watch)) => {
                     self.objects = objects;
                     self.source = Source::Store;
                     self.show();
                     self.follow_watch(watch).await;
                     warn!("the datastore's watch ended, starting anew");
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     warn!(%error, "the datastore does not answer");
-                    self.use_saved_view();
-                }
-                Err(_) => {
-                    debug!("the datastore is slow to answer");
                     self.use_saved_view();
                 }
             }
@@ -180,20 +175,30 @@ impl Task {
         }
     }
 
-    /// Everything the store has, in one piece.
-    async fn first_list(&self) -> Result<(Objects, Watch), StoreError> {
-        let mut objects = Objects::new(&self.options.node_name, &self.options.secret_namespace);
-        let mut watch = self.store.watch().await?;
-        while let Some(event) = watch.next().await {
-            if event == WatchEvent::InitDone {
-                return Ok((objects, watch));
+    /// Waits for the list as long as it takes; a large one may take longer than anybody wants to wait for sessions. When patience
+    /// ends the saved view stands in.
+    async fn await_list(
+        &mut self,
+        patience: &mut Option<Instant>,
+    ) -> Result<(Objects, Watch), StoreError> {
+        let list = first_list(self.store.clone(), self.options.clone());
+        tokio::pin!(list);
+        let mut pods_end = false;
+        loop {
+            tokio::select! {
+                listed = &mut list => return listed,
+                () = at(*patience) => {
+                    *patience = None;
+                    debug!("the datastore is slow to answer");
+                    self.use_saved_view();
+                }
+                changed = self.workloads.changed(), if !pods_end => match changed {
+                    Ok(()) if self.source != Source::Nothing => self.show(),
+                    Ok(()) => {}
+                    Err(_) => pods_end = true,
+                },
             }
-            objects.take(event);
         }
-        Err(StoreError::Unavailable {
-            place: self.store.to_string(),
-            reason: "its watch ended".to_owned(),
-        })
     }
 
     /// Waits before the next attempt, and goes on telling what pods there are meanwhile.
@@ -316,13 +321,41 @@ impl Task {
             return;
         };
         let text = View::text(&self.objects);
-        let saved = tokio::task::spawn_blocking(move || view.save(&text)).await;
+        let node = (!self.objects.has_own_node()).then(|| self.options.node_name.clone());
+        let saved = tokio::task::spawn_blocking(move || {
+            // What says nothing of this node would bring up none of its sessions: a datastore that is not what it was, more likely
+            // than a cluster that has lost the node.
+            if let Some(node) = node
+                && view.has_node(&node)
+            {
+                warn!("the datastore lacks this node's object; the saved view has it and stays as it is");
+                return Ok(());
+            }
+            view.save(&text)
+        })
+        .await;
         match saved {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the view of the cluster cannot be saved"),
             Err(error) => warn!(%error, "saving the view of the cluster broke off"),
         }
     }
+}
+
+/// Everything the store has, in one piece.
+async fn first_list(store: Store, options: WatchOptions) -> Result<(Objects, Watch), StoreError> {
+    let mut objects = Objects::new(&options.node_name, &options.secret_namespace);
+    let mut watch = store.watch().await?;
+    while let Some(event) = watch.next().await {
+        if event == WatchEvent::InitDone {
+            return Ok((objects, watch));
+        }
+        objects.take(event);
+    }
+    Err(StoreError::Unavailable {
+        place: store.to_string(),
+        reason: "its watch ended".to_owned(),
+    })
 }
 
 /// Waits until a moment; for ever if there is none.

@@ -95,6 +95,12 @@ impl Objects {
         );
     }
 
+    /// Whether the node's own object is among them.
+    pub(super) fn has_own_node(&self) -> bool {
+        self.entries
+            .contains_key(&(Kind::Node, self.node_name.clone()))
+    }
+
     /// The objects as JSON texts, in order.
     pub(super) fn raw(&self) -> impl Iterator<Item = &str> {
         self.entries.values().map(|entry| &*entry.raw)

@@ -493,9 +493,7 @@ async fn a_store_that_is_away_is_replaced_by_the_saved_view_until_it_is_back() {
         all.apply(&object);
     }
     View::new(state_dir.path()).save(&View::text(&all)).unwrap();
-    // A file stands where the directory will be.
     let path = dir.path().join("store");
-    fs::write(&path, "").unwrap();
     let store = Store::connect_directory(&path).unwrap();
     assert!(store.get(Kind::IpPool, "p").await.is_err());
     let (_pods, pods_seen) = watch::channel(workloads());
@@ -508,11 +506,18 @@ async fn a_store_that_is_away_is_replaced_by_the_saved_view_until_it_is_back() {
     let state = wait_for(&mut states, |state| state.from_saved_view).await;
     assert!(!state.in_sync);
     assert_eq!((state.nodes.len(), state.workloads.len()), (2, 1));
-    fs::remove_file(&path).unwrap();
-    fs::create_dir(&path).unwrap();
-    fs::write(path.join("p.yaml"), POOL).unwrap();
+    assert!(!path.exists(), "nobody but its owner makes it");
+    // It comes in one piece, as a mount does.
+    let mount = dir.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    fs::write(mount.join("p.yaml"), POOL).unwrap();
+    fs::rename(&mount, &path).unwrap();
     let state = wait_for(&mut states, |state| state.in_sync).await;
     assert!(!state.from_saved_view && state.nodes.is_empty() && state.pools.contains_key("p"));
     cancel.cancel();
     task.await.unwrap();
+    assert!(
+        View::new(state_dir.path()).has_node("n1"),
+        "a view without this node is not saved over one with it"
+    );
 }

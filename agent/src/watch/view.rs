@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::objects::Objects;
-use crate::datastore::{Object, objects_of_list};
+use crate::datastore::{Kind, Object, objects_of_list};
 
 /// Where the view is kept.
 #[derive(Clone, Debug)]
@@ -57,6 +57,15 @@ impl View {
         file.write_all(text.as_bytes())?;
         file.sync_data()?;
         fs::rename(&temporary, self.path())
+    }
+
+    /// Whether the view holds the object of a node.
+    pub(super) fn has_node(&self, name: &str) -> bool {
+        self.load().is_ok_and(|objects| {
+            objects
+                .iter()
+                .any(|object| object.kind == Kind::Node && object.name == name)
+        })
     }
 
     /// The objects of the view; none where there is no view.

@@ -88,7 +88,7 @@ impl DirectoryStore {
         Ok(Self(Arc::new(Shared { path, requests })))
     }
 
-    /// Names a directory that may not be there yet. Until it can be read, every request is told so; it is tried again until then.
+    /// Names a directory that may not be there yet, and never makes it. Until it can be read, every request is told so; it is tried again until then.
     ///
     /// # Errors
     /// When no thread can be started.

@@ -81,8 +81,9 @@ pub(super) fn run(
             return;
         }
     };
+    let make = opened.is_some();
     loop {
-        match open(path) {
+        match open(path, make) {
             Ok((mut worker, watcher, touched)) => {
                 if let Some(opened) = opened.take()
                     && opened.send(Ok(worker.root.clone())).is_err()
@@ -112,9 +113,13 @@ pub(super) fn run(
 
 type Opened = (Worker, Option<RecommendedWatcher>, mpsc::Receiver<Touch>);
 
-/// Makes the directory where missing, and reads it whole.
-fn open(path: &Path) -> io::Result<Opened> {
-    let root = fs::create_dir_all(path).and_then(|()| fs::canonicalize(path))?;
+/// Reads the directory whole. One that is missing is made only if `make`: an empty one in the place of a directory that is not
+/// mounted yet would say that the cluster is empty.
+fn open(path: &Path, make: bool) -> io::Result<Opened> {
+    if make {
+        fs::create_dir_all(path)?;
+    }
+    let root = fs::canonicalize(path)?;
     // Listening starts before reading, so that nothing falls between.
     let (touches, touched) = mpsc::channel(EVENTS);
     let watcher = listen(&root, touches);
