@@ -158,7 +158,7 @@ impl Foreign {
     pub fn kill(&mut self) -> Result<()> {
         match self.running.take().context("not running")? {
             Running::Bird2(bird) => bird.kill(),
-            Running::Bird1(one, other) => one.kill().and(other.kill()),
+            Running::Bird1(one, other) => one.kill().and_then(|()| other.kill()),
             Running::Frr(mut frr) => {
                 frr.kill_bgpd()?;
                 self.resting = Some(frr);

@@ -151,7 +151,7 @@ impl Wanted {
             as_path: self.as_path.clone(),
             next_hop: self.next_hop.clone(),
             // Daemons print 0 where there is none.
-            med: self.med.or(path.med.filter(|med| *med == 0)),
+            med: self.med.or_else(|| path.med.filter(|med| *med == 0)),
             local_pref: self.local_pref.or(path.local_pref),
             communities: tags(format!("{}:100", self.tag)),
             large_communities: tags(format!("{}:1:2", self.tag)),

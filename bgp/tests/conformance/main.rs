@@ -1,0 +1,507 @@
+//! The speaker against scripted neighbours, octets in and octets out, on an invented clock and without a socket.
+//!
+//! Neighbour `a` is the one that misbehaves; `b`, `c` and `d` are there to see that only what is about `a`'s fault reaches
+//! them. A test is named after its case: H framing, O OPEN, U UPDATE, A attributes, F timers, R refresh, G restart, E export,
+//! P ADD-PATH.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a helper that panics fails the test that called it, which is what it is for"
+)]
+
+mod add_path;
+mod export;
+mod framing;
+mod opens;
+mod refresh;
+mod updates;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use margay_bgp::asn::Asn;
+use margay_bgp::codec::{
+    CodecContext, EXTENDED_MAX_LEN, KEEPALIVE, Message, NextHop, PathAttributes, decode,
+    framing as frames,
+};
+use margay_bgp::family::{Family, FamilySet};
+use margay_bgp::fsm::{Direction, State};
+use margay_bgp::policy::Policy;
+use margay_bgp::prefix::Prefix;
+use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
+use margay_bgp::speaker::snapshot::PeerSnapshot;
+use margay_bgp::speaker::{Accepted, Output, PeerId, Speaker};
+
+const OWN_ASN: u32 = 64512;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Capabilities of an everyday neighbour: both families, route refresh.
+const USUAL: &[u8] = &[1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 2, 0];
+
+/// Name, last octet of the address, AS.
+const NEIGHBOURS: [(&str, u8, u32); 4] = [
+    ("a", 2, 64600),
+    ("b", 3, 64700),
+    ("c", 4, OWN_ASN),
+    ("d", 5, OWN_ASN),
+];
+
+/// A scripted neighbour's end of its connection.
+struct End {
+    peer: PeerId,
+    direction: Direction,
+    /// How the speaker reads what the neighbour says.
+    context: CodecContext,
+    buffer: BytesMut,
+    /// How the neighbour reads what it is told.
+    reading: CodecContext,
+    told: Vec<Message>,
+    table: BTreeMap<Prefix, (PathAttributes, NextHop)>,
+    keepalive_interval: Option<Duration>,
+    closed: bool,
+}
+
+struct Lab {
+    speaker: Speaker,
+    now: Instant,
+    ends: BTreeMap<&'static str, End>,
+}
+
+fn own_address() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 179))
+}
+
+fn address_of(name: &str) -> Ipv4Addr {
+    let (_, number, _) = NEIGHBOURS
+        .into_iter()
+        .find(|(known, ..)| *known == name)
+        .unwrap();
+    Ipv4Addr::new(192, 0, 2, number)
+}
+
+fn asn_of(name: &str) -> u32 {
+    NEIGHBOURS
+        .into_iter()
+        .find(|(known, ..)| *known == name)
+        .unwrap()
+        .2
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+impl Lab {
+    /// A speaker that waits for all of [`NEIGHBOURS`]; `c` is its client.
+    fn with(change: impl FnOnce(&mut SpeakerConfig)) -> Self {
+        let mut config = SpeakerConfig::new(
+            Asn(OWN_ASN),
+            Ipv4Addr::new(192, 0, 2, 1).try_into().unwrap(),
+        );
+        for (name, number, asn) in NEIGHBOURS {
+            let remote = SocketAddr::from(([192, 0, 2, number], 179));
+            let mut peer = PeerConfig::new(
+                name,
+                Remote::Address(remote),
+                Asn(asn),
+                Arc::new(Policy::accept_all()),
+                Arc::new(Policy::accept_all()),
+            );
+            peer.passive = true;
+            peer.route_reflector_client = name == "c";
+            peer.next_hop_address = Some("2001:db8::1".parse().unwrap());
+            config.peers.push(peer);
+        }
+        change(&mut config);
+        let now = Instant::now();
+        Self {
+            speaker: Speaker::new(config, 7, now),
+            now,
+            ends: BTreeMap::new(),
+        }
+    }
+
+    fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// Connected, OPEN not yet said.
+    fn connect(&mut self, name: &'static str) {
+        let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 40_000);
+        let Accepted::Peer(peer, direction) = self.speaker.accept(remote, own_address(), self.now)
+        else {
+            panic!("{name} is refused");
+        };
+        let reading = CodecContext {
+            four_octet_as: true,
+            families: FamilySet::all(),
+            peer_is_external: asn_of(name) != OWN_ASN,
+            extended_message_receive: true,
+            enhanced_route_refresh: true,
+            ..CodecContext::before_open()
+        };
+        let end = End {
+            peer,
+            direction,
+            context: CodecContext::before_open(),
+            buffer: BytesMut::new(),
+            reading,
+            told: Vec::new(),
+            table: BTreeMap::new(),
+            keepalive_interval: None,
+            closed: false,
+        };
+        self.ends.insert(name, end);
+        self.speaker
+            .handle_connected(peer, direction, own_address(), remote, self.now);
+        self.settle();
+    }
+
+    /// Established with these capabilities besides the four-octet AS, and done with its own table.
+    fn establish_with(&mut self, name: &'static str, capabilities: &[u8]) {
+        self.connect(name);
+        self.say(
+            name,
+            &open(asn_of(name), address_of(name), 90, capabilities),
+        );
+        self.say(name, &KEEPALIVE);
+        self.assert_established(name);
+    }
+
+    fn establish(&mut self, names: &[&'static str]) {
+        for name in names {
+            self.establish_with(name, USUAL);
+        }
+    }
+
+    /// A session of each of `names`.
+    fn established(names: &[&'static str]) -> Self {
+        let mut lab = Self::new();
+        lab.establish(names);
+        lab
+    }
+
+    /// The neighbour says octets, cut off where the speaker no longer reads.
+    fn say(&mut self, name: &str, octets: &[u8]) {
+        let now = self.now;
+        self.ends
+            .get_mut(name)
+            .unwrap()
+            .buffer
+            .extend_from_slice(octets);
+        loop {
+            let end = self.ends.get_mut(name).unwrap();
+            if end.closed {
+                return;
+            }
+            let (peer, direction) = (end.peer, end.direction);
+            match frames::split(&mut end.buffer, end.context.max_receive_len()) {
+                Ok(None) => break,
+                Ok(Some(frame)) => match decode(&frame.octets, &end.context) {
+                    Ok(message) => self.speaker.handle_message(peer, direction, message, now),
+                    Err(error) => self.speaker.handle_malformed(peer, direction, error, now),
+                },
+                Err(error) => self.speaker.handle_malformed(peer, direction, error, now),
+            }
+            self.settle();
+        }
+        self.settle();
+    }
+
+    /// The neighbour's TCP connection breaks.
+    fn cut(&mut self, name: &str) {
+        let end = self.ends.remove(name).unwrap();
+        self.speaker
+            .handle_closed(end.peer, end.direction, self.now);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut busy = false;
+            while let Some(output) = self.speaker.poll_output() {
+                busy = true;
+                self.obey(output);
+            }
+            while self.speaker.poll_table_event(100).is_some() {
+                busy = true;
+            }
+            busy |= self.speaker.work(100, self.now);
+            if !busy {
+                return;
+            }
+        }
+        panic!("the speaker does not come to rest");
+    }
+
+    fn obey(&mut self, output: Output) {
+        let now = self.now;
+        match output {
+            Output::Connect { peer, .. } => self.speaker.handle_connect_failed(peer, now),
+            Output::Send {
+                peer,
+                direction,
+                chunks,
+            } => {
+                let octets = chunks.iter().map(|chunk| chunk.len()).sum();
+                self.speaker.handle_written(peer, direction, octets, now);
+                let Some(end) = self.end_of(peer, direction) else {
+                    return;
+                };
+                let mut buffer = BytesMut::new();
+                chunks
+                    .iter()
+                    .for_each(|chunk| buffer.extend_from_slice(chunk));
+                while let Some(frame) = frames::split(&mut buffer, EXTENDED_MAX_LEN).unwrap() {
+                    let message = decode(&frame.octets, &end.reading).unwrap();
+                    end.take(message);
+                }
+                assert!(buffer.is_empty(), "half a message");
+            }
+            Output::Close {
+                peer, direction, ..
+            } => {
+                if let Some(end) = self.end_of(peer, direction) {
+                    end.closed = true;
+                }
+            }
+            Output::UseContext {
+                peer,
+                direction,
+                context,
+                keepalive_interval,
+            } => {
+                if let Some(end) = self.end_of(peer, direction) {
+                    end.context = context;
+                    end.keepalive_interval = keepalive_interval;
+                }
+            }
+            Output::Reconfigured { .. }
+            | Output::PeerStateChanged { .. }
+            | Output::PeerRemoved { .. } => {}
+        }
+    }
+
+    fn end_of(&mut self, peer: PeerId, direction: Direction) -> Option<&mut End> {
+        self.ends
+            .values_mut()
+            .find(|end| end.peer == peer && end.direction == direction && !end.closed)
+    }
+
+    /// Time passes; every neighbour but `silent` says a KEEPALIVE each second.
+    fn advance(&mut self, time: Duration, silent: &[&str]) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += SECOND;
+            let names: Vec<_> = self
+                .ends
+                .keys()
+                .copied()
+                .filter(|name| !silent.contains(name))
+                .collect();
+            for name in names {
+                if self.peer(name).state == State::Established {
+                    self.say(name, &KEEPALIVE);
+                }
+            }
+            self.speaker.handle_timeout(self.now);
+            self.settle();
+        }
+    }
+
+    fn peer(&self, name: &str) -> PeerSnapshot {
+        let snapshot = self.speaker.snapshot(self.now);
+        snapshot
+            .peers
+            .into_iter()
+            .find(|peer| &*peer.name == name)
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn assert_established(&self, name: &str) {
+        let peer = self.peer(name);
+        assert_eq!(
+            peer.state,
+            State::Established,
+            "{name}: {:?}",
+            peer.last_error
+        );
+    }
+
+    /// What the neighbour was told since last asked, KEEPALIVEs left out.
+    fn told(&mut self, name: &str) -> Vec<Message> {
+        let mut told = std::mem::take(&mut self.ends.get_mut(name).unwrap().told);
+        told.retain(|message| *message != Message::Keepalive);
+        told
+    }
+
+    /// The NOTIFICATION that ended the neighbour's connection.
+    #[track_caller]
+    fn assert_ended(&self, name: &str, code: u8, subcode: u8, data: &[u8]) {
+        let end = &self.ends[name];
+        let Some(Message::Notification(last)) = end.told.last() else {
+            panic!("{name} was told {:?}", end.told.last());
+        };
+        assert_eq!(
+            (last.code.code, last.code.subcode, &last.data[..]),
+            (code, subcode, data)
+        );
+        assert!(end.closed, "{name} is still connected");
+    }
+
+    #[track_caller]
+    fn holds(&self, name: &str, text: &str) -> &(PathAttributes, NextHop) {
+        self.ends[name].table.get(&prefix(text)).unwrap_or_else(|| {
+            panic!(
+                "{name} holds {:?}",
+                self.ends[name].table.keys().collect::<Vec<_>>()
+            )
+        })
+    }
+
+    #[track_caller]
+    fn lacks(&self, name: &str, text: &str) {
+        let held = self.ends[name].table.get(&prefix(text));
+        assert!(held.is_none(), "{name} holds {text}: {held:?}");
+    }
+}
+
+impl End {
+    fn take(&mut self, message: Message) {
+        if let Message::Update(update) = &message {
+            assert!(update.faults.is_empty(), "{:?}", update.faults);
+            for nlri in &update.withdrawn {
+                self.table.remove(&nlri.prefix);
+            }
+            for announcement in &update.announced {
+                for nlri in &announcement.nlri {
+                    let attributes = update.attributes.clone().unwrap();
+                    self.table
+                        .insert(nlri.prefix, (attributes, announcement.next_hop));
+                }
+            }
+        }
+        self.told.push(message);
+    }
+}
+
+fn message(number: u8, body: &[u8]) -> Vec<u8> {
+    let mut octets = vec![0xff; 16];
+    octets.extend(u16::try_from(19 + body.len()).unwrap().to_be_bytes());
+    octets.push(number);
+    octets.extend(body);
+    octets
+}
+
+/// An OPEN with a four-octet AS and these capabilities.
+fn open(asn: u32, id: Ipv4Addr, hold_time: u16, capabilities: &[u8]) -> Vec<u8> {
+    let mut all = capabilities.to_vec();
+    all.extend([65, 4]);
+    all.extend(asn.to_be_bytes());
+    let size = u8::try_from(all.len()).unwrap();
+    let mut parameters = vec![2, size];
+    parameters.extend(all);
+    plain_open(4, asn, id, hold_time, &parameters)
+}
+
+/// An OPEN of these parts.
+fn plain_open(version: u8, asn: u32, id: Ipv4Addr, hold_time: u16, parameters: &[u8]) -> Vec<u8> {
+    let mut body = vec![version];
+    body.extend(u16::try_from(asn).unwrap_or(23_456).to_be_bytes());
+    body.extend(hold_time.to_be_bytes());
+    body.extend(id.octets());
+    body.push(u8::try_from(parameters.len()).unwrap());
+    body.extend(parameters);
+    message(1, &body)
+}
+
+fn update(withdrawn: &[u8], attributes: &[u8], nlri: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for part in [withdrawn, attributes] {
+        body.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+        body.extend(part);
+    }
+    body.extend(nlri);
+    message(2, &body)
+}
+
+fn attribute(flags: u8, code: u8, value: &[u8]) -> Vec<u8> {
+    let mut octets = vec![flags, code, u8::try_from(value.len()).unwrap()];
+    octets.extend(value);
+    octets
+}
+
+fn as_path(asns: &[u32]) -> Vec<u8> {
+    let mut value = Vec::new();
+    if !asns.is_empty() {
+        value.extend([2, u8::try_from(asns.len()).unwrap()]);
+        value.extend(asns.iter().flat_map(|asn| asn.to_be_bytes()));
+    }
+    attribute(0x40, 2, &value)
+}
+
+/// ORIGIN, AS_PATH and NEXT_HOP as the neighbour would send them; LOCAL_PREF inside the AS.
+fn usual(name: &str) -> Vec<Vec<u8>> {
+    let inside = asn_of(name) == OWN_ASN;
+    let path: &[u32] = if inside { &[] } else { &[asn_of(name)] };
+    let mut list = vec![
+        attribute(0x40, 1, &[0]),
+        as_path(path),
+        attribute(0x40, 3, &address_of(name).octets()),
+    ];
+    if inside {
+        list.push(attribute(0x40, 5, &[0, 0, 0, 100]));
+    }
+    list
+}
+
+/// [`usual`] attributes in which `replacement` stands for the one of its type, or is added.
+fn usual_but(name: &str, replacement: &[u8]) -> Vec<u8> {
+    let mut list = usual(name);
+    list.retain(|attribute| attribute[1] != replacement[1]);
+    list.push(replacement.to_vec());
+    list.concat()
+}
+
+/// Prefixes of whole octets: `10.1.0.0/16` and the like.
+fn nlri(prefixes: &[&str]) -> Vec<u8> {
+    let mut octets = Vec::new();
+    for text in prefixes {
+        let prefix = prefix(text);
+        let address = match prefix.addr() {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        octets.push(prefix.len());
+        octets.extend(&address[..usize::from(prefix.len().div_ceil(8))]);
+    }
+    octets
+}
+
+/// A good announcement of IPv4 prefixes.
+fn announce(name: &str, prefixes: &[&str]) -> Vec<u8> {
+    update(&[], &usual(name).concat(), &nlri(prefixes))
+}
+
+fn withdraw(prefixes: &[&str]) -> Vec<u8> {
+    update(&nlri(prefixes), &[], &[])
+}
+
+fn end_of_rib() -> Vec<u8> {
+    update(&[], &[], &[])
+}
+
+fn is_end_of_rib(message: &Message) -> Option<Family> {
+    match message {
+        Message::Update(update) => update.end_of_rib,
+        Message::Open(_)
+        | Message::Notification(_)
+        | Message::Keepalive
+        | Message::RouteRefresh(_) => None,
+    }
+}

@@ -1,0 +1,169 @@
+//! OPEN: what is refused and how, and what is settled.
+
+use std::net::Ipv4Addr;
+
+use super::{KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, open, plain_open};
+
+/// A connection on which `a` (or `c`, an internal one) said this OPEN.
+fn opened(name: &'static str, octets: &[u8]) -> Lab {
+    let mut lab = Lab::new();
+    lab.connect(name);
+    lab.say(name, octets);
+    lab
+}
+
+#[track_caller]
+fn refused(octets: &[u8], code: u8, subcode: u8, data: &[u8]) {
+    opened("a", octets).assert_ended("a", code, subcode, data);
+}
+
+#[track_caller]
+fn accepted(octets: &[u8]) -> Lab {
+    let mut lab = opened("a", octets);
+    lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
+    lab
+}
+
+fn id() -> Ipv4Addr {
+    address_of("a")
+}
+
+#[test]
+fn o1_another_version_is_refused_with_2_1_and_ours() {
+    for version in [3, 5] {
+        refused(&plain_open(version, 64600, id(), 90, &[]), 2, 1, &[0, 4]);
+    }
+}
+
+#[test]
+fn o2_o3_another_as_or_none_is_refused_with_2_2() {
+    refused(&open(64601, id(), 90, USUAL), 2, 2, &[]);
+    refused(&plain_open(4, 0, id(), 90, &[]), 2, 2, &[]);
+    refused(&open(0, id(), 90, USUAL), 2, 2, &[]);
+}
+
+#[test]
+fn o4_the_capabilitys_as_counts_behind_as_trans() {
+    let mut parameters = vec![2, 6, 65, 4];
+    parameters.extend(64600_u32.to_be_bytes());
+    accepted(&plain_open(4, 23_456, id(), 90, &parameters));
+}
+
+#[test]
+fn o5_o6_o7_identifiers() {
+    refused(&open(64600, Ipv4Addr::UNSPECIFIED, 90, USUAL), 2, 3, &[]);
+    accepted(&open(64600, Ipv4Addr::new(192, 0, 2, 1), 90, USUAL));
+    let own = open(OWN_ASN, Ipv4Addr::new(192, 0, 2, 1), 90, USUAL);
+    opened("c", &own).assert_ended("c", 2, 3, &[]);
+}
+
+#[test]
+fn o8_hold_times_of_one_and_two_seconds_are_refused_with_2_6() {
+    for hold_time in [1, 2] {
+        refused(&open(64600, id(), hold_time, USUAL), 2, 6, &[]);
+    }
+}
+
+#[test]
+fn o9_hold_time_zero_means_no_keepalives_and_no_end() {
+    let mut lab = accepted(&open(64600, id(), 0, USUAL));
+    assert_eq!(lab.ends["a"].keepalive_interval, None);
+    lab.advance(1_000 * super::SECOND, &["a"]);
+    lab.assert_established("a");
+}
+
+#[test]
+fn o10_the_smaller_hold_time_counts() {
+    let lab = accepted(&open(64600, id(), 3, USUAL));
+    assert_eq!(lab.peer("a").hold_time, Some(3 * super::SECOND));
+    assert_eq!(lab.ends["a"].keepalive_interval, Some(super::SECOND));
+}
+
+#[test]
+fn o12_an_unknown_parameter_is_refused_with_2_4() {
+    let mut lab = opened("a", &plain_open(4, 64600, id(), 90, &[1, 1, 0]));
+    let told = lab.told("a");
+    assert!(lab.ends["a"].closed, "{told:?}");
+    assert!(format!("{told:?}").contains("Notification"), "{told:?}");
+}
+
+#[test]
+fn o13_o14_parameters_and_capabilities_that_overrun_are_refused_with_2_0() {
+    refused(&plain_open(4, 64600, id(), 90, &[2, 9, 1]), 2, 0, &[]);
+    refused(&plain_open(4, 64600, id(), 90, &[2, 3, 1, 4, 0]), 2, 0, &[]);
+    // O28: a four-octet AS of two octets.
+    refused(
+        &plain_open(4, 64600, id(), 90, &[2, 4, 65, 2, 0, 1]),
+        2,
+        0,
+        &[],
+    );
+}
+
+#[test]
+fn o15_o16_o17_several_parameters_duplicates_and_unknown_capabilities_change_nothing() {
+    let mut parameters = vec![
+        2, 6, 1, 4, 0, 1, 0, 1, 2, 6, 1, 4, 0, 1, 0, 1, 2, 2, 200, 0, 2, 6, 65, 4,
+    ];
+    parameters.extend(64600_u32.to_be_bytes());
+    let lab = accepted(&plain_open(4, 64600, id(), 90, &parameters));
+    let families = &lab.peer("a").families;
+    assert_eq!(
+        families.iter().filter(|family| family.negotiated).count(),
+        1
+    );
+}
+
+#[test]
+fn o18_no_capabilities_mean_ipv4_and_two_octet_as_numbers() {
+    let mut lab = accepted(&plain_open(4, 64600, id(), 90, &[]));
+    lab.establish(&["b"]);
+    lab.ends.get_mut("a").unwrap().reading.four_octet_as = false;
+    let path = super::as_path(&[64700, 4_200_000_001]);
+    lab.say(
+        "b",
+        &super::update(
+            &[],
+            &super::usual_but("b", &path),
+            &super::nlri(&["10.1.0.0/16"]),
+        ),
+    );
+    let (attributes, _) = lab.holds("a", "10.1.0.0/16");
+    // E32: AS_TRANS in the path, the whole of it in AS4_PATH.
+    assert_eq!(attributes.as_path.to_string(), "64512 64700 4200000001");
+}
+
+#[test]
+fn o19_a_peer_of_ipv6_alone_is_sent_no_ipv4() {
+    let mut lab = Lab::new();
+    lab.establish_with("a", &[1, 4, 0, 2, 0, 1]);
+    lab.establish(&["b"]);
+    lab.say("b", &announce("b", &["10.1.0.0/16"]));
+    assert!(lab.ends["a"].table.is_empty());
+}
+
+#[test]
+fn o20_no_common_family_is_refused_with_2_7_and_what_we_need() {
+    refused(
+        &open(64600, id(), 90, &[1, 4, 0, 25, 0, 70]),
+        2,
+        7,
+        &[1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1],
+    );
+}
+
+#[test]
+fn o21_o22_extended_framing_is_taken_with_any_length_before_it() {
+    for length in [255, 9] {
+        let mut capability = vec![65, 4];
+        capability.extend(64600_u32.to_be_bytes());
+        let mut body = vec![4];
+        body.extend(64600_u16.to_be_bytes());
+        body.extend(90_u16.to_be_bytes());
+        body.extend(id().octets());
+        body.extend([length, 255, 0, 9, 2, 0, 6]);
+        body.extend(capability);
+        accepted(&super::message(1, &body));
+    }
+}

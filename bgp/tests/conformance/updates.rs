@@ -1,0 +1,386 @@
+//! UPDATE as RFC 7606 wants it, seen from the neighbours: what is withdrawn, what stays, whose session ends.
+
+use super::{Lab, announce, as_path, attribute, nlri, prefix, update, usual, usual_but, withdraw};
+
+const FIRST: &str = "10.1.0.0/16";
+const SECOND_PREFIX: &str = "10.2.0.0/16";
+
+/// `a` announced both prefixes, `b` and `c` hold them.
+fn lab() -> Lab {
+    let mut lab = Lab::established(&["a", "b", "c"]);
+    lab.say("a", &announce("a", &[FIRST, SECOND_PREFIX]));
+    lab.holds("b", FIRST);
+    lab.holds("b", SECOND_PREFIX);
+    lab
+}
+
+/// The UPDATE takes its prefix from everybody, and nothing else.
+#[track_caller]
+fn withdraws(case: &str, octets: &[u8]) {
+    let mut lab = lab();
+    lab.say("a", octets);
+    let peer = lab.peer("a");
+    assert_eq!(
+        peer.state,
+        margay_bgp::fsm::State::Established,
+        "{case}: {:?}",
+        peer.last_error
+    );
+    for name in ["b", "c"] {
+        assert!(
+            !lab.ends[name].table.contains_key(&prefix(FIRST)),
+            "{case}: {name} holds {FIRST}"
+        );
+        lab.holds(name, SECOND_PREFIX);
+        lab.assert_established(name);
+    }
+}
+
+/// The session of `a` ends so; the others lose its routes and nothing else.
+#[track_caller]
+fn resets(octets: &[u8], code: u8, subcode: u8) {
+    let mut lab = lab();
+    lab.say("c", &announce("c", &["10.3.0.0/16"]));
+    lab.say("a", octets);
+    assert!(lab.ends["a"].closed);
+    let told = lab.told("a");
+    let Some(super::Message::Notification(last)) = told.last() else {
+        panic!("{told:?}");
+    };
+    assert_eq!((last.code.code, last.code.subcode), (code, subcode));
+    lab.assert_established("b");
+    lab.lacks("b", FIRST);
+    lab.holds("b", "10.3.0.0/16");
+}
+
+/// The route is used; the attributes are those that `b` is told.
+#[track_caller]
+fn passes(octets: &[u8]) -> margay_bgp::codec::PathAttributes {
+    let mut lab = lab();
+    lab.say("a", octets);
+    lab.assert_established("a");
+    lab.holds("b", FIRST).0.clone()
+}
+
+fn with(replacement: &[u8]) -> Vec<u8> {
+    update(&[], &usual_but("a", replacement), &nlri(&[FIRST]))
+}
+
+#[test]
+fn u1_u2_lengths_past_the_end_reset_with_3_1() {
+    resets(&super::message(2, &[0, 9, 0, 0]), 3, 1);
+    resets(&super::message(2, &[0, 0, 0, 9]), 3, 1);
+}
+
+#[test]
+fn u3_u5_an_attribute_list_cut_off_withdraws() {
+    let mut overrun = usual("a").concat();
+    overrun.extend([0x80, 4, 9, 0]);
+    withdraws("overrun", &update(&[], &overrun, &nlri(&[FIRST])));
+    let mut stray = usual("a").concat();
+    stray.push(0x40);
+    withdraws("stray octet", &update(&[], &stray, &nlri(&[FIRST])));
+}
+
+#[test]
+fn u4_an_attribute_list_cut_off_without_prefixes_resets_with_3_1() {
+    resets(&update(&[], &[0x40, 1, 9, 0], &[]), 3, 1);
+}
+
+#[test]
+fn u6_u7_malformed_ipv4_prefixes_reset_with_3_10() {
+    resets(
+        &update(&[], &usual("a").concat(), &[33, 10, 1, 0, 0, 0]),
+        3,
+        10,
+    );
+    resets(&update(&[], &usual("a").concat(), &[24, 10, 1]), 3, 10);
+}
+
+#[test]
+fn u8_a14_a15_malformed_multiprotocol_attributes_reset_with_3_9() {
+    let mut long = vec![0, 2, 1, 16];
+    long.extend([
+        0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 129,
+    ]);
+    long.extend([0; 17]);
+    for bad in [
+        attribute(0x80, 14, &long),
+        attribute(0x80, 14, &[0, 2, 1, 0]),
+        attribute(0x80, 14, &[0, 2, 1, 5, 1, 2, 3, 4, 5, 0]),
+        attribute(0x80, 15, &[0, 2]),
+        attribute(0x80, 15, &[0, 2, 1, 64, 0xfd]),
+    ] {
+        resets(&with(&bad), 3, 9);
+    }
+}
+
+#[test]
+fn u9_host_bits_are_masked() {
+    let mut lab = lab();
+    lab.say("a", &update(&[], &usual("a").concat(), &[12, 10, 0x3f]));
+    lab.holds("b", "10.48.0.0/12");
+}
+
+#[test]
+fn u10_a_prefix_both_withdrawn_and_announced_is_announced() {
+    let mut lab = lab();
+    lab.say(
+        "a",
+        &update(&nlri(&[FIRST]), &usual("a").concat(), &nlri(&[FIRST])),
+    );
+    lab.holds("b", FIRST);
+}
+
+#[test]
+fn u11_withdrawing_what_was_never_announced_tells_nobody_anything() {
+    let mut lab = lab();
+    lab.told("b");
+    lab.say("a", &withdraw(&["10.99.0.0/16"]));
+    lab.assert_established("a");
+    assert!(lab.told("b").is_empty());
+}
+
+#[test]
+fn u12_of_two_origins_the_first_counts() {
+    let mut attributes = usual("a").concat();
+    attributes.extend(attribute(0x40, 1, &[2]));
+    let passed = passes(&update(&[], &attributes, &nlri(&[FIRST])));
+    assert_eq!(passed.origin, margay_bgp::codec::Origin::Igp);
+}
+
+#[test]
+fn u13_multiprotocol_attributes_twice_reset_with_3_1() {
+    let reach = attribute(0x80, 15, &[0, 2, 1]);
+    resets(&update(&[], &[reach.clone(), reach].concat(), &[]), 3, 1);
+}
+
+#[test]
+fn u14_a_missing_mandatory_attribute_withdraws() {
+    for code in [1, 2, 3] {
+        let mut list = usual("a");
+        list.retain(|attribute| attribute[1] != code);
+        withdraws(
+            &format!("without {code}"),
+            &update(&[], &list.concat(), &nlri(&[FIRST])),
+        );
+    }
+}
+
+#[test]
+fn u15_u20_an_update_about_no_prefix_changes_nothing() {
+    let mut lab = lab();
+    lab.told("b");
+    lab.say("a", &update(&[], &attribute(0x40, 1, &[0]), &[]));
+    let mut reach = vec![0, 2, 1, 16];
+    reach.extend([0xfd; 16]);
+    reach.push(0);
+    lab.say("a", &with(&attribute(0x80, 14, &reach)));
+    lab.assert_established("a");
+    lab.holds("b", FIRST);
+}
+
+#[test]
+fn u16_a_family_we_do_not_speak_is_ignored() {
+    passes(&with(&attribute(
+        0x80,
+        14,
+        &[0, 25, 70, 4, 1, 2, 3, 4, 0, 1, 2, 3],
+    )));
+}
+
+#[test]
+fn u17_all_of_one_message_is_applied() {
+    let mut lab = lab();
+    let mut reach = vec![0, 2, 1, 16];
+    reach.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+    reach.extend(nlri(&["fd01::/16"]));
+    let mut attributes = attribute(0x80, 14, &reach);
+    attributes.extend(attribute(0x80, 15, &[0, 2, 1]));
+    attributes.extend(usual("a").concat());
+    lab.say(
+        "a",
+        &update(
+            &nlri(&[SECOND_PREFIX]),
+            &attributes,
+            &nlri(&["10.3.0.0/16"]),
+        ),
+    );
+    lab.lacks("b", SECOND_PREFIX);
+    lab.holds("b", "10.3.0.0/16");
+    lab.holds("b", "fd01::/16");
+}
+
+#[test]
+fn u18_the_order_of_attributes_does_not_matter() {
+    let mut list = usual("a");
+    list.reverse();
+    passes(&update(&[], &list.concat(), &nlri(&[FIRST])));
+}
+
+#[test]
+fn u21_an_update_in_open_confirm_counts_as_keepalive() {
+    let mut lab = Lab::new();
+    lab.connect("a");
+    lab.say(
+        "a",
+        &super::open(64600, super::address_of("a"), 90, super::USUAL),
+    );
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.assert_established("a");
+    lab.establish(&["b"]);
+    lab.holds("b", FIRST);
+}
+
+#[test]
+fn a1_a2_a3_a4_malformed_mandatory_attributes_and_med_withdraw() {
+    let cases: &[(u8, u8, &[u8])] = &[
+        (0x40, 1, &[]),
+        (0x40, 1, &[0, 0]),
+        (0x40, 1, &[3]),
+        (0x40, 1, &[255]),
+        (0xc0, 1, &[0]),
+        (0x00, 1, &[0]),
+        (0x40, 2, &[0, 1, 0, 0, 0xfc, 0x58]),
+        (0x40, 2, &[5, 1, 0, 0, 0xfc, 0x58]),
+        (0x40, 2, &[2, 0]),
+        (0x40, 2, &[2, 2, 0, 0, 0xfc, 0x58]),
+        (0x40, 2, &[2, 1, 0, 0, 0xfc, 0x58, 2]),
+        (0x40, 2, &[2, 2, 0, 0, 0xfc, 0x58, 0, 0, 0, 0]),
+        (0x40, 2, &[2, 1, 0, 0, 0xfc, 0x58, 1, 1, 0, 0, 0, 9]),
+        (0x40, 2, &[3, 1, 0, 0, 0xfc, 0x58]),
+        (0x40, 2, &[2, 1, 0, 0, 0xfc, 0x59]),
+        (0xc0, 2, &[2, 1, 0, 0, 0xfc, 0x58]),
+        (0x40, 2, &[]),
+        (0x40, 3, &[192, 0, 2]),
+        (0x40, 3, &[192, 0, 2, 2, 0]),
+        (0x80, 4, &[]),
+        (0x80, 4, &[0, 0, 1]),
+        (0x80, 4, &[0, 0, 0, 0, 1]),
+        (0xc0, 4, &[0, 0, 0, 1]),
+    ];
+    for (flags, code, value) in cases {
+        let bad = attribute(*flags, *code, value);
+        withdraws(&format!("{bad:02x?}"), &with(&bad));
+    }
+}
+
+#[test]
+fn a3_next_hops_of_nobody_make_the_route_unusable_and_the_session_goes_on() {
+    for hop in [
+        [0, 0, 0, 0],
+        [127, 0, 0, 1],
+        [224, 0, 0, 1],
+        [255, 255, 255, 255],
+        [192, 0, 2, 1],
+    ] {
+        withdraws(&format!("{hop:?}"), &with(&attribute(0x40, 3, &hop)));
+    }
+}
+
+#[test]
+fn a5_a9_a10_attributes_of_the_inside_from_outside_are_discarded() {
+    for bad in [
+        attribute(0x40, 5, &[0, 0, 0, 200]),
+        attribute(0x80, 5, &[1, 2, 3]),
+        attribute(0x80, 9, &[1, 2, 3, 4]),
+        attribute(0x80, 9, &[1]),
+        attribute(0x80, 10, &[1, 2, 3, 4]),
+        attribute(0x80, 10, &[]),
+    ] {
+        let mut lab = lab();
+        lab.say("a", &with(&bad));
+        let (inside, _) = lab.holds("c", FIRST);
+        assert_eq!(
+            inside.local_pref.map(|value| value.0),
+            Some(100),
+            "{bad:02x?}"
+        );
+        assert!(
+            inside.originator_id.is_none() && inside.cluster_list.is_empty(),
+            "{bad:02x?}"
+        );
+    }
+}
+
+#[test]
+fn a6_a7_a26_attributes_nobody_needs_are_discarded() {
+    for bad in [
+        attribute(0x40, 6, &[1]),
+        attribute(0xc0, 7, &[0, 0, 0, 1, 1, 1, 1]),
+        attribute(0xc0, 7, &[0, 1, 1, 1, 1, 1]),
+        attribute(0xc0, 7, &[0, 0, 0, 0, 1, 1, 1, 1]),
+        attribute(0x80, 26, &[9]),
+        attribute(0xc0, 17, &[1, 2, 3]),
+        attribute(0xc0, 18, &[0, 0, 0, 1, 1, 1, 1]),
+    ] {
+        let passed = passes(&with(&bad));
+        assert!(
+            !passed.atomic_aggregate && passed.aggregator.is_none(),
+            "{bad:02x?}"
+        );
+    }
+}
+
+#[test]
+fn a8_a16_a25_a32_a35_malformed_communities_withdraw() {
+    for (code, values) in [
+        (8_u8, [&[][..], &[0; 5]]),
+        (16, [&[], &[0; 9]]),
+        (25, [&[], &[0; 21]]),
+        (32, [&[], &[0; 13]]),
+        (35, [&[0; 3], &[0; 5]]),
+    ] {
+        for value in values {
+            let bad = attribute(0xc0, code, value);
+            withdraws(&format!("{bad:02x?}"), &with(&bad));
+        }
+    }
+    withdraws("flags", &with(&attribute(0x80, 8, &[0xfc, 0, 0, 1])));
+}
+
+#[test]
+fn a8_communities_are_sorted_and_none_is_said_twice() {
+    let passed = passes(&with(&attribute(
+        0xc0,
+        8,
+        &[0, 2, 0, 2, 0, 1, 0, 1, 0, 2, 0, 2],
+    )));
+    let text: Vec<_> = passed.communities.iter().map(ToString::to_string).collect();
+    assert_eq!(text, ["1:1", "2:2"]);
+}
+
+#[test]
+fn a99_unknown_attributes_pass_by_their_flags() {
+    assert!(
+        passes(&with(&attribute(0x80, 200, &[1])))
+            .unknown
+            .is_empty()
+    );
+    for flags in [0xc0, 0xe0] {
+        let passed = passes(&with(&attribute(flags, 200, &[1])));
+        assert_eq!(passed.unknown.len(), 1);
+        assert!(
+            passed.unknown[0].flags.bits() & 0x20 != 0,
+            "not marked as partial"
+        );
+    }
+    withdraws("well-known", &with(&attribute(0x40, 200, &[1])));
+}
+
+#[test]
+fn loops_replace_the_earlier_path_and_end_nothing() {
+    withdraws("own AS", &with(&as_path(&[64600, 64512])));
+    // From inside: our own ORIGINATOR_ID, our own cluster.
+    for bad in [
+        attribute(0x80, 9, &[192, 0, 2, 1]),
+        attribute(0x80, 10, &[192, 0, 2, 1]),
+    ] {
+        let mut lab = Lab::established(&["b", "c"]);
+        lab.say("c", &announce("c", &[FIRST, SECOND_PREFIX]));
+        lab.say("c", &update(&[], &usual_but("c", &bad), &nlri(&[FIRST])));
+        lab.lacks("b", FIRST);
+        lab.holds("b", SECOND_PREFIX);
+        lab.assert_established("c");
+    }
+}
