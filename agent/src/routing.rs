@@ -33,7 +33,7 @@ use margay_bgp::rib::{BestRoute, RouteChange, RouteSource};
 use margay_bgp::speaker::config::SpeakerConfig;
 use margay_bgp::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 use margay_bgp::speaker::{Clear, SpeakerShutdown};
-use margay_bgp::transport::{self, SpeakerEvent, SpeakerHandle, SpeakerOptions};
+use margay_bgp::transport::{self, SpeakerEvent, SpeakerHandle, SpeakerOptions, StartError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -226,6 +226,7 @@ pub fn spawn(parts: RoutingParts, stop: CancellationToken) -> (Routing, JoinHand
         commands: commands_taken,
         speaker: None,
         told: None,
+        deaf: false,
         best: Arc::default(),
         transition: Transition::default(),
         disabled: BTreeMap::new(),
@@ -255,6 +256,8 @@ struct Task {
     commands: mpsc::Receiver<Command>,
     speaker: Option<Running>,
     told: Option<SpeakerConfig>,
+    /// The speaker runs as told but for an address it cannot listen on, and is asked again.
+    deaf: bool,
     best: Arc<BestRoutes>,
     incomplete: BTreeSet<Family>,
     transition: Transition,
@@ -453,23 +456,26 @@ impl Task {
     }
 
     async fn tell(&mut self, config: SpeakerConfig) {
-        if self.told.as_ref() == Some(&config) && self.speaker.is_some() {
+        if self.told.as_ref() == Some(&config) && self.speaker.is_some() && !self.deaf {
             return;
         }
-        let failed = match &self.speaker {
-            Some(running) => running
-                .handle
-                .configure(config.clone())
-                .await
-                .err()
-                .map(|error| error.to_string()),
+        let mut failed = match &self.speaker {
+            Some(_) => None,
             None => self.start(config.clone()).await.err(),
         };
+        self.deaf = false;
+        // A speaker that has just started is asked, too: it starts without an address that cannot be listened on.
+        if let Some(running) = &self.speaker
+            && let Err(error) = running.handle.configure(config.clone()).await
+        {
+            self.deaf = matches!(error, StartError::Listen { .. });
+            failed = Some(in_words(&error));
+        }
+        if failed.is_none() || self.deaf {
+            self.told = Some(config);
+        }
         match failed {
-            None => {
-                self.told = Some(config);
-                self.retry = START_RETRY.0;
-            }
+            None => self.retry = START_RETRY.0,
             Some(reason) => {
                 tracing::error!(reason, "the speaker does not take its configuration");
                 self.session_problems.push(Problem {
@@ -490,7 +496,7 @@ impl Task {
         };
         let (handle, events, join) = transport::spawn(config, options)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| in_words(&error))?;
         self.handle.send_replace(Some(handle.clone()));
         self.speaker = Some(Running {
             handle,
@@ -683,4 +689,11 @@ fn interface_name(index: u32) -> Option<String> {
         .ok()?
         .into_string()
         .ok()
+}
+
+fn in_words(error: &StartError) -> String {
+    match error {
+        StartError::Listen { source, .. } => format!("{error}: {source}"),
+        StartError::Config(_) | StartError::Ended(_) => error.to_string(),
+    }
 }

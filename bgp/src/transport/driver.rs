@@ -168,7 +168,11 @@ impl Driver {
             tokio::task::yield_now().await;
             return None;
         }
-        let deadline = self.speaker.poll_timeout().map(Instant::from_std);
+        let timers = [
+            self.speaker.poll_timeout().map(Instant::from_std),
+            self.listeners.retry_at(),
+        ];
+        let deadline = timers.into_iter().flatten().min();
         let attention = Arc::clone(&self.attention);
         tokio::select! {
             report = inboxes.reports.recv() => report.map(Wake::Report),
@@ -276,6 +280,7 @@ impl Driver {
     }
 
     fn timers(&mut self) {
+        self.listeners.retry();
         let at = now();
         if self
             .speaker

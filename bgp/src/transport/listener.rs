@@ -8,9 +8,10 @@ use std::time::Duration;
 use socket2::Socket;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::sockopt;
 use crate::prefix::Prefix;
@@ -18,6 +19,9 @@ use crate::speaker::config::{PeerConfig, Remote, Secret, SpeakerConfig};
 
 /// Pause after accepting failed for want of descriptors or memory; at once it would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often an address that could not be listened on is tried again.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// A connection somebody opened to us.
 #[derive(Debug)]
@@ -47,6 +51,11 @@ struct Listener {
 #[derive(Debug)]
 pub(super) struct Listeners {
     open: BTreeMap<SocketAddr, Listener>,
+    /// What is configured, open or not.
+    wanted: Vec<SocketAddr>,
+    keys: Keys,
+    /// When the addresses that are missing are tried again.
+    retry_at: Option<Instant>,
     accepted: mpsc::Sender<Arrival>,
     tasks: TaskTracker,
 }
@@ -55,6 +64,9 @@ impl Listeners {
     pub(super) const fn new(accepted: mpsc::Sender<Arrival>, tasks: TaskTracker) -> Self {
         Self {
             open: BTreeMap::new(),
+            wanted: Vec::new(),
+            keys: Keys::new(),
+            retry_at: None,
             accepted,
             tasks,
         }
@@ -63,28 +75,53 @@ impl Listeners {
     /// Makes addresses and keys those of `config`; what is there already is not touched.
     ///
     /// # Errors
-    /// The first address that cannot be listened on; the others are open all the same.
+    /// The first address that cannot be listened on; the others are open all the same, and it is tried again ([`Self::retry`]).
     pub(super) fn configure(
         &mut self,
         config: &SpeakerConfig,
     ) -> Result<(), (SocketAddr, io::Error)> {
-        let wanted = keys(&config.peers);
+        self.keys = keys(&config.peers);
+        self.wanted.clone_from(&config.listen);
         self.open
             .retain(|address, _| config.listen.contains(address));
+        for listener in self.open.values_mut() {
+            listener.sign(&self.keys);
+        }
+        self.open_missing()
+    }
+
+    fn open_missing(&mut self) -> Result<(), (SocketAddr, io::Error)> {
         let mut first_error = Ok(());
-        for address in &config.listen {
-            if let Some(listener) = self.open.get_mut(address) {
-                listener.sign(&wanted);
+        for address in &self.wanted {
+            if self.open.contains_key(address) {
                 continue;
             }
-            match self.listen(*address, &wanted) {
+            match self.listen(*address, &self.keys) {
                 Ok(listener) => {
                     self.open.insert(*address, listener);
                 }
                 Err(error) => first_error = first_error.and(Err((*address, error))),
             }
         }
+        self.retry_at = first_error.is_err().then(|| Instant::now() + RETRY);
         first_error
+    }
+
+    /// When [`Self::retry`] has something to do.
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Tries the addresses again that could not be listened on, if it is time.
+    pub(super) fn retry(&mut self) {
+        if self.retry_at.is_some_and(|at| at <= Instant::now()) && self.open_missing().is_ok() {
+            info!("every address is listened on now");
+        }
+    }
+
+    /// Whether there is any listener, or none is wanted.
+    pub(super) fn any(&self) -> bool {
+        !self.open.is_empty() || self.wanted.is_empty()
     }
 
     fn listen(&self, address: SocketAddr, keys: &Keys) -> io::Result<Listener> {
@@ -115,6 +152,7 @@ impl Listeners {
     /// Stops listening.
     pub(super) fn close(&mut self) {
         self.open.clear();
+        self.retry_at = None;
     }
 
     /// The addresses listened on, with the ports the kernel chose.
@@ -215,5 +253,41 @@ async fn accept(listener: TcpListener, address: SocketAddr, accepted: mpsc::Send
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asn::Asn;
+    use crate::router_id::RouterId;
+
+    #[tokio::test]
+    async fn an_address_in_use_keeps_no_other_closed_and_is_opened_when_it_is_free() {
+        let blocker = std::net::TcpListener::bind("127.0.23.1:0").expect("a port");
+        let taken = blocker.local_addr().expect("bound");
+        let free: SocketAddr = "127.0.23.2:0".parse().expect("an address");
+        let (accepted, _arrivals) = mpsc::channel(1);
+        let mut listeners = Listeners::new(accepted, TaskTracker::new());
+        let id = RouterId::new(1).expect("not zero");
+        let mut config = SpeakerConfig::new(Asn(64512), id);
+        config.listen = vec![taken];
+        assert!(listeners.configure(&config).is_err() && !listeners.any());
+        config.listen.push(free);
+        let (refused, _) = listeners.configure(&config).expect_err("it is taken");
+        assert_eq!(refused, taken);
+        assert_eq!(listeners.addresses().len(), 1);
+        assert!(listeners.any() && listeners.retry_at().is_some());
+        drop(blocker);
+        listeners.retry_at = Some(Instant::now());
+        listeners.retry();
+        assert_eq!(listeners.addresses().len(), 2);
+        assert_eq!(listeners.retry_at(), None);
+    }
+
+    #[tokio::test]
+    async fn an_address_this_host_does_not_have_yet_can_be_listened_on() {
+        assert!(sockopt::listener("192.0.2.1:0".parse().expect("an address")).is_ok());
+        assert!(sockopt::listener("[2001:db8::1]:0".parse().expect("an address")).is_ok());
     }
 }

@@ -139,7 +139,8 @@ pub struct SpeakerHandle {
 /// Starts a speaker on the current runtime. Its task ends after [`SpeakerHandle::shutdown`] or when every handle is dropped.
 ///
 /// # Errors
-/// The configuration contradicts itself, or an address cannot be listened on; nothing runs then.
+/// The configuration contradicts itself, or no address can be listened on; nothing runs then. With one of several the speaker runs,
+/// and tries the others again; [`SpeakerHandle::configure`] with the same configuration tells whether some are missing.
 #[expect(
     clippy::unused_async,
     reason = "must be called on a runtime, and callers may count on it being allowed to wait"
@@ -155,9 +156,12 @@ pub async fn spawn(
     let (commands, commands_taken) = mpsc::channel(COMMANDS);
     let (events, events_taken) = mpsc::channel(options.events.max(1));
     let mut listeners = Listeners::new(accepted, tasks.clone());
-    listeners
-        .configure(&config)
-        .map_err(|(address, source)| StartError::Listen { address, source })?;
+    if let Err((address, source)) = listeners.configure(&config) {
+        if !listeners.any() {
+            return Err(StartError::Listen { address, source });
+        }
+        tracing::warn!(%address, error = %source, "cannot listen, and tries again");
+    }
     let mut speaker = Speaker::new(config, options.seed, driver::now());
     speaker.report_routes(options.report_routes);
     let driver = Driver::new(speaker, listeners, reports, events, tasks);

@@ -224,10 +224,13 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+        // The address may come later than we, as one of a VRRP pair or one whose duplicate detection runs.
+        socket.set_freebind_v6(true)?;
         socket.set_tclass_v6(TRAFFIC_CLASS)?;
         // Our SYN-ACK must satisfy a peer that asks for 255 (RFC 5082); the children are set to what their peer wants.
         socket.set_unicast_hops_v6(u32::from(u8::MAX))?;
     } else {
+        socket.set_freebind_v4(true)?;
         socket.set_tos_v4(TRAFFIC_CLASS)?;
         socket.set_ttl_v4(u32::from(u8::MAX))?;
     }
