@@ -258,8 +258,17 @@ impl Node {
             .args(words)
             .args(["-o", "json", "--run-dir"])
             .arg(&self.run_dir);
-        let text = exec::check(&mut command)?;
-        serde_json::from_str(&text).with_context(|| format!("margay {}: {text}", words.join(" ")))
+        let output = exec::output(&mut command, &[])?;
+        // 1 says that something was found wanting, and is an answer all the same.
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).with_context(|| {
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            format!(
+                "margay {}: {}: {text}{complaint}",
+                words.join(" "),
+                output.status
+            )
+        })
     }
 
     /// Tells the running agent to do something: `margay <words>`.
