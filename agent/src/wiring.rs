@@ -22,6 +22,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,12 +108,16 @@ pub async fn agent(config: Config) -> Result<()> {
         state_dir: Some(config.state_dir.clone()),
         ..WatchOptions::new(config.node_name.as_str())
     };
-    let (cluster, watcher) =
+    let (cluster, mut watcher) =
         crate::watch::spawn(store.clone(), options, workloads_seen, stop.clone());
 
     let (desired, wanted) = watch::channel(None);
-    let dataplane_config = dataplane_config(&config, &cluster.borrow());
-    let (dataplane, writer) = Dataplane::spawn(kernel, dataplane_config, wanted, stop.clone())
+    // What else it goes by comes with the desired state.
+    let dataplane_config = DataplaneConfig {
+        protocol: config.route_protocol,
+        ..DataplaneConfig::default()
+    };
+    let (dataplane, mut writer) = Dataplane::spawn(kernel, dataplane_config, wanted, stop.clone())
         .context("cannot follow the kernel")?;
     // A second pair of sockets to look with, so that a question never waits behind a batch of routes.
     let looking = Arc::new(
@@ -123,14 +128,14 @@ pub async fn agent(config: Config) -> Result<()> {
         .context("cannot speak to the kernel")?,
     );
     let records = store.clone();
-    let (ipam, _ends_with_its_handles) = Ipam::spawn(
+    let (ipam, mut records_task) = Ipam::spawn(
         store,
         config.node_name.as_str(),
         cluster.clone(),
         IpamOptions::default(),
     );
 
-    let (routing, router) = routing::spawn(
+    let (routing, mut router) = routing::spawn(
         RoutingParts {
             cluster: cluster.clone(),
             underlay: dataplane.underlay(),
@@ -156,7 +161,7 @@ pub async fn agent(config: Config) -> Result<()> {
         seconds: metrics.cni_seconds.clone(),
     };
     let cni = Arc::new(CniService::new(backend, endpoints));
-    tasks.spawn(tend(
+    let mut tending = tokio::spawn(tend(
         Arc::clone(&cni),
         unexplained,
         ipam.clone(),
@@ -164,7 +169,7 @@ pub async fn agent(config: Config) -> Result<()> {
         cluster.clone(),
         plugin_stop.clone(),
     ));
-    tasks.spawn(tunnel_addresses(ipam, cluster.clone(), plugin_stop.clone()));
+    let mut tunnels = tokio::spawn(tunnel_addresses(ipam, cluster.clone(), plugin_stop.clone()));
     tasks.spawn(release_latches(
         latches,
         cluster.clone(),
@@ -207,20 +212,29 @@ pub async fn agent(config: Config) -> Result<()> {
             Ok(Err(error)) => format!("the plugin's socket cannot be served: {error}"),
             Err(error) => format!("the plugin's server: {error}"),
         }),
+        // A node without one of these looks well and is not: whoever runs the daemon starts it again.
+        ended = &mut watcher => Some(unasked("the datastore's watch", ended)),
+        ended = &mut writer => Some(unasked("the dataplane", ended)),
+        ended = &mut router => Some(unasked("routing", ended)),
+        ended = &mut records_task => Some(unasked("address management", ended)),
+        ended = &mut tending => Some(unasked("the care for pods", ended)),
+        ended = &mut tunnels => Some(unasked("the care for tunnel addresses", ended)),
     };
     tracing::info!("stopping; forwarding stays as it is");
     let drain = async {
         plugin_stop.cancel();
-        if failed.is_none() {
+        if !plugin_server.is_finished() {
             let _ = plugin_server.await;
         }
+        finish(tending).await;
+        finish(tunnels).await;
         routing_stop.cancel();
-        let _ = router.await;
+        finish(router).await;
         stop.cancel();
         tasks.close();
         tasks.wait().await;
-        let _ = writer.await;
-        let _ = watcher.await;
+        finish(writer).await;
+        finish(watcher).await;
     };
     if tokio::time::timeout(DRAIN, drain).await.is_err() {
         tracing::warn!("not everything ended in time");
@@ -228,6 +242,21 @@ pub async fn agent(config: Config) -> Result<()> {
     match failed {
         None => Ok(()),
         Some(reason) => bail!(reason),
+    }
+}
+
+/// Why the daemon ends when a part of it has ended by itself.
+fn unasked(part: &str, ended: Result<(), JoinError>) -> String {
+    match ended {
+        Ok(()) => format!("{part} ended unasked"),
+        Err(error) => format!("{part} broke off: {error}"),
+    }
+}
+
+/// Waits for a task; one that has been waited for already must not be again.
+async fn finish(task: JoinHandle<()>) {
+    if !task.is_finished() {
+        let _ = task.await;
     }
 }
 
@@ -248,20 +277,6 @@ fn connect_store(datastore: &DatastoreKind) -> Result<Store> {
         DatastoreKind::Kubernetes => {
             bail!("the kubernetes datastore is not built yet; use directory:PATH")
         }
-    }
-}
-
-fn dataplane_config(config: &Config, cluster: &ClusterState) -> DataplaneConfig {
-    let defaults = DataplaneConfig::default();
-    DataplaneConfig {
-        protocol: config.route_protocol,
-        audit_interval: cluster
-            .felix
-            .route_refresh_interval
-            .unwrap_or(Duration::MAX / 4)
-            .min(Duration::from_secs(86_400)),
-        interface_prefixes: cluster.felix.interface_prefixes.clone(),
-        ..defaults
     }
 }
 

@@ -29,16 +29,22 @@ pub mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use margay_bgp::family::Family;
 use margay_bgp::prefix::Prefix;
 
-use crate::model::ClusterState;
+use crate::model::{ClusterState, Encapsulation, EncapsulationMode, Labels, RemoteSide};
 use next_hop::Resolver;
 use state::{DesiredState, Problem, Underlay};
 
 /// The most problems that are listed.
 const PROBLEMS: usize = 1000;
+
+/// What the names of interfaces that margay's plugin makes start with.
+const PLUGIN_PREFIX: &str = "cali";
+/// Time between audits where the configuration asks for none.
+const RARE_AUDIT: Duration = Duration::from_secs(86_400);
 
 /// The best routes that peers told us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,6 +96,19 @@ pub fn desired(
         in_sync: cluster.in_sync,
         keep_unlisted: settings.keep_unlisted.clone(),
         forward_accept: !cluster.pools.is_empty(),
+        audit_interval: Some(
+            cluster
+                .felix
+                .route_refresh_interval
+                .map_or(RARE_AUDIT, |interval| interval.min(RARE_AUDIT)),
+        ),
+        interface_prefixes: cluster
+            .felix
+            .interface_prefixes
+            .iter()
+            .cloned()
+            .chain([PLUGIN_PREFIX.to_owned()])
+            .collect(),
         ..DesiredState::default()
     };
     let (sessions, _) = peers::sessions(cluster);
@@ -118,13 +137,16 @@ pub fn desired(
         state.keep_unlisted.extend(Family::ALL);
         state.problems.push(Problem {
             subject: "FelixConfiguration".into(),
-            reason: "spec.routeSyncDisabled: no route is written".into(),
+            reason: "spec.routeSyncDisabled: no route is written but those of this node's own pods"
+                .into(),
         });
+        // A pod that is added waits for its route.
+        routes::Routes::new(cluster, &resolver, settings.protocol, &state).workloads(&mut state);
     } else {
         routes::Routes::new(cluster, &resolver, settings.protocol, &state).add(best, &mut state);
     }
     state.masquerade = masquerade::masquerade(cluster, &state);
-    state.sysctls = sysctls(cluster, &state);
+    state.sysctls = sysctls(cluster, underlay, &state);
     unheeded(cluster, &mut state.problems);
     settle(&mut state.problems);
     state
@@ -159,7 +181,11 @@ fn settle(problems: &mut Vec<Problem>) {
     }
 }
 
-fn sysctls(cluster: &ClusterState, state: &DesiredState) -> BTreeMap<String, String> {
+fn sysctls(
+    cluster: &ClusterState,
+    underlay: &Underlay,
+    state: &DesiredState,
+) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::new();
     let mut set = |name: &str, value: &str| sysctls.insert(name.to_owned(), value.to_owned());
     if cluster.felix.ip_forwarding {
@@ -180,21 +206,58 @@ fn sysctls(cluster: &ClusterState, state: &DesiredState) -> BTreeMap<String, Str
     }
     if let Some(device) = state.vxlan.get(&Family::IPV4_UNICAST) {
         set(&format!("net/ipv4/conf/{}/rp_filter", device.name), "2");
-        if let Some(own) = cluster.own_node()
-            && let Some(parent) = &device.parent
-            && cluster
-                .nodes
-                .values()
-                .any(|node| tunnels::masks_disagree(Family::IPV4_UNICAST, own, node))
-        {
-            set(&format!("net/ipv4/conf/{parent}/rp_filter"), "2");
-        }
+    }
+    let cross_subnet = cluster.pools.values().any(|pool| {
+        pool.cidr.family() == Family::IPV4_UNICAST
+            && matches!(
+                pool.encapsulation,
+                Encapsulation::IpIp(EncapsulationMode::CrossSubnet)
+                    | Encapsulation::Vxlan(EncapsulationMode::CrossSubnet)
+            )
+    });
+    if cross_subnet
+        && let Some(own) = cluster.own_node()
+        && let Some(address) = own.data_address(Family::IPV4_UNICAST)
+        && let Some(parent) = underlay.owner_of(address)
+        && cluster
+            .nodes
+            .values()
+            .any(|node| tunnels::masks_disagree(Family::IPV4_UNICAST, own, node))
+    {
+        set(
+            &format!("net/ipv4/conf/{}/rp_filter", parent.interface),
+            "2",
+        );
     }
     sysctls
 }
 
 /// Settings that are understood and not acted on.
 fn unheeded(cluster: &ClusterState, problems: &mut Vec<Problem>) {
+    for peer in cluster.peers.values() {
+        if let RemoteSide::LocalWorkloads { selector, .. } = &peer.remote
+            && !selector.matches(&Labels::new())
+        {
+            problems.push(Problem {
+                subject: format!("BGPPeer {}", peer.name),
+                reason: "spec.localWorkloadSelector: margay does not know pods' labels yet, so this selects none; all() selects every pod"
+                    .into(),
+            });
+        }
+    }
+    if !cluster
+        .felix
+        .interface_prefixes
+        .iter()
+        .any(|prefix| prefix == PLUGIN_PREFIX)
+    {
+        problems.push(Problem {
+            subject: "FelixConfiguration".into(),
+            reason: format!(
+                "spec.interfacePrefix: margay's own plugin names interfaces {PLUGIN_PREFIX}…, which are pods' as well"
+            ),
+        });
+    }
     let bgp = &cluster.bgp;
     for (field, ranges) in [
         ("serviceClusterIPs", &bgp.service_cluster_ips),

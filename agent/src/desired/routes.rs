@@ -97,7 +97,7 @@ impl<'a> Routes<'a> {
             })
     }
 
-    fn workloads(&self, state: &mut DesiredState) {
+    pub(super) fn workloads(&self, state: &mut DesiredState) {
         let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
         for workload in self.cluster.workloads.values() {
             for address in &workload.addresses {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use margay_bgp::family::Family;
 use margay_bgp::prefix::Prefix;
@@ -38,6 +39,10 @@ pub struct DesiredState {
     /// Families whose routes BGP has not told completely (graceful restart): until it has, nothing of the family
     /// is removed.
     pub keep_unlisted: BTreeSet<Family>,
+    /// Time between full audits of the kernel; `None`: as the dataplane was started with.
+    pub audit_interval: Option<Duration>,
+    /// Interfaces of pods start with one of these; none: as the dataplane was started with.
+    pub interface_prefixes: BTreeSet<String>,
     /// What could not be honoured, for the people who ask.
     pub problems: Vec<Problem>,
 }

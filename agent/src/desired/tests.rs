@@ -1028,3 +1028,43 @@ fn config_show_has_the_documented_names_and_nulls() {
     }
     "#);
 }
+
+#[test]
+fn without_route_sync_pods_still_get_their_routes() {
+    let mut cluster = build("n1", &two_racks(Encapsulation::None));
+    cluster.felix.route_sync_disabled = true;
+    let state = compute(&cluster, &mesh_routes());
+    insta::assert_snapshot!(text(&state), @r"
+    10.65.0.5/32 dev calia proto 109
+    ! FelixConfiguration: spec.routeSyncDisabled: no route is written but those of this node's own pods
+    ");
+}
+
+#[test]
+fn nodes_whose_masks_disagree_have_loose_checks_on_the_uplink_with_either_encapsulation() {
+    for (encapsulation, loose) in [
+        (Encapsulation::IpIp(EncapsulationMode::CrossSubnet), true),
+        (Encapsulation::Vxlan(EncapsulationMode::CrossSubnet), true),
+        (Encapsulation::None, false),
+    ] {
+        let mut pieces = two_racks(encapsulation);
+        pieces.push(Piece::Node(node("n4", "10.0.1.9/16")));
+        pieces.push(Piece::Node(node("n5", "10.0.2.9/16")));
+        let state = compute(&build("n1", &pieces), &mesh_routes());
+        assert_eq!(
+            state.sysctls.contains_key("net/ipv4/conf/eth0/rp_filter"),
+            loose
+        );
+    }
+}
+
+#[test]
+fn audits_and_pods_interfaces_are_as_configured() {
+    let mut cluster = build("n1", &two_racks(Encapsulation::None));
+    cluster.felix.route_refresh_interval = None;
+    cluster.felix.interface_prefixes = vec!["eni".to_owned()];
+    let state = compute(&cluster, &mesh_routes());
+    assert_eq!(state.audit_interval, Some(RARE_AUDIT));
+    assert_eq!(Vec::from_iter(&state.interface_prefixes), ["cali", "eni"]);
+    assert!(text(&state).contains("spec.interfacePrefix"));
+}

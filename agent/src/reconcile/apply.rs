@@ -269,6 +269,7 @@ impl<K: Kernel> Reconciler<K> {
     // ---- absorbing: marks what is to be done, does nothing
 
     fn set_desired(&mut self, state: Arc<DesiredState>) {
+        self.heed(&state);
         self.routes.set_desired(&state);
         let before = self.desired.replace(Arc::clone(&state));
         let devices_changed = before
@@ -306,6 +307,29 @@ impl<K: Kernel> Reconciler<K> {
             }
             modified
         });
+    }
+
+    /// Takes over settings that may change while the daemon runs.
+    fn heed(&mut self, state: &DesiredState) {
+        if let Some(interval) = state.audit_interval
+            && interval != self.config.audit_interval
+        {
+            self.config.audit_interval = interval;
+            if self.started_reading() {
+                self.audit_at = Instant::now() + vary(interval, 0.1);
+            }
+        }
+        if !state.interface_prefixes.is_empty()
+            && !self
+                .config
+                .interface_prefixes
+                .iter()
+                .eq(&state.interface_prefixes)
+        {
+            self.config.interface_prefixes = state.interface_prefixes.iter().cloned().collect();
+            self.routes.own_by(&self.config);
+            self.underlay_dirty();
+        }
     }
 
     fn absorb(&mut self, event: KernelEvent) {
@@ -381,6 +405,10 @@ impl<K: Kernel> Reconciler<K> {
         if before.as_ref() != Some(&link) {
             if is_our_device(&link.name) {
                 self.devices_due = true;
+                // A device that appears has none of its settings yet.
+                if replaced || before.is_none() {
+                    self.check_settings.notify_one();
+                }
             }
             if !self.routes.ownership().is_pod_interface(&link.name) {
                 self.underlay_dirty();
@@ -570,6 +598,8 @@ impl<K: Kernel> Reconciler<K> {
             self.link_lost(name);
         }
         if let Some(links) = pass.links {
+            // The events of what we did ourselves tell nothing new then.
+            self.check_settings.notify_one();
             self.links = links;
             self.routes.link_ready();
         }

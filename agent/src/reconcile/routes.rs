@@ -78,6 +78,11 @@ impl Routes {
         }
     }
 
+    /// Tells pods' interfaces by another configuration from now on.
+    pub(super) fn own_by(&mut self, config: &DataplaneConfig) {
+        self.ownership = Ownership::new(config);
+    }
+
     pub(super) fn ownership(&self) -> &Ownership {
         &self.ownership
     }
