@@ -5,7 +5,7 @@
 //! address is set at creation, so there is no race with udev to be won, and the IPv6 gateway is set as an address of
 //! the host end rather than waited for.
 //!
-//! [`plumb`] undoes what it did when a step fails. Deleting the host end is the whole undo: the kernel takes the other
+//! [`Place::plumb`] undoes what it did when a step fails. Deleting the host end is the whole undo: the kernel takes the other
 //! end, the addresses and the routes with it.
 
 use std::fmt::Write as _;

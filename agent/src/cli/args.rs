@@ -79,7 +79,7 @@ pub struct AgentArgs {
     /// Protocol number that marks margay's routes in the kernel [default: 109]
     #[arg(long, env = "MARGAY_ROUTE_PROTOCOL")]
     pub route_protocol: Option<u8>,
-    /// Where metrics are served, or `off`; overrides FelixConfiguration [default: [::]:9091]
+    /// Where metrics are served, or `off`; overrides FelixConfiguration (default: `[::]:9091`)
     #[arg(long, env = "MARGAY_METRICS_LISTEN")]
     pub metrics_listen: Option<Listen>,
     /// Where /livez and /readyz are served, or `off`; overrides FelixConfiguration [default: 127.0.0.1:9099]

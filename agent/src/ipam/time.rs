@@ -21,7 +21,7 @@ pub(super) fn format(time: SystemTime) -> String {
     )
 }
 
-/// Reads what [`format`] and Go write: fractions of a second and offsets are understood. `None` for anything else and for times
+/// Reads what [`format()`] and Go write: fractions of a second and offsets are understood. `None` for anything else and for times
 /// before 1970.
 pub(super) fn parse(text: &str) -> Option<SystemTime> {
     let (date, time) = text.split_once(['T', 't', ' '])?;
