@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use margay_bgp::asn::Asn;
 use margay_bgp::prefix::Prefix;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
@@ -51,24 +52,16 @@ impl Cidr {
     /// Says what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not a prefix such as 10.0.0.0/16 or fd00::/48");
-        let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let full = if address.is_ipv4() { 32 } else { 128 };
-        let length = match length {
-            // `u8::from_str` admits a plus sign.
-            Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-                length.parse::<u8>().map_err(|_| wrong())?
-            }
-            Some(_) => return Err(wrong()),
-            None => full,
-        };
+        // `IpNetwork` would also take a netmask and a plus sign for a length.
+        let length = text.split_once('/').map(|(_, length)| length);
+        if length.is_some_and(|length| !length.bytes().all(|byte| byte.is_ascii_digit())) {
+            return Err(wrong());
+        }
+        let network: IpNetwork = text.parse().map_err(|_| wrong())?;
         Ok(Self {
-            prefix: Prefix::new(address, length).map_err(|_| wrong())?,
-            address,
-            has_length: text.contains('/'),
+            prefix: Prefix::new(network.ip(), network.prefix()).map_err(|_| wrong())?,
+            address: network.ip(),
+            has_length: length.is_some(),
         })
     }
 
