@@ -12,15 +12,20 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use smallvec::SmallVec;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
@@ -38,8 +43,9 @@ use crate::speaker::config::Secret;
 const BATCHES: usize = 2;
 
 /// Octets read at most in one go: enough for a system call to cost nothing beside decoding, little enough that a batch is
-/// handled in a few milliseconds.
-const READ_LEN: usize = 64 * 1024;
+/// handled within a millisecond. Decoded, prefixes take several times the room, and a thousand connections may have two
+/// batches each under way.
+const READ_LEN: usize = 16 * 1024;
 
 /// Room for that behind the beginning of the longest message.
 const SCRATCH_LEN: usize = READ_LEN + EXTENDED_MAX_LEN;
@@ -250,7 +256,7 @@ pub(super) async fn accepted(
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
 ) {
-    run(&stream, &shared, &reports).await;
+    run(stream, &shared, &reports).await;
 }
 
 /// Says `last_words` to a connection that is not taken, and closes it.
@@ -276,7 +282,7 @@ pub(super) async fn dialled(
         Ok((local, remote, stream)) => {
             let news = News::Connected { local, remote };
             if reports.send(shared.report(news, None)).await.is_ok() {
-                run(&stream, &shared, &reports).await;
+                run(stream, &shared, &reports).await;
             }
         }
         Err(error) => {
@@ -296,18 +302,21 @@ async fn given_up(shared: &Shared) {
     }
 }
 
-async fn run(stream: &TcpStream, shared: &Shared, reports: &mpsc::Sender<Report>) {
-    let mut writing = std::pin::pin!(write(stream, shared));
-    let ending = tokio::select! {
-        ending = &mut writing => Some(ending),
-        read = read(stream, shared, reports) => match read {
-            // The answer is on its way: NOTIFICATION and close.
-            ReadEnd::Malformed => Some(writing.await),
-            ReadEnd::Gone => None,
-        },
+async fn run(mut stream: TcpStream, shared: &Shared, reports: &mpsc::Sender<Report>) {
+    let (mut reader, writer) = stream.split();
+    let ending = {
+        let mut writing = std::pin::pin!(write(writer.as_ref(), shared));
+        tokio::select! {
+            ending = &mut writing => Some(ending),
+            read = read(&mut reader, shared, reports) => match read {
+                // The answer is on its way: NOTIFICATION and close.
+                ReadEnd::Malformed => Some(writing.await),
+                ReadEnd::Gone => None,
+            },
+        }
     };
     if ending == Some(Ending::Linger) {
-        linger(stream).await;
+        linger(&stream).await;
     }
 }
 
@@ -325,20 +334,25 @@ struct Batch {
     open: bool,
 }
 
-async fn read(stream: &TcpStream, shared: &Shared, reports: &mpsc::Sender<Report>) -> ReadEnd {
+async fn read(
+    stream: &mut ReadHalf<'_>,
+    shared: &Shared,
+    reports: &mpsc::Sender<Report>,
+) -> ReadEnd {
     let mut context = CodecContext::before_open();
     // The beginning of a message whose rest is still to come.
     let mut left: Vec<u8> = Vec::new();
     let mut look_again = false;
     loop {
         if !look_again {
-            // Where this fails `try_read` names the error.
+            // Where this fails reading names the error.
             drop(stream.readable().await);
         }
         let Ok(permit) = Arc::clone(&shared.batches).acquire_owned().await else {
             return ReadEnd::Gone;
         };
-        let batch = look(stream, &mut left, &context, look_again);
+        let batch =
+            poll_fn(|task| Poll::Ready(look(stream, task, &mut left, &context, look_again))).await;
         look_again = false;
         if !batch.messages.is_empty() {
             let report = shared.report(News::Messages(batch.messages), Some(permit));
@@ -374,7 +388,16 @@ async fn settled(shared: &Shared) -> CodecContext {
 
 /// Reads what is there and decodes every whole message. With `again` the octets left over from the last look are decoded first
 /// even where nothing new came.
-fn look(stream: &TcpStream, left: &mut Vec<u8>, context: &CodecContext, again: bool) -> Batch {
+///
+/// Polls rather than tries: only so a short read counts as the end of what is there, which spares a system call on the way of
+/// every small update.
+fn look(
+    stream: &mut ReadHalf<'_>,
+    task: &mut Context<'_>,
+    left: &mut Vec<u8>,
+    context: &CodecContext,
+    again: bool,
+) -> Batch {
     SCRATCH.with_borrow_mut(|scratch| {
         let kept = left.len();
         // What is left is less than a message, or all that was read together with an OPEN: both fit.
@@ -383,19 +406,15 @@ fn look(stream: &TcpStream, left: &mut Vec<u8>, context: &CodecContext, again: b
         let room = room.get_mut(..READ_LEN).unwrap_or_default();
         let mut end = None;
         let full = room.is_empty();
-        let read = match stream.try_read(room) {
-            Ok(0) if full => 0,
-            Ok(0) => {
-                end = Some(News::Closed(None));
-                0
-            }
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => {
-                end = Some(News::Closed(Some(error)));
-                0
-            }
-        };
+        let mut buffer = ReadBuf::new(room);
+        let polled = Pin::new(stream).poll_read(task, &mut buffer);
+        let read = buffer.filled().len();
+        match polled {
+            Poll::Ready(Ok(())) if read > 0 || full => {}
+            Poll::Ready(Ok(())) => end = Some(News::Closed(None)),
+            Poll::Ready(Err(error)) => end = Some(News::Closed(Some(error))),
+            Poll::Pending => {}
+        }
         if read == 0 && !again {
             return Batch {
                 messages: Vec::new(),
