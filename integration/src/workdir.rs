@@ -1,16 +1,22 @@
 //! Where a lab keeps its logs and configurations: `target/labs/<name>-<pid>`, kept when it failed.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use nix::fcntl::{Flock, FlockArg};
 
 /// Environment variable naming the folder under which labs keep theirs.
 pub const LABS_VARIABLE: &str = "MARGAY_LAB_DIR";
+
+/// A file in each lab's folder, locked for as long as the lab lives: a PID would say nothing in another PID namespace.
+const ALIVE: &str = ".alive";
+
+/// The locks this process holds until it ends.
+static HELD: Mutex<Vec<Flock<File>>> = Mutex::new(Vec::new());
 
 /// Folders of finished labs that are kept for reading.
 const KEPT: usize = 8;
@@ -48,6 +54,9 @@ pub fn create(name: &str, owner: u32) -> Result<PathBuf> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    if let (Some(lock), Ok(mut held)) = (lock(&folder), HELD.lock()) {
+        held.push(lock);
+    }
     Ok(folder)
 }
 
@@ -57,18 +66,22 @@ fn prune(labs: &Path) {
     };
     let mut finished: Vec<(SystemTime, PathBuf)> = entries
         .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            let owner = name
-                .to_str()
-                .and_then(|name| name.rsplit_once('-'))
-                .and_then(|(_, pid)| pid.parse().ok());
-            owner.is_some_and(|pid| kill(Pid::from_raw(pid), None).is_err())
-        })
+        .filter(|entry| lock(&entry.path()).is_some())
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     finished.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
     for (_, folder) in finished.into_iter().skip(KEPT) {
         let _ = fs::remove_dir_all(folder);
     }
+}
+
+/// The lock of a lab's folder, unless a living lab holds it.
+fn lock(folder: &Path) -> Option<Flock<File>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join(ALIVE))
+        .ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }
