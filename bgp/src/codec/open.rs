@@ -102,7 +102,7 @@ impl Open {
                 asn = *four_octet_asn;
             }
         }
-        // AS_TRANS in the old field is a placeholder, but nobody's own number.
+        // AS_TRANS stands in the old field for a number that does not fit there; it is nobody's own.
         if asn.is_reserved_zero() || asn == Asn::AS_TRANS {
             return Err(DecodeError::PeerAs(asn.0));
         }
