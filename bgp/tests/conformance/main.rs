@@ -11,6 +11,7 @@
 )]
 
 mod add_path;
+mod cases;
 mod export;
 mod framing;
 mod opens;
