@@ -13,6 +13,9 @@
 //!   - { name: tor, address: 10.0.0.1, asn: 64601, import: { reject: [10.65.0.0/16] } }
 //! ```
 //!
+//! `ebgpRequiresPolicy: true` turns `accept` as the default of external peers into `reject` (RFC 8212); it is off unless asked for, so
+//! that a peer behaves as it does in Calico.
+//!
 //! Durations are seconds, or a number with `ms`, `s`, `m` or `h`. `import` and `export` are `accept` (the default), `reject`, or
 //! `{ accept: [prefixes] }` / `{ reject: [prefixes] }`, where a prefix stands for itself and everything longer inside it and
 //! all else gets the opposite. A mistake is reported with file, line, field and what would be right, and none of the file is used.
@@ -26,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use margay_bgp::asn::Asn;
+use margay_bgp::codec::Role;
 use margay_bgp::codec::attribute::{LocalPref, Med};
 use margay_bgp::codec::community::{Community, LargeCommunity};
 use margay_bgp::family::Family;
@@ -33,8 +37,8 @@ use margay_bgp::policy::{Condition, Policy, PrefixSet, Rule, Verdict};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
-    BGP_PORT, GracefulRestart, HoldTime, LongLived, MaximumPrefixes, NextHopMode, Originate,
-    PeerConfig, Remote, Secret, SpeakerConfig,
+    Aggregate, BGP_PORT, GracefulRestart, HoldTime, LocalAsMode, LongLived, MaximumPrefixes,
+    NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs, Secret, SpeakerConfig,
 };
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -114,7 +118,18 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
     if let Some(restarting) = file.restarting {
         speaker.restarting = restarting;
     }
+    speaker.aggregates = file
+        .aggregates
+        .into_iter()
+        .map(AggregateItem::into_aggregate)
+        .collect();
+    set(&mut speaker.client_to_client, file.client_to_client);
+    speaker.drain = file.drain;
     let base = path.parent().unwrap_or_else(|| Path::new("."));
+    let shared = Shared {
+        base,
+        ebgp_requires_policy: file.ebgp_requires_policy,
+    };
     let mut seen = std::collections::BTreeMap::new();
     for section in file.peers {
         let at = section.referenced;
@@ -127,7 +142,7 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
         };
         let peer = section
             .value
-            .into_peer(&speaker, base)
+            .into_peer(&speaker, &shared)
             .map_err(|(field, reason)| wrong(field, reason))?;
         if let Some(line) = seen.insert(peer.name.clone(), at.line()) {
             return Err(wrong(
@@ -179,7 +194,53 @@ struct File {
     #[serde(default)]
     restarting: Option<bool>,
     #[serde(default)]
+    aggregates: Vec<AggregateItem>,
+    #[serde(default)]
+    client_to_client: Option<bool>,
+    #[serde(default)]
+    drain: bool,
+    #[serde(default)]
+    ebgp_requires_policy: bool,
+    #[serde(default)]
     peers: Vec<Spanned<PeerSection>>,
+}
+
+type AggregateItem = ScalarOr<Prefix, AggregateSection>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AggregateSection {
+    prefix: Text<Prefix>,
+    #[serde(default)]
+    summary_only: bool,
+    #[serde(default)]
+    communities: Vec<Text<Community>>,
+    #[serde(default)]
+    large_communities: Vec<Text<LargeCommunity>>,
+    #[serde(default)]
+    local_pref: Option<Text<u32>>,
+    #[serde(default)]
+    med: Option<Text<u32>>,
+}
+
+impl AggregateItem {
+    fn into_aggregate(self) -> Aggregate {
+        match self {
+            Self::Scalar(prefix) => Aggregate::new(prefix),
+            Self::Section(section) => Aggregate {
+                prefix: section.prefix.0,
+                summary_only: section.summary_only,
+                communities: plain(section.communities),
+                large_communities: plain(section.large_communities),
+                local_pref: section.local_pref.map(|value| LocalPref(value.0)),
+                med: section.med.map(|value| Med(value.0)),
+            },
+        }
+    }
+}
+
+fn plain<T>(list: Vec<Text<T>>) -> Vec<T> {
+    list.into_iter().map(|item| item.0).collect()
 }
 
 type OriginateItem = ScalarOr<Prefix, OriginateSection>;
@@ -302,6 +363,26 @@ struct PeerSection {
     shutdown_text: Option<String>,
     #[serde(default)]
     dynamic_limit: Option<Text<usize>>,
+    #[serde(default)]
+    enforce_first_as: Option<bool>,
+    #[serde(default)]
+    allow_as_set: Option<bool>,
+    #[serde(default)]
+    role: Option<Text<Role>>,
+    #[serde(default)]
+    strict_role: Option<bool>,
+    #[serde(default)]
+    local_as_mode: Option<Text<LocalAsMode>>,
+    #[serde(default)]
+    remove_private_as: Option<Text<RemovePrivateAs>>,
+    #[serde(default)]
+    as_override: Option<bool>,
+    #[serde(default)]
+    default_originate: Option<bool>,
+    #[serde(default)]
+    graceful_shutdown: Option<bool>,
+    #[serde(default)]
+    drain: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -340,6 +421,14 @@ struct PolicyLists {
 
 type Wrong = (&'static str, String);
 
+/// What peers take from the rest of the file.
+struct Shared<'a> {
+    /// Where files named relatively are.
+    base: &'a Path,
+    /// External peers without a policy are told nothing and believed nothing (RFC 8212). Off unless asked for, as in Calico.
+    ebgp_requires_policy: bool,
+}
+
 /// Sets one field of a peer from an annotation `margay.io/<field>`: the names of this file, for what Calico's API has no field.
 ///
 /// # Errors
@@ -370,9 +459,21 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         "ttl" => peer.ttl = Some(value(text)?),
         "enabled" => peer.enabled = value(text)?,
         "shutdownText" => peer.shutdown_text = Some(text.to_owned()),
+        "nextHop" => peer.next_hop = value(text)?,
+        "enforceFirstAs" => peer.enforce_first_as = value(text)?,
+        "allowAsSet" => peer.allow_as_set = value(text)?,
+        "role" => peer.role = Some(value(text)?),
+        "strictRole" => peer.strict_role = value(text)?,
+        "localAsMode" => peer.local_as_mode = value(text)?,
+        "removePrivateAs" => peer.remove_private_as = Some(value(text)?),
+        "asOverride" => peer.as_override = value(text)?,
+        "defaultOriginate" => peer.default_originate = value(text)?,
+        "gracefulShutdown" => peer.graceful_shutdown = value(text)?,
+        "drain" => peer.drain = value(text)?,
         _ => {
             return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, idleHold, idleHoldMax, sendHold, longLived, \
-                maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText"
+                maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, \
+                allowAsSet, role, strictRole, localAsMode, removePrivateAs, asOverride, defaultOriginate, gracefulShutdown, drain"
                 .into());
         }
     }
@@ -384,7 +485,8 @@ fn value<T: FromText>(text: &str) -> Result<T, String> {
 }
 
 impl PeerSection {
-    fn into_peer(self, speaker: &SpeakerConfig, base: &Path) -> Result<PeerConfig, Wrong> {
+    fn into_peer(self, speaker: &SpeakerConfig, shared: &Shared<'_>) -> Result<PeerConfig, Wrong> {
+        let base = shared.base;
         let remote = match (self.address, self.range) {
             (Some(address), None) => {
                 let port = self.port.map_or(BGP_PORT, |port| port.0);
@@ -416,8 +518,15 @@ impl PeerSection {
             Remote::Address(address) if address.port() == BGP_PORT => address.ip().to_string(),
             Remote::Address(_) | Remote::Range(_) => remote.to_string(),
         });
-        let import = policy("import", self.import)?;
-        let export = policy("export", self.export)?;
+        // RFC 8212 §2: where it is asked for, what nobody wrote a policy for passes in neither direction.
+        let external = self.local_asn.map_or(speaker.asn, |asn| asn.0) != self.asn.0;
+        let unwritten = if shared.ebgp_requires_policy && external {
+            Verdict::Reject
+        } else {
+            Verdict::Accept
+        };
+        let import = policy("import", self.import, unwritten)?;
+        let export = policy("export", self.export, unwritten)?;
         let mut peer = PeerConfig::new(name, remote, self.asn.0, import, export);
         peer.families = self
             .families
@@ -540,6 +649,36 @@ impl PeerSection {
             &mut peer.dynamic_limit,
             self.dynamic_limit.map(|limit| limit.0),
         );
+        set(&mut peer.enforce_first_as, self.enforce_first_as);
+        set(&mut peer.allow_as_set, self.allow_as_set);
+        peer.role = self.role.map(|role| role.0);
+        set(&mut peer.strict_role, self.strict_role);
+        if peer.strict_role && peer.role.is_none() {
+            return Err((
+                "strictRole",
+                "expected `role` beside it: what we are to the peer".into(),
+            ));
+        }
+        if let Some(mode) = self.local_as_mode {
+            if peer.local_asn.is_none() {
+                return Err((
+                    "localAsMode",
+                    "expected `localAsn` beside it: the AS it is about".into(),
+                ));
+            }
+            if mode.0 == LocalAsMode::DualAs && peer.remote.is_range() {
+                return Err((
+                    "localAsMode",
+                    "expected another mode for a range: dualAs needs one neighbour".into(),
+                ));
+            }
+            peer.local_as_mode = mode.0;
+        }
+        peer.remove_private_as = self.remove_private_as.map(|mode| mode.0);
+        set(&mut peer.as_override, self.as_override);
+        set(&mut peer.default_originate, self.default_originate);
+        set(&mut peer.graceful_shutdown, self.graceful_shutdown);
+        set(&mut peer.drain, self.drain);
         Ok(peer)
     }
 }
@@ -600,9 +739,18 @@ fn socket_address(
     }
 }
 
-fn policy(field: &'static str, section: Option<PolicySection>) -> Result<Arc<Policy>, Wrong> {
+fn policy(
+    field: &'static str,
+    section: Option<PolicySection>,
+    unwritten: Verdict,
+) -> Result<Arc<Policy>, Wrong> {
     let lists = match section {
-        None => return Ok(Arc::new(Policy::accept_all())),
+        None => {
+            return Ok(Arc::new(Policy {
+                rules: Vec::new(),
+                default: unwritten,
+            }));
+        }
         Some(ScalarOr::Scalar(verdict)) => {
             return Ok(Arc::new(Policy {
                 rules: Vec::new(),
@@ -748,12 +896,53 @@ impl FromText for HoldTime {
 }
 
 impl FromText for NextHopMode {
-    const WANTED: &'static str = "auto, self or keep";
+    const WANTED: &'static str = "auto, self, forceSelf or keep";
     fn from_text(text: &str) -> Option<Self> {
         match text {
             "auto" | "Auto" => Some(Self::Auto),
             "self" | "Self" => Some(Self::SelfAddress),
+            "forceSelf" | "ForceSelf" => Some(Self::ForceSelf),
             "keep" | "Keep" => Some(Self::Keep),
+            _ => None,
+        }
+    }
+}
+
+impl FromText for Role {
+    const WANTED: &'static str = "provider, customer, peer, routeServer or routeServerClient";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "provider" => Some(Self::Provider),
+            "customer" => Some(Self::Customer),
+            "peer" => Some(Self::Peer),
+            "routeServer" => Some(Self::RouteServer),
+            "routeServerClient" => Some(Self::RouteServerClient),
+            _ => None,
+        }
+    }
+}
+
+impl FromText for LocalAsMode {
+    const WANTED: &'static str = "session, prepend, noPrepend, replaceAs or dualAs";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "session" => Some(Self::Session),
+            "prepend" => Some(Self::Prepend),
+            "noPrepend" => Some(Self::NoPrepend),
+            "replaceAs" => Some(Self::ReplaceAs),
+            "dualAs" => Some(Self::DualAs),
+            _ => None,
+        }
+    }
+}
+
+impl FromText for RemovePrivateAs {
+    const WANTED: &'static str = "ifAllPrivate, all or replace";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "ifAllPrivate" => Some(Self::IfAllPrivate),
+            "all" => Some(Self::All),
+            "replace" => Some(Self::Replace),
             _ => None,
         }
     }

@@ -640,7 +640,8 @@ pub fn peer_config(
     peer.ttl_security = session.ttl_security;
     peer.next_hop = match session.next_hop_mode {
         NextHopMode::Auto => speaker::NextHopMode::Auto,
-        NextHopMode::SelfAddress => speaker::NextHopMode::SelfAddress,
+        // BIRD's `next hop self` holds for reflected routes too.
+        NextHopMode::SelfAddress => speaker::NextHopMode::ForceSelf,
         NextHopMode::Keep => speaker::NextHopMode::Keep,
     };
     // Everything on the link to the peer is shared with it, in both families.

@@ -199,8 +199,10 @@ fn next_hop(
     match key.next_hop_mode {
         NextHopMode::Keep => unchanged(),
         // Whoever originates a route with a next hop of its own means it: it is how IPv6 routes leave over an IPv4 session.
-        NextHopMode::SelfAddress | NextHopMode::Auto if local => unchanged(),
-        NextHopMode::SelfAddress => key.self_next_hop,
+        NextHopMode::SelfAddress | NextHopMode::ForceSelf | NextHopMode::Auto if local => {
+            unchanged()
+        }
+        NextHopMode::SelfAddress | NextHopMode::ForceSelf => key.self_next_hop,
         NextHopMode::Auto if !key.external => unchanged(),
         NextHopMode::Auto => {
             let shared = key.third_party.as_ref().is_some_and(|(peer, subnets)| {

@@ -53,6 +53,12 @@ pub struct SpeakerConfig {
     pub maximum_paths: usize,
     /// Paths of equal length through different ASs count as equal.
     pub multipath_relax: bool,
+    /// Routes of our own that exist while something more specific does.
+    pub aggregates: Vec<Aggregate>,
+    /// As a route reflector, tell clients of each other's routes. Off where the clients are fully meshed (RFC 4456 §6).
+    pub client_to_client: bool,
+    /// Every peer is [drained](PeerConfig::drain): said ahead of maintenance of the whole speaker.
+    pub drain: bool,
 }
 
 impl SpeakerConfig {
@@ -72,13 +78,16 @@ impl SpeakerConfig {
             connect_grace: Duration::from_secs(20),
             maximum_paths: 64,
             multipath_relax: true,
+            aggregates: Vec::new(),
+            client_to_client: true,
+            drain: false,
         }
     }
 
-    /// Checks what no single field can: unique peer names and unambiguous remotes.
+    /// Checks what no single field can: unique peer names, unambiguous remotes, one origin for each prefix of ours.
     ///
     /// # Errors
-    /// The first clash found, with the names of both peers.
+    /// The first clash found, with the names of both sides of it.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut names = std::collections::BTreeSet::new();
         let mut remotes = std::collections::BTreeMap::new();
@@ -93,6 +102,16 @@ impl SpeakerConfig {
                     first: other.to_owned(),
                     second: peer.name.clone(),
                 });
+            }
+            if peer.local_as_mode == LocalAsMode::DualAs && peer.remote.is_range() {
+                return Err(ConfigError::DualAsOfRange(peer.name.clone()));
+            }
+        }
+        let mut ours: std::collections::BTreeSet<Prefix> =
+            self.originate.iter().map(|route| route.prefix).collect();
+        for aggregate in &self.aggregates {
+            if !ours.insert(aggregate.prefix) {
+                return Err(ConfigError::DuplicateOrigin(aggregate.prefix));
             }
         }
         Ok(())
@@ -115,6 +134,12 @@ pub enum ConfigError {
         /// The later peer's name.
         second: String,
     },
+    /// A prefix is to be originated or aggregated twice.
+    #[error("{0} is originated or aggregated twice")]
+    DuplicateOrigin(Prefix),
+    /// The AS a neighbour refuses is remembered for its next session, and callers from a range are forgotten.
+    #[error("peer {0} is a range, and dual-as needs one neighbour")]
+    DualAsOfRange(String),
 }
 
 /// A route this speaker brings into BGP.
@@ -147,6 +172,67 @@ impl Originate {
             med: None,
         }
     }
+}
+
+/// A route of our own that stands for more specific ones: it is announced while at least one of them is used, with
+/// ATOMIC_AGGREGATE and AGGREGATOR, and an empty path of its own (RFC 9774 leaves no room for AS_SET).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Aggregate {
+    /// The prefix that is announced.
+    pub prefix: Prefix,
+    /// The more specific ones are told to nobody.
+    pub summary_only: bool,
+    /// Communities it starts with.
+    pub communities: Vec<Community>,
+    /// Large communities it starts with.
+    pub large_communities: Vec<LargeCommunity>,
+    /// LOCAL_PREF within our AS; 100 where absent.
+    pub local_pref: Option<LocalPref>,
+    /// MULTI_EXIT_DISC towards other ASs.
+    pub med: Option<Med>,
+}
+
+impl Aggregate {
+    /// An aggregate beside which the more specific routes are told as well.
+    #[must_use]
+    pub const fn new(prefix: Prefix) -> Self {
+        Self {
+            prefix,
+            summary_only: false,
+            communities: Vec::new(),
+            large_communities: Vec::new(),
+            local_pref: None,
+            med: None,
+        }
+    }
+}
+
+/// What of private AS numbers (64512 to 65534, 4200000000 to 4294967294) an external peer is told. Its own number stays in
+/// any case, so that it can find its loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RemovePrivateAs {
+    /// They go where the path has no other.
+    IfAllPrivate,
+    /// They go.
+    All,
+    /// Each becomes the AS we show, so that the path keeps its length.
+    Replace,
+}
+
+/// What [`PeerConfig::local_asn`] means beside the OPEN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LocalAsMode {
+    /// On this session our AS *is* that one, as in BIRD and Calico: paths get it alone, and only it makes a loop.
+    #[default]
+    Session,
+    /// RFC 7705 §3: received paths get it in front, and told ones get the speaker's AS with it in front.
+    Prepend,
+    /// As [`Self::Prepend`], received paths unchanged ("no-prepend").
+    NoPrepend,
+    /// As [`Self::NoPrepend`], and told paths get it alone ("replace-as").
+    ReplaceAs,
+    /// As [`Self::ReplaceAs`], and a neighbour that refuses it in the OPEN is shown the speaker's AS the next time.
+    DualAs,
 }
 
 /// Whom a [`PeerConfig`] speaks for.
@@ -250,8 +336,23 @@ pub struct PeerConfig {
     pub enforce_first_as: bool,
     /// Accept AS_SET in its paths although RFC 9774 deprecates it.
     pub allow_as_set: bool,
-    /// What we are to it (RFC 9234); nothing is said where absent.
+    /// What we are to it (RFC 9234), if it is external; nothing is said where absent.
     pub role: Option<Role>,
+    /// Refuse it unless it says its role as well.
+    pub strict_role: bool,
+    /// What [`PeerConfig::local_asn`] means.
+    pub local_as_mode: LocalAsMode,
+    /// What it is told of private AS numbers; all where absent. External peers only.
+    pub remove_private_as: Option<RemovePrivateAs>,
+    /// In paths told to it, its own AS becomes the one we show: for one AS at several sites. External peers only.
+    pub as_override: bool,
+    /// Tell it a default route of ours, whatever the tables and the policy say.
+    pub default_originate: bool,
+    /// Its paths with GRACEFUL_SHUTDOWN are used last (RFC 8326 §4.2). External peers only.
+    pub graceful_shutdown: bool,
+    /// The session will be taken down: what is told over it is marked to be used last by GRACEFUL_SHUTDOWN, or LOCAL_PREF 0
+    /// inside the AS, and what is learned over it is used last here (RFC 8326 §4.1).
+    pub drain: bool,
     /// For a range: how many neighbours may exist at once.
     pub dynamic_limit: usize,
 }
@@ -308,6 +409,13 @@ impl PeerConfig {
             enforce_first_as: true,
             allow_as_set: false,
             role: None,
+            strict_role: false,
+            local_as_mode: LocalAsMode::default(),
+            remove_private_as: None,
+            as_override: false,
+            default_originate: false,
+            graceful_shutdown: true,
+            drain: false,
             dynamic_limit: 10_000,
         }
     }
@@ -348,6 +456,26 @@ impl PeerConfig {
             || self.enforce_first_as != other.enforce_first_as
             || self.allow_as_set != other.allow_as_set
             || self.role != other.role
+            || self.strict_role != other.strict_role
+            || (self.local_as_mode == LocalAsMode::DualAs)
+                != (other.local_as_mode == LocalAsMode::DualAs)
+    }
+
+    /// The AS that received paths get in front (RFC 7705 §3.3).
+    #[must_use]
+    pub fn prepended_on_import(&self) -> Option<Asn> {
+        self.local_asn
+            .filter(|_| self.local_as_mode == LocalAsMode::Prepend)
+    }
+
+    /// Whether told paths get the speaker's own AS behind [`PeerConfig::local_asn`].
+    #[must_use]
+    pub const fn shows_both_asns(&self) -> bool {
+        self.local_asn.is_some()
+            && matches!(
+                self.local_as_mode,
+                LocalAsMode::Prepend | LocalAsMode::NoPrepend
+            )
     }
 }
 
@@ -431,8 +559,10 @@ pub enum NextHopMode {
     /// As RFC 4271 §5.1.3: unchanged inside the AS, ourselves or a third party on a shared subnet outside.
     #[default]
     Auto,
-    /// Always ourselves.
+    /// Ourselves, but what a reflector passes on between internal peers keeps its next hop (RFC 4456 §10).
     SelfAddress,
+    /// Always ourselves.
+    ForceSelf,
     /// Always unchanged.
     Keep,
 }
