@@ -37,8 +37,9 @@ use margay_bgp::policy::{Condition, Policy, PrefixSet, Rule, Verdict};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
-    Aggregate, BGP_PORT, GracefulRestart, HoldTime, LocalAsMode, LongLived, MaximumPrefixes,
-    NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs, Secret, SpeakerConfig,
+    AddPathSend, Aggregate, BGP_PORT, GracefulRestart, HoldTime, LocalAsMode, LongLived,
+    MaximumPrefixes, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs, Secret,
+    SpeakerConfig,
 };
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -109,6 +110,26 @@ pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
     if let Some(relax) = file.multipath_relax {
         speaker.multipath_relax = relax;
     }
+    set(&mut speaker.always_compare_med, file.always_compare_med);
+    set(&mut speaker.missing_med_as_worst, file.missing_med_as_worst);
+    set(
+        &mut speaker.prefer_oldest_external,
+        file.prefer_oldest_external,
+    );
+    set(&mut speaker.weighted_multipath, file.weighted_multipath);
+    // Whoever forwards sees which next hops are reached; a pure reflector does not, and takes all of them for good.
+    speaker.next_hop_tracking = file.next_hop_tracking.unwrap_or(file.kernel.install);
+    if speaker.next_hop_tracking && !file.kernel.install {
+        return Err(ConfigError::Parse {
+            path: path.into(),
+            line: 1,
+            column: 1,
+            field: "field `nextHopTracking`: ".into(),
+            reason: "expected `false` without `kernel: { install: true }`: nobody would say which next hops are reached"
+                .into(),
+        });
+    }
+    set(&mut speaker.resolve_via_default, file.resolve_via_default);
     if let Some(deferral) = file.selection_deferral {
         speaker.selection_deferral = deferral.0.0;
     }
@@ -187,6 +208,18 @@ struct File {
     maximum_paths: Option<Text<usize>>,
     #[serde(default)]
     multipath_relax: Option<bool>,
+    #[serde(default)]
+    always_compare_med: Option<bool>,
+    #[serde(default)]
+    missing_med_as_worst: Option<bool>,
+    #[serde(default)]
+    prefer_oldest_external: Option<bool>,
+    #[serde(default)]
+    weighted_multipath: Option<bool>,
+    #[serde(default)]
+    next_hop_tracking: Option<bool>,
+    #[serde(default)]
+    resolve_via_default: Option<bool>,
     #[serde(default)]
     selection_deferral: Option<Text<Seconds>>,
     #[serde(default)]
@@ -354,7 +387,7 @@ struct PeerSection {
     #[serde(default)]
     add_path_receive: Option<bool>,
     #[serde(default)]
-    add_path_send: Option<bool>,
+    add_path_send: Option<ScalarOr<MaybeAddPathSend, AddPathSendSection>>,
     #[serde(default)]
     extended_next_hop: Option<bool>,
     #[serde(default)]
@@ -396,6 +429,14 @@ struct GracefulRestartSection {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct LongLivedSection {
     stale_time: Text<Seconds>,
+    #[serde(default)]
+    partial_deployment: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AddPathSendSection {
+    mode: Text<MaybeAddPathSend>,
 }
 
 type MaximumPrefixesItem = ScalarOr<usize, MaximumPrefixesSection>;
@@ -444,6 +485,9 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         "longLived" => {
             peer.long_lived = Some(LongLived {
                 stale_time: value::<Seconds>(text)?.0,
+                partial_deployment: peer
+                    .long_lived
+                    .is_some_and(|long_lived| long_lived.partial_deployment),
             })
         }
         "maximumPrefixes" => {
@@ -454,7 +498,7 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
             });
         }
         "addPathReceive" => peer.add_path_receive = value(text)?,
-        "addPathSend" => peer.add_path_send = value(text)?,
+        "addPathSend" => peer.add_path_send = value::<MaybeAddPathSend>(text)?.0,
         "extendedNextHop" => peer.extended_next_hop = value(text)?,
         "ttl" => peer.ttl = Some(value(text)?),
         "enabled" => peer.enabled = value(text)?,
@@ -588,6 +632,7 @@ impl PeerSection {
         }
         peer.long_lived = self.long_lived.map(|section| LongLived {
             stale_time: section.stale_time.0.0,
+            partial_deployment: section.partial_deployment,
         });
         peer.password = match (self.password, self.password_file) {
             (None, None) => None,
@@ -641,7 +686,10 @@ impl PeerSection {
             },
         });
         set(&mut peer.add_path_receive, self.add_path_receive);
-        set(&mut peer.add_path_send, self.add_path_send);
+        peer.add_path_send = self.add_path_send.and_then(|item| match item {
+            ScalarOr::Scalar(mode) => mode.0,
+            ScalarOr::Section(section) => section.mode.0.0,
+        });
         set(&mut peer.extended_next_hop, self.extended_next_hop);
         set(&mut peer.enabled, self.enabled);
         peer.shutdown_text = self.shutdown_text;
@@ -948,6 +996,22 @@ impl FromText for RemovePrivateAs {
     }
 }
 
+/// Which paths a peer is told; nothing for the best one alone.
+struct MaybeAddPathSend(Option<AddPathSend>);
+
+impl FromText for MaybeAddPathSend {
+    const WANTED: &'static str = "all, best N (best 4; 1 to 255), or false";
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Self(match text {
+            "all" | "true" => Some(AddPathSend::All),
+            "false" => None,
+            _ => Some(AddPathSend::Best(
+                text.strip_prefix("best ")?.trim().parse().ok()?,
+            )),
+        }))
+    }
+}
+
 impl FromText for Verdict {
     const WANTED: &'static str = "accept or reject";
     fn from_text(text: &str) -> Option<Self> {
@@ -1099,10 +1163,10 @@ mod tests {
             "{HEAD}peers:\n- name: p\n  address: fd00::1\n  port: 1790\n  asn: 1.10\n  localAsn: 65000\n  localAddress: fd00::2\n  \
              passive: true\n  routeReflectorClient: true\n  clusterId: 1.1.1.1\n  families: [ipv6-unicast]\n  holdTime: 9\n  \
              minimumHoldTime: 3\n  keepalive: 3\n  connectRetry: 500ms\n  idleHold: 1\n  idleHoldMax: 2m\n  sendHold: 480\n  \
-             gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h }}\n  password: k\n  ttlSecurity: 1\n  \
+             gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h, partialDeployment: true }}\n  password: k\n  ttlSecurity: 1\n  \
              ttl: 2\n  nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
              export: reject\n  maximumPrefixes: {{ limit: 10, warningOnly: true, restart: 60 }}\n  addPathReceive: false\n  \
-             addPathSend: true\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n"
+             addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n"
         ));
         let [peer] = file.speaker.peers.as_slice() else {
             panic!("one peer")
@@ -1114,6 +1178,50 @@ mod tests {
         assert_eq!(peer.export.default, Verdict::Reject);
         assert_eq!(peer.maximum_prefixes.map(|limit| limit.limit), Some(10));
         assert_eq!(peer.dynamic_limit, 7);
+        let two = 2.try_into().expect("not zero");
+        assert_eq!(peer.add_path_send, Some(AddPathSend::Best(two)));
+        assert!(
+            peer.long_lived
+                .is_some_and(|long_lived| long_lived.partial_deployment)
+        );
         assert!(!peer.enabled);
+    }
+
+    #[test]
+    fn add_path_send_is_all_best_n_or_nothing() {
+        let send = |text: &str| {
+            let file = ok(&format!(
+                "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, addPathSend: {text} }}\n"
+            ));
+            file.speaker.peers[0].add_path_send
+        };
+        assert_eq!(send("true"), Some(AddPathSend::All));
+        assert_eq!(send("all"), Some(AddPathSend::All));
+        assert_eq!(send("{ mode: all }"), Some(AddPathSend::All));
+        assert_eq!(send("false"), None);
+        for wrong in ["best 0", "best 256", "some", "{ mode: best }"] {
+            let text = mistake(&format!(
+                "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, addPathSend: {wrong} }}\n"
+            ));
+            assert!(text.contains("expected all, best N"), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_of_the_decision_are_read_and_tracking_follows_the_kernel() {
+        let file = ok(&format!(
+            "{HEAD}alwaysCompareMed: true\nmissingMedAsWorst: true\npreferOldestExternal: true\nweightedMultipath: true\n\
+             resolveViaDefault: false\nkernel: {{ install: true }}\n"
+        ));
+        let speaker = &file.speaker;
+        assert!(speaker.always_compare_med && speaker.missing_med_as_worst);
+        assert!(speaker.prefer_oldest_external && speaker.weighted_multipath);
+        assert!(speaker.next_hop_tracking && !speaker.resolve_via_default);
+        assert!(!ok(HEAD).speaker.next_hop_tracking);
+        let text = mistake(&format!("{HEAD}nextHopTracking: true\n"));
+        assert!(
+            text.contains("field `nextHopTracking`: expected `false`"),
+            "{text}"
+        );
     }
 }

@@ -112,7 +112,7 @@ fn capabilities(
         }));
     }
     capabilities.push(Capability::FourOctetAs(open.asn));
-    let mode = match (config.add_path_receive, config.add_path_send) {
+    let mode = match (config.add_path_receive, config.add_path_send.is_some()) {
         (true, true) => Some(AddPathMode::Both),
         (true, false) => Some(AddPathMode::Receive),
         (false, true) => Some(AddPathMode::Send),

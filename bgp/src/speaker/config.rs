@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,21 @@ pub struct SpeakerConfig {
     pub client_to_client: bool,
     /// Every peer is [drained](PeerConfig::drain): said ahead of maintenance of the whole speaker.
     pub drain: bool,
+    /// Compare MULTI_EXIT_DISC of paths from different ASs too.
+    pub always_compare_med: bool,
+    /// A path without MULTI_EXIT_DISC counts as the worst instead of the best one (RFC 4271 §9.1.2.2 says best).
+    pub missing_med_as_worst: bool,
+    /// Between external paths that tie up to the identifiers, stay with the router used so far (RFC 5004). The choice then
+    /// depends on what was there first.
+    pub prefer_oldest_external: bool,
+    /// Split traffic in proportion to the link bandwidth communities, where every path of a prefix has one.
+    pub weighted_multipath: bool,
+    /// Use a path only while whoever forwards says that its next hop is reached
+    /// ([`Speaker::handle_next_hop`](super::Speaker::handle_next_hop)), and prefer nearer ones. Without, every next hop counts
+    /// as reachable at equal cost, as a reflector without a view of the network wants it.
+    pub next_hop_tracking: bool,
+    /// A default route is good enough to reach a next hop by.
+    pub resolve_via_default: bool,
 }
 
 impl SpeakerConfig {
@@ -81,6 +97,12 @@ impl SpeakerConfig {
             aggregates: Vec::new(),
             client_to_client: true,
             drain: false,
+            always_compare_med: false,
+            missing_med_as_worst: false,
+            prefer_oldest_external: false,
+            weighted_multipath: false,
+            next_hop_tracking: false,
+            resolve_via_default: true,
         }
     }
 
@@ -322,8 +344,8 @@ pub struct PeerConfig {
     pub maximum_prefixes: Option<MaximumPrefixes>,
     /// Take several paths per prefix (RFC 7911).
     pub add_path_receive: bool,
-    /// Tell it several paths per prefix (RFC 7911).
-    pub add_path_send: bool,
+    /// Tell it several paths per prefix (RFC 7911), and which; the best one alone where absent.
+    pub add_path_send: Option<AddPathSend>,
     /// Offer IPv4 routes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
     /// Whether the session may run at all.
@@ -401,7 +423,7 @@ impl PeerConfig {
             export,
             maximum_prefixes: None,
             add_path_receive: true,
-            add_path_send: false,
+            add_path_send: None,
             extended_next_hop: over_ipv6,
             enabled: true,
             shutdown_text: None,
@@ -450,7 +472,7 @@ impl PeerConfig {
             || self.ttl_security != other.ttl_security
             || self.ttl != other.ttl
             || self.add_path_receive != other.add_path_receive
-            || self.add_path_send != other.add_path_send
+            || self.add_path_send.is_some() != other.add_path_send.is_some()
             || self.extended_next_hop != other.extended_next_hop
             || self.minimum_hold_time != other.minimum_hold_time
             || self.enforce_first_as != other.enforce_first_as
@@ -551,6 +573,18 @@ impl Default for GracefulRestart {
 pub struct LongLived {
     /// What we ask of the peer, and the most it gets of us.
     pub stale_time: Duration,
+    /// Tell internal peers that do not know of long-lived stale routes about them all the same, with NO_EXPORT and
+    /// LOCAL_PREF 0 (RFC 9494 §4.6), instead of withdrawing them. Read of the peer that is told.
+    pub partial_deployment: bool,
+}
+
+/// Which paths of a prefix a peer is told (RFC 7911).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AddPathSend {
+    /// Every usable one.
+    All,
+    /// So many of the best ones: the best, then what would be best without it, and so on.
+    Best(NonZeroU8),
 }
 
 /// What a peer is told as next hop.

@@ -4,6 +4,7 @@ use super::*;
 use crate::codec::{AddPath, AddPathMode, ExtendedNextHop, LongLivedFamily, Role};
 use crate::family::{Afi, FamilySet};
 use crate::fsm::negotiation::Offer;
+use crate::speaker::config::AddPathSend;
 
 #[track_caller]
 fn assert_refused(config: PeerConfig, open: Open, code: ErrorCode) {
@@ -164,7 +165,7 @@ fn hold_time_zero_means_no_keepalives() {
 fn add_path_needs_a_sender_and_a_receiver_per_family() {
     let receiver = PeerConfig {
         add_path_receive: true,
-        add_path_send: true,
+        add_path_send: Some(AddPathSend::All),
         ..config()
     };
     let open = with(Capability::AddPath(vec![

@@ -60,6 +60,7 @@ fn long_lived_stale_routes_are_the_last_choice_and_go_in_the_end() {
     let mut net = Net::new();
     let long_lived = Some(LongLived {
         stale_time: 1000 * SECOND,
+        partial_deployment: false,
     });
     for (node, others) in [(1, vec![2, 3]), (2, vec![1]), (3, vec![1])] {
         let mut config = speaker_config(node, 64512);
