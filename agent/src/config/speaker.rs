@@ -16,7 +16,9 @@
 //! `ebgpRequiresPolicy: true` turns `accept` as the default of external peers into `reject` (RFC 8212); it is off unless asked for, so
 //! that a peer behaves as it does in Calico.
 //!
-//! Durations are seconds, or a number with `ms`, `s`, `m` or `h`. `import` and `export` are `accept` (the default), `reject`, or
+//! `bfd` is `true` (three packets at 300 ms), `{ minTx: 100, minRx: 100, multiplier: 3, multihop: 2, strict: true }`, of which every
+//! field may be left out, or the same as one text, `minTx=100,multiplier=3`. Its times are milliseconds, all other
+//! durations are seconds; a number with `ms`, `s`, `m` or `h` says so itself. `import` and `export` are `accept` (the default), `reject`, or
 //! `{ accept: [prefixes] }` / `{ reject: [prefixes] }`, where a prefix stands for itself and everything longer inside it and
 //! all else gets the opposite. A mistake is reported with file, line, field and what would be right, and none of the file is used.
 
@@ -37,7 +39,7 @@ use margay_bgp::policy::{Condition, Policy, PrefixSet, Rule, Verdict};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
-    AddPathSend, Aggregate, BGP_PORT, GracefulRestart, HoldTime, LocalAsMode, LongLived,
+    AddPathSend, Aggregate, BGP_PORT, Bfd, GracefulRestart, HoldTime, LocalAsMode, LongLived,
     MaximumPrefixes, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs, Secret,
     SpeakerConfig,
 };
@@ -416,6 +418,17 @@ struct PeerSection {
     graceful_shutdown: Option<bool>,
     #[serde(default)]
     drain: Option<bool>,
+    bfd: Option<ScalarOr<BfdText, BfdSection>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct BfdSection {
+    min_tx: Option<Text<Milliseconds>>,
+    min_rx: Option<Text<Milliseconds>>,
+    multiplier: Option<Text<u8>>,
+    multihop: Option<Text<u8>>,
+    strict: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -514,10 +527,17 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         "defaultOriginate" => peer.default_originate = value(text)?,
         "gracefulShutdown" => peer.graceful_shutdown = value(text)?,
         "drain" => peer.drain = value(text)?,
+        "bfd" => {
+            peer.bfd = value::<BfdText>(text)?.0;
+            if let Some(bfd) = &peer.bfd {
+                bfd.validate(&peer.remote)
+                    .map_err(|error| error.to_string())?;
+            }
+        }
         _ => {
             return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, idleHold, idleHoldMax, sendHold, longLived, \
                 maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, \
-                allowAsSet, role, strictRole, localAsMode, removePrivateAs, asOverride, defaultOriginate, gracefulShutdown, drain"
+                allowAsSet, role, strictRole, localAsMode, removePrivateAs, asOverride, defaultOriginate, gracefulShutdown, drain, bfd"
                 .into());
         }
     }
@@ -727,6 +747,22 @@ impl PeerSection {
         set(&mut peer.default_originate, self.default_originate);
         set(&mut peer.graceful_shutdown, self.graceful_shutdown);
         set(&mut peer.drain, self.drain);
+        peer.bfd = self.bfd.and_then(|bfd| match bfd {
+            ScalarOr::Scalar(text) => text.0,
+            ScalarOr::Section(section) => {
+                let mut bfd = Bfd::default();
+                set(&mut bfd.min_tx, section.min_tx.map(|time| time.0.0));
+                set(&mut bfd.min_rx, section.min_rx.map(|time| time.0.0));
+                set(&mut bfd.multiplier, section.multiplier.map(|count| count.0));
+                bfd.multihop = section.multihop.map(|hops| hops.0);
+                bfd.strict = section.strict;
+                Some(bfd)
+            }
+        });
+        if let Some(bfd) = &peer.bfd {
+            bfd.validate(&remote)
+                .map_err(|error| ("bfd", error.to_string()))?;
+        }
         Ok(peer)
     }
 }
@@ -1063,6 +1099,50 @@ impl FromText for Seconds {
     }
 }
 
+/// A duration of BFD, whose unit is the millisecond.
+#[derive(Clone, Copy, Debug)]
+struct Milliseconds(Duration);
+
+impl FromText for Milliseconds {
+    const WANTED: &'static str = "milliseconds (100, 100ms, 1s)";
+    fn from_text(text: &str) -> Option<Self> {
+        match text.parse() {
+            Ok(number) => Some(Self(Duration::from_millis(number))),
+            Err(_) => Some(Self(Seconds::from_text(text)?.0)),
+        }
+    }
+}
+
+/// BFD in one line; nothing where it is turned off.
+#[derive(Clone, Copy, Debug)]
+struct BfdText(Option<Bfd>);
+
+impl FromText for BfdText {
+    const WANTED: &'static str =
+        "true, false, or settings such as minTx=100,minRx=100,multiplier=3,multihop=2,strict=true";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "true" => return Some(Self(Some(Bfd::default()))),
+            "false" => return Some(Self(None)),
+            _ => {}
+        }
+        let mut bfd = Bfd::default();
+        for setting in text.split(',') {
+            let (field, value) = setting.split_once('=')?;
+            let value = value.trim();
+            match field.trim() {
+                "minTx" => bfd.min_tx = Milliseconds::from_text(value)?.0,
+                "minRx" => bfd.min_rx = Milliseconds::from_text(value)?.0,
+                "multiplier" => bfd.multiplier = value.parse().ok()?,
+                "multihop" => bfd.multihop = Some(value.parse().ok()?),
+                "strict" => bfd.strict = value.parse().ok()?,
+                _ => return None,
+            }
+        }
+        Some(Self(Some(bfd)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1166,7 +1246,8 @@ mod tests {
              gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h, partialDeployment: true }}\n  password: k\n  ttlSecurity: 1\n  \
              ttl: 2\n  nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
              export: reject\n  maximumPrefixes: {{ limit: 10, warningOnly: true, restart: 60 }}\n  addPathReceive: false\n  \
-             addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n"
+             addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n  \
+             bfd: {{ minTx: 100, minRx: 50ms, multiplier: 4, multihop: 2, strict: true }}\n"
         ));
         let [peer] = file.speaker.peers.as_slice() else {
             panic!("one peer")
@@ -1185,6 +1266,85 @@ mod tests {
                 .is_some_and(|long_lived| long_lived.partial_deployment)
         );
         assert!(!peer.enabled);
+        let bfd = Bfd {
+            min_tx: Duration::from_millis(100),
+            min_rx: Duration::from_millis(50),
+            multiplier: 4,
+            multihop: Some(2),
+            strict: true,
+        };
+        assert_eq!(peer.bfd, Some(bfd));
+    }
+
+    fn bfd(text: &str) -> Option<Bfd> {
+        let file = ok(&format!(
+            "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, bfd: {text} }}\n"
+        ));
+        file.speaker.peers.first().expect("one peer").bfd
+    }
+
+    #[test]
+    fn bfd_is_a_switch_a_mapping_or_one_text() {
+        assert_eq!(bfd("true"), Some(Bfd::default()));
+        assert_eq!(bfd("false"), None);
+        let fast = Bfd {
+            min_tx: Duration::from_millis(100),
+            ..Bfd::default()
+        };
+        assert_eq!(bfd("{ minTx: 100 }"), Some(fast));
+        assert_eq!(bfd("\"minTx=100\""), Some(fast));
+    }
+
+    #[test]
+    fn a_mistake_in_bfd_says_what_would_be_right() {
+        let peer = |bfd: &str| {
+            mistake(&format!(
+                "{HEAD}peers:\n  - address: 10.0.0.1\n    asn: 1\n    bfd: {bfd}\n"
+            ))
+        };
+        let text = peer("{ minTx: 5 }");
+        assert!(
+            text.contains("field `bfd`: expected minTx from 10 ms to 60 s, found 5ms"),
+            "{text}"
+        );
+        let text = peer("{ multiplier: 0 }");
+        assert!(
+            text.contains("expected multiplier from 1 to 255, found 0"),
+            "{text}"
+        );
+        let text = peer("sometimes");
+        assert!(
+            text.contains("minTx=100,minRx=100,multiplier=3") && text.contains("`sometimes`"),
+            "{text}"
+        );
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - {{ name: x, range: 10.0.0.0/8, asn: 1, bfd: {{ strict: true }} }}\n"
+        ));
+        assert!(
+            text.contains("expected strict only beside an address"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_annotation_sets_bfd() {
+        let mut file = ok(&format!(
+            "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1 }}\n"
+        ));
+        let peer = file.speaker.peers.first_mut().expect("one peer");
+        annotate(peer, "bfd", "minTx=100, minRx=100, multiplier=5").expect("good");
+        let bfd = peer.bfd.expect("on");
+        assert_eq!(
+            (bfd.min_tx, bfd.min_rx, bfd.multiplier),
+            (Duration::from_millis(100), Duration::from_millis(100), 5)
+        );
+        annotate(peer, "bfd", "false").expect("good");
+        assert_eq!(peer.bfd, None);
+        assert!(
+            annotate(peer, "bfd", "minTx=1")
+                .expect_err("too fast")
+                .contains("from 10 ms")
+        );
     }
 
     #[test]

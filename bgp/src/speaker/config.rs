@@ -117,6 +117,13 @@ impl SpeakerConfig {
             if !names.insert(peer.name.as_str()) {
                 return Err(ConfigError::DuplicateName(peer.name.clone()));
             }
+            if let Some(bfd) = &peer.bfd {
+                bfd.validate(&peer.remote)
+                    .map_err(|reason| ConfigError::Bfd {
+                        name: peer.name.clone(),
+                        reason,
+                    })?;
+            }
             let key = (format!("{}", peer.remote), peer.local_address);
             if let Some(other) = remotes.insert(key, peer.name.as_str()) {
                 return Err(ConfigError::DuplicateRemote {
@@ -162,6 +169,14 @@ pub enum ConfigError {
     /// The AS a neighbour refuses is remembered for its next session, and callers from a range are forgotten.
     #[error("peer {0} is a range, and dual-as needs one neighbour")]
     DualAsOfRange(String),
+    /// A peer's BFD cannot be run.
+    #[error("bfd of peer {name}: {reason}")]
+    Bfd {
+        /// The peer's name.
+        name: String,
+        /// What is wrong, and what would be right.
+        reason: BfdError,
+    },
 }
 
 /// A route this speaker brings into BGP.
@@ -377,6 +392,8 @@ pub struct PeerConfig {
     pub drain: bool,
     /// For a range: how many neighbours may exist at once.
     pub dynamic_limit: usize,
+    /// Liveness of the path to it (RFC 5880); not watched where absent.
+    pub bfd: Option<Bfd>,
 }
 
 impl PeerConfig {
@@ -439,6 +456,7 @@ impl PeerConfig {
             graceful_shutdown: true,
             drain: false,
             dynamic_limit: 10_000,
+            bfd: None,
         }
     }
 
@@ -585,6 +603,79 @@ pub enum AddPathSend {
     All,
     /// So many of the best ones: the best, then what would be best without it, and so on.
     Best(NonZeroU8),
+}
+
+/// How the path to a peer is watched (RFC 5880, RFC 5882).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bfd {
+    /// How often we would send (`bfd.DesiredMinTxInterval`); the peer may ask for less.
+    pub min_tx: Duration,
+    /// How often we can receive (`bfd.RequiredMinRxInterval`).
+    pub min_rx: Duration,
+    /// After how many packets of ours that did not come the peer takes us for gone (`bfd.DetectMult`).
+    pub multiplier: u8,
+    /// The peer is at most so many hops away (RFC 5883); directly connected where absent (RFC 5881).
+    pub multihop: Option<u8>,
+    /// No BGP session is begun before the path is known to be up. The peer's BFD must then run before BGP does.
+    pub strict: bool,
+}
+
+impl Bfd {
+    /// The shortest and the longest interval that is taken: below, no kernel keeps time; above, BGP's own timers are as good.
+    pub const INTERVALS: std::ops::RangeInclusive<Duration> =
+        Duration::from_millis(10)..=Duration::from_secs(60);
+
+    /// Checks the fields, also against whom they are for.
+    ///
+    /// # Errors
+    /// The first one that is wrong.
+    pub fn validate(&self, remote: &Remote) -> Result<(), BfdError> {
+        if !Self::INTERVALS.contains(&self.min_tx) {
+            Err(BfdError::Interval("minTx", self.min_tx))
+        } else if !Self::INTERVALS.contains(&self.min_rx) {
+            Err(BfdError::Interval("minRx", self.min_rx))
+        } else if self.multiplier == 0 {
+            Err(BfdError::Multiplier)
+        } else if self.multihop == Some(0) {
+            Err(BfdError::Multihop)
+        } else if self.strict && remote.is_range() {
+            Err(BfdError::StrictRange)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Default for Bfd {
+    /// What FRR does by default, and most who copied it: three packets at 300 ms.
+    fn default() -> Self {
+        Self {
+            min_tx: Duration::from_millis(300),
+            min_rx: Duration::from_millis(300),
+            multiplier: 3,
+            multihop: None,
+            strict: false,
+        }
+    }
+}
+
+/// Why BFD cannot be run as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BfdError {
+    /// An interval is out of bounds.
+    #[error("expected {0} from 10 ms to 60 s, found {1:?}")]
+    Interval(&'static str, Duration),
+    /// Zero packets are always missing.
+    #[error("expected multiplier from 1 to 255, found 0")]
+    Multiplier,
+    /// Nobody is no hops away.
+    #[error("expected multihop to be the number of hops to the peer, from 1, found 0")]
+    Multihop,
+    /// The neighbours of a range are known by their calls only.
+    #[error(
+        "expected strict only beside an address: who may call from a range is not known before"
+    )]
+    StrictRange,
 }
 
 /// What a peer is told as next hop.
