@@ -2,43 +2,16 @@
 //! same when it is read again.
 //!
 //! The first two octets choose the context, the third the message type, the rest is the body.
-//! Runs under cargo-fuzz, and without it on a stable compiler:
-//! `RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-//! -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table" \
-//! cargo run --release --target x86_64-unknown-linux-gnu`.
+//! `integration/fuzz` builds and runs it on a stable compiler.
 
 #![no_main]
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use margay_bgp::asn::Asn;
 use margay_bgp::codec::{
     CodecContext, EncodeError, Message, Notification, Update, decode, framing,
 };
-use margay_bgp::family::FamilySet;
-
-fn context(bits: u16) -> CodecContext {
-    let bit = |index: u16| bits >> index & 1 != 0;
-    let path_ids = FamilySet::from_bits_truncate((bits >> 1 & 3) as u8);
-    CodecContext {
-        four_octet_as: bit(0),
-        families: if bit(3) {
-            FamilySet::all()
-        } else {
-            FamilySet::IPV6_UNICAST
-        },
-        add_path_receive: path_ids,
-        add_path_send: path_ids,
-        extended_message_receive: bit(4),
-        extended_message_send: bit(4),
-        extended_next_hop: bit(5),
-        link_local_next_hop: bit(6),
-        enhanced_route_refresh: bit(7),
-        peer_is_external: bit(8),
-        enforce_first_as: bit(9).then_some(Asn(64512)),
-        allow_as_set: bit(10),
-    }
-}
+use margay_bgp_fuzz::context;
 
 fn reread(octets: &[u8], context: &CodecContext) -> Update {
     let mut buffer = BytesMut::from(octets);

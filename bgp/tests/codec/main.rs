@@ -10,6 +10,7 @@ mod examples;
 mod faults;
 mod opens;
 mod properties;
+mod sweep;
 
 use std::fs;
 

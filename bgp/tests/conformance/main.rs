@@ -16,6 +16,7 @@ mod export;
 mod framing;
 mod opens;
 mod refresh;
+mod sweep;
 mod updates;
 
 use std::collections::BTreeMap;
