@@ -33,6 +33,7 @@ use self::foreign::{Foreign, Kind};
 use self::matrix::{Case, Matrix};
 use self::plan::{HOLD_TIME, Originated, Plan, Session};
 use super::Outcome;
+use crate::capture::Capture;
 use crate::eventually::eventually;
 use crate::link::{self, End};
 use crate::netns::Netns;
@@ -112,6 +113,8 @@ struct Stage {
     peers: Vec<Foreign>,
     matrix: Matrix,
     folder: std::path::PathBuf,
+    /// Every octet on port 179, beside the daemons' logs, for whoever asks why a cell failed.
+    _capture: Capture,
 }
 
 fn v4(kind: Kind) -> String {
@@ -284,6 +287,7 @@ impl Stage {
             })
             .collect::<Result<Vec<_>>>()?;
         link::bridge(&lan, "switch", &ports)?;
+        let capture = Capture::start(&lan, "switch", "tcp port 179", folder)?;
         Ok(Self {
             margay: None,
             margay_netns,
@@ -292,6 +296,7 @@ impl Stage {
             peers,
             matrix: Matrix::default(),
             folder: folder.to_path_buf(),
+            _capture: capture,
         })
     }
 
