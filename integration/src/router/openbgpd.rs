@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, killpg};
 use serde_json::Value;
 
 use crate::eventually::eventually;
@@ -18,6 +19,7 @@ use crate::{exec, pace};
 #[derive(Debug)]
 pub struct OpenBgpd {
     daemon: Daemon,
+    netns: Netns,
     config: PathBuf,
     socket: PathBuf,
 }
@@ -43,9 +45,12 @@ impl OpenBgpd {
         fs::create_dir_all("/run/openbgpd")?;
         let mut command = netns.isolated_command("/usr/sbin/bgpd");
         command.args(["-d", "-v", "-f"]).arg(&file);
+        // A group of its own: what kills it takes its workers too.
+        command.process_group(0);
         let daemon = Daemon::start(&stem, &mut command, &folder.join(format!("{stem}.log")))?;
         let openbgpd = Self {
             daemon,
+            netns: netns.clone(),
             config: file,
             socket,
         };
@@ -90,15 +95,22 @@ impl OpenBgpd {
         serde_json::from_str(&text).with_context(|| format!("bgpctl {}: {text}", words.join(" ")))
     }
 
-    /// Kills it with SIGKILL. Its workers end when they miss it.
+    /// Kills it and its workers with SIGKILL: workers that only miss their parent would still say Cease, and hold the
+    /// port for a while.
     ///
     /// # Errors
     /// When it cannot be waited for.
     pub fn kill(self) -> Result<()> {
         let socket = self.socket.clone();
+        let netns = self.netns.clone();
+        killpg(self.daemon.pid(), Signal::SIGKILL)?;
         self.daemon.kill()?;
         let _ = fs::remove_file(socket);
-        Ok(())
+        eventually("OpenBGPD's port is free", pace::seconds(10), || {
+            let listening = exec::check(netns.command("ss").args(["-Hltn", "sport = :179"]))?;
+            ensure!(listening.trim().is_empty(), "{listening}");
+            Ok(())
+        })
     }
 
     /// Stops it orderly.

@@ -162,13 +162,9 @@ impl Stage {
             }
             Ok(())
         });
-        // From here on margay alone dials; except OpenBGPD, whose workers say Cease when they miss their killed parent,
-        // after which margay waits to be called. Where two connections collide and one side is Established before the other
+        // From here on margay alone dials. Where two connections collide and one side is Established before the other
         // has judged, both may be closed; then nobody's restart is graceful, whoever restarts.
-        self.start_peers(
-            |kind| reflector_plan(kind, false, kind != Kind::OpenBgpd),
-            true,
-        )?;
+        self.start_peers(|kind| reflector_plan(kind, false, true), true)?;
         *insides = self.witnesses()?;
         let absent = absent.map_err(|error| format!("{error:#}"));
         self.case(report, Case::PeerRestarts, |stage, peer| {
