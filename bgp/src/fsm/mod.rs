@@ -23,6 +23,7 @@
 //! - a failed or lost connection leads to Active with a growing pause rather than to Idle (BIRD, FRR);
 //! - an UPDATE in OpenConfirm counts as the KEEPALIVE before it (BIRD): some speakers send both in one segment and the order is
 //!   theirs to lose;
+//! - an OPEN said twice on one connection counts once: OpenBGPD repeats what a failed connection left unsent;
 //! - when octets of the neighbour wait unread at the end of the hold time, ten seconds are added: we were late (BIRD);
 //! - a rest that a Cease of the neighbour started ends when the neighbour itself calls;
 //! - a passive side dials while it restarts itself: the other one may be resting, and our routes there have a deadline
@@ -206,7 +207,8 @@ impl Peer {
     }
 
     fn pause_at_most(&self, usual: Duration) -> Duration {
-        if self.urgent {
+        // Who restarts is awaited by those who keep its routes, and waits for a while itself.
+        if self.urgent || self.identity.restarting {
             usual.min(timer::URGENT_RETRY_MAX)
         } else {
             usual
@@ -601,6 +603,10 @@ impl Peer {
             (_, Message::Notification(notification)) => self.notified(now, direction, notification),
             (State::OpenSent, Message::Open(open)) => self.opened(now, direction, &open),
             (State::OpenConfirm, Message::Keepalive) => self.confirmed(now, direction),
+            // Departs from RFC 6608 §3: OpenBGPD (7.7) keeps the OPEN it could not send on a connection that was closed at once,
+            // as one with a restarting neighbour may be, and says it before that of its next connection. A NOTIFICATION would
+            // cost us the routes it keeps for our return.
+            (State::OpenConfirm, Message::Open(open)) if self.repeats(direction, &open) => {}
             (State::OpenConfirm, Message::Update(update)) => {
                 self.confirmed(now, direction);
                 self.outputs.push_back(PeerOutput::Update(update));
@@ -679,6 +685,7 @@ impl Peer {
         *self.slot(direction) = Some(Connection::OpenConfirm(OpenConfirm {
             negotiated,
             peer_knows_capabilities,
+            open: Box::new(open.clone()),
         }));
         self.restart_hold(now, direction);
     }
@@ -690,6 +697,11 @@ impl Peer {
             if negotiated.direction.is_incoming()
                 && gives_way(up, now)
                 && up.negotiated.peer_router_id == negotiated.peer_router_id)
+    }
+
+    /// Whether an OPEN is the one that was accepted on this connection.
+    fn repeats(&self, direction: Direction, open: &Open) -> bool {
+        matches!(self.peek(direction), Some(Connection::OpenConfirm(confirm)) if *confirm.open == *open)
     }
 
     /// A KEEPALIVE, or what counts as one, in OpenConfirm.
@@ -874,7 +886,11 @@ impl Peer {
                 return;
             }
             Next::Reconnect => timer::RECONNECT_PAUSE.min(self.config.connect_retry),
-            Next::Retry => self.next_retry(),
+            // The attempt that came to nothing was counted when it began.
+            Next::Retry => self.pause_at_most(
+                self.connect_backoff
+                    .again(self.config.connect_retry, timer::CONNECT_RETRY_MAX),
+            ),
             Next::Damp { admits } => {
                 // An error on one connection is no reason to give up the other.
                 if !self.speaks_at_all() {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::negotiation::Offer;
 use super::output::Negotiated;
+use crate::codec::Open;
 
 /// State of a neighbour as RFC 4271 names it; the order is that of progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +98,8 @@ pub(super) struct OpenConfirm {
     pub(super) negotiated: Arc<Negotiated>,
     /// The peer's OPEN carried capabilities, so it knows what they are.
     pub(super) peer_knows_capabilities: bool,
+    /// The peer's OPEN.
+    pub(super) open: Box<Open>,
 }
 
 /// Routes flow.

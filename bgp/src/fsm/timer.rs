@@ -139,6 +139,13 @@ impl Backoff {
         pause.min(most.max(first))
     }
 
+    /// The pause after the last failure again.
+    pub(super) fn again(&self, first: Duration, most: Duration) -> Duration {
+        let doublings = self.failures.saturating_sub(1);
+        let pause = first.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
+        pause.min(most.max(first))
+    }
+
     pub(super) const fn reset(&mut self) {
         self.failures = 0;
     }

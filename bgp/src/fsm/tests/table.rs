@@ -245,8 +245,35 @@ fn open_sent_tcp_closed_leads_to_active() {
     let mut lab = Lab::open_sent();
     lab.closed(Outgoing);
     lab.assert_state(State::Active);
+    lab.wait(SECOND * 5);
+    lab.assert_state(State::Connect);
+}
+
+#[test]
+fn open_sent_an_attempt_doubles_the_pause_once() {
+    let mut lab = Lab::open_sent();
+    lab.closed(Outgoing);
+    lab.wait(SECOND * 5);
+    lab.up(Outgoing);
+    lab.closed(Outgoing);
+    lab.assert_state(State::Active);
     lab.wait(SECOND * 10);
     lab.assert_state(State::Connect);
+}
+
+#[test]
+fn open_sent_a_restarting_speaker_never_pauses_for_more_than_five_seconds() {
+    let mut lab = Lab::open_sent();
+    lab.peer.set_identity(LocalIdentity {
+        restarting: true,
+        ..identity()
+    });
+    for _ in 0..6 {
+        lab.closed(Outgoing);
+        lab.wait(SECOND * 5);
+        lab.up(Outgoing);
+        lab.assert_state(State::OpenSent);
+    }
 }
 
 #[test]
@@ -375,8 +402,21 @@ fn open_confirm_hold_timer_is_the_negotiated_one() {
 #[test]
 fn open_confirm_second_open_sends_5_2() {
     let mut lab = Lab::open_confirm();
-    lab.message(Outgoing, Message::Open(their_open()));
+    let other = Open {
+        hold_time: HoldTime::from_secs(30).unwrap(),
+        ..their_open()
+    };
+    lab.message(Outgoing, Message::Open(other));
     assert_eq!(lab.notified(Outgoing), Some((5, 2, vec![1])));
+}
+
+#[test]
+fn open_confirm_same_open_again_is_passed_over() {
+    let mut lab = Lab::open_confirm();
+    lab.message(Outgoing, Message::Open(their_open()));
+    lab.assert_state(State::OpenConfirm);
+    lab.message(Outgoing, Message::Keepalive);
+    lab.assert_state(State::Established);
 }
 
 #[test]
