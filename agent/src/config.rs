@@ -4,7 +4,10 @@
 //! BGPConfiguration) is not here: it changes while the daemon runs and comes through `model`. Where a flag and FelixConfiguration
 //! speak of the same thing, the flag wins, as Calico's own environment variables do.
 
+#[cfg(test)]
+mod mistakes;
 pub mod speaker;
+mod yaml;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -65,19 +68,8 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Something in the file is not what it should be.
-    #[error("{path}:{line}:{column}: {field}{reason}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: u64,
-        /// Column, from 1.
-        column: u64,
-        /// `field `name`: `, or nothing where the position has no field.
-        field: String,
-        /// What is there and what would be right.
-        reason: String,
-    },
+    #[error(transparent)]
+    Mistakes(#[from] Mistakes),
     /// A setting that has no default is absent.
     #[error("{0} is not set: give {1}")]
     Missing(&'static str, &'static str),
@@ -92,6 +84,49 @@ pub enum ConfigError {
         found: String,
     },
 }
+
+/// Something in a file is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file.
+    pub path: PathBuf,
+    /// Line, from 1.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+    /// From the root to the field: `peers[1].holdTime`, positions from 0. Empty for the file as a whole.
+    pub field: String,
+    /// What is there and what would be right.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Mistake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}: ", self.path.display(), self.line, self.column)?;
+        if !self.field.is_empty() {
+            write!(f, "field `{}`: ", self.field)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// Everything found wrong with a file, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl std::fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (position, mistake) in self.0.iter().enumerate() {
+            if position > 0 {
+                f.write_str("\n")?;
+            }
+            mistake.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -220,7 +255,7 @@ pub fn listen_address(
     ))
 }
 
-/// Reads a YAML file whose mistakes are reported with file, line, field and what would be right.
+/// Reads a YAML file whose mistakes are reported with file, line, field and what would be right, all of them at once.
 ///
 /// # Errors
 /// The file cannot be read, or its content is not what `T` wants.
@@ -229,58 +264,7 @@ pub fn read_yaml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Confi
         path: path.into(),
         source,
     })?;
-    parse_yaml(path, &text)
-}
-
-/// The same for text already read; `path` is only for messages.
-pub(crate) fn parse_yaml<T: serde::de::DeserializeOwned>(
-    path: &Path,
-    text: &str,
-) -> Result<T, ConfigError> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        let (line, column) = error
-            .location()
-            .map_or((1, 1), |at| (at.line(), at.column()));
-        ConfigError::Parse {
-            path: path.into(),
-            line,
-            column,
-            field: field_at(text, line),
-            reason: plain(&error.without_snippet().to_string()),
-        }
-    })
-}
-
-/// Names the field a position belongs to: the key on its line, or the nearest key above a bare list item.
-pub(crate) fn field_at(text: &str, line: u64) -> String {
-    let Ok(line) = usize::try_from(line) else {
-        return String::new();
-    };
-    let above: Vec<&str> = text.lines().take(line).collect();
-    above
-        .iter()
-        .rev()
-        .find_map(|line| {
-            let (key, _) = line.split_once(':')?;
-            let key = key
-                .trim()
-                .trim_start_matches("- ")
-                .trim_start_matches('{')
-                .trim();
-            (!key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric()))
-                .then(|| format!("field `{key}`: "))
-        })
-        .unwrap_or_default()
-}
-
-/// The first line of the parser's message without the position it repeats.
-fn plain(message: &str) -> String {
-    let line = message.lines().next().unwrap_or_default();
-    let line = line.strip_prefix("error: ").unwrap_or(line);
-    match line.rfind(" at line ") {
-        Some(at) => line.get(..at).unwrap_or(line).to_owned(),
-        None => line.to_owned(),
-    }
+    yaml::read_all(path, &text, |tree| T::deserialize(tree))
 }
 
 fn listener(
@@ -369,7 +353,7 @@ mod tests {
         .expect_err("a mistake")
         .to_string();
         assert!(
-            text.contains(":2:1: field `nodname`: unknown field `nodname`, expected one of"),
+            text.ends_with(":2:1: field `nodname`: unknown field `nodname`, expected `nodeName`"),
             "{text}"
         );
         let text = load("datastore: etcd\n", AgentArgs::default())

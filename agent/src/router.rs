@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::ConfigError;
 use crate::config::speaker::SpeakerFile;
 use crate::desired::{BestRoutes, Settings, router};
 use crate::health::Health;
@@ -92,7 +93,12 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
                     tracing::info!("read the file again");
                     configure(&handle, &told).await;
                 }
-                Err(error) => tracing::error!(%error, "the file is not taken"),
+                Err(ConfigError::Mistakes(mistakes)) => {
+                    for mistake in &mistakes.0 {
+                        tracing::error!(%mistake, "the file is not taken, and what runs goes on");
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the file is not taken, and what runs goes on"),
             },
             Some(command) = commands.recv() => {
                 if told.take(command) {

@@ -22,7 +22,7 @@
 //! `{ accept: [prefixes] }` / `{ reject: [prefixes] }`, where a prefix stands for itself and everything longer inside it and
 //! all else gets the opposite. A mistake is reported with file, line, field and what would be right, and none of the file is used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -45,9 +45,9 @@ use margay_bgp::speaker::config::{
 };
 use serde::Deserialize;
 use serde::de::Error as _;
-use serde_saphyr::Spanned;
 
 use super::ConfigError;
+use super::yaml::{self, Fault, Step};
 
 /// What `margay speaker` runs.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Default for KernelSection {
 /// Reads the file.
 ///
 /// # Errors
-/// The first mistake in it, with its place.
+/// It cannot be read, or every mistake in it with its place.
 pub fn read(path: &Path) -> Result<SpeakerFile, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.into(),
@@ -92,103 +92,100 @@ pub fn read(path: &Path) -> Result<SpeakerFile, ConfigError> {
 /// Reads the file's content; `path` is only for messages and for files named relative to it.
 ///
 /// # Errors
-/// The first mistake in it, with its place.
+/// Every mistake in it, each with its place.
 pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
-    let file: File = super::parse_yaml(path, text)?;
-    let mut speaker = SpeakerConfig::new(file.asn.0, file.router_id.0);
-    speaker.cluster_id = file.cluster_id.map(|id| id.0);
-    speaker.listen = file.listen.into_iter().map(|at| at.0.0).collect();
-    if let Some(families) = file.families {
-        speaker.families = distinct(families);
-    }
-    speaker.originate = file
-        .originate
-        .into_iter()
-        .map(OriginateItem::into_originate)
-        .collect();
-    if let Some(paths) = file.maximum_paths {
-        speaker.maximum_paths = paths.0.max(1);
-    }
-    if let Some(relax) = file.multipath_relax {
-        speaker.multipath_relax = relax;
-    }
-    set(&mut speaker.always_compare_med, file.always_compare_med);
-    set(&mut speaker.missing_med_as_worst, file.missing_med_as_worst);
-    set(
-        &mut speaker.prefer_oldest_external,
-        file.prefer_oldest_external,
-    );
-    set(&mut speaker.weighted_multipath, file.weighted_multipath);
-    // Whoever forwards sees which next hops are reached; a pure reflector does not, and takes all of them for good.
-    speaker.next_hop_tracking = file.next_hop_tracking.unwrap_or(file.kernel.install);
-    if speaker.next_hop_tracking && !file.kernel.install {
-        return Err(ConfigError::Parse {
-            path: path.into(),
-            line: 1,
-            column: 1,
-            field: "field `nextHopTracking`: ".into(),
-            reason: "expected `false` without `kernel: { install: true }`: nobody would say which next hops are reached"
-                .into(),
-        });
-    }
-    set(&mut speaker.resolve_via_default, file.resolve_via_default);
-    if let Some(deferral) = file.selection_deferral {
-        speaker.selection_deferral = deferral.0.0;
-    }
-    if let Some(grace) = file.connect_grace {
-        speaker.connect_grace = grace.0.0;
-    }
-    if let Some(restarting) = file.restarting {
-        speaker.restarting = restarting;
-    }
-    speaker.aggregates = file
-        .aggregates
-        .into_iter()
-        .map(AggregateItem::into_aggregate)
-        .collect();
-    set(&mut speaker.client_to_client, file.client_to_client);
-    speaker.drain = file.drain;
     let base = path.parent().unwrap_or_else(|| Path::new("."));
-    let shared = Shared {
-        base,
-        ebgp_requires_policy: file.ebgp_requires_policy,
-    };
-    let mut seen = std::collections::BTreeMap::new();
-    for section in file.peers {
-        let at = section.referenced;
-        let wrong = |field: &str, reason: String| ConfigError::Parse {
-            path: path.into(),
-            line: at.line(),
-            column: at.column(),
-            field: format!("field `{field}`: "),
-            reason,
-        };
-        let peer = section
-            .value
-            .into_peer(&speaker, &shared)
-            .map_err(|(field, reason)| wrong(field, reason))?;
-        if let Some(line) = seen.insert(peer.name.clone(), at.line()) {
-            return Err(wrong(
-                "name",
-                format!(
-                    "expected a name of its own, found `{}` again (first on line {line})",
-                    peer.name
-                ),
+    yaml::read_all(path, text, |tree| {
+        File::deserialize(tree)?.into_file(tree, base)
+    })
+}
+
+/// What is wrong with a tree, for the test of the example.
+#[cfg(test)]
+pub(super) fn probe(tree: &yaml::Node) -> Result<(), Fault> {
+    File::deserialize(tree).map(|_| ())
+}
+
+impl File {
+    /// Puts together what was read; a mistake is told by its path in `tree`.
+    fn into_file(self, tree: &yaml::Node, base: &Path) -> Result<SpeakerFile, Fault> {
+        let mut speaker = SpeakerConfig::new(self.asn.0, self.router_id.0);
+        speaker.cluster_id = self.cluster_id.map(|id| id.0);
+        speaker.listen = self.listen.into_iter().map(|at| at.0.0).collect();
+        if let Some(families) = self.families {
+            speaker.families = distinct(families);
+        }
+        speaker.originate = self
+            .originate
+            .into_iter()
+            .map(OriginateItem::into_originate)
+            .collect();
+        if let Some(paths) = self.maximum_paths {
+            speaker.maximum_paths = paths.0.max(1);
+        }
+        if let Some(relax) = self.multipath_relax {
+            speaker.multipath_relax = relax;
+        }
+        set(&mut speaker.always_compare_med, self.always_compare_med);
+        set(&mut speaker.missing_med_as_worst, self.missing_med_as_worst);
+        set(
+            &mut speaker.prefer_oldest_external,
+            self.prefer_oldest_external,
+        );
+        set(&mut speaker.weighted_multipath, self.weighted_multipath);
+        // Whoever forwards sees which next hops are reached; a pure reflector does not, and takes all of them for good.
+        speaker.next_hop_tracking = self.next_hop_tracking.unwrap_or(self.kernel.install);
+        if speaker.next_hop_tracking && !self.kernel.install {
+            return Err(Fault::new(
+                tree.find(&[], "nextHopTracking"),
+                "expected `false` without `kernel: { install: true }`: nobody would say which next hops are reached"
+                    .into(),
             ));
         }
-        speaker.peers.push(peer);
+        set(&mut speaker.resolve_via_default, self.resolve_via_default);
+        if let Some(deferral) = self.selection_deferral {
+            speaker.selection_deferral = deferral.0.0;
+        }
+        if let Some(grace) = self.connect_grace {
+            speaker.connect_grace = grace.0.0;
+        }
+        if let Some(restarting) = self.restarting {
+            speaker.restarting = restarting;
+        }
+        speaker.aggregates = self
+            .aggregates
+            .into_iter()
+            .map(AggregateItem::into_aggregate)
+            .collect();
+        set(&mut speaker.client_to_client, self.client_to_client);
+        speaker.drain = self.drain;
+        let shared = Shared {
+            base,
+            ebgp_requires_policy: self.ebgp_requires_policy,
+        };
+        let mut places: BTreeMap<String, Vec<Step>> = BTreeMap::new();
+        for (at, section) in tree.items("peers").into_iter().zip(self.peers) {
+            let peer = section
+                .into_peer(&speaker, &shared)
+                .map_err(|(field, reason)| Fault::new(tree.find(&at, field), reason))?;
+            if places.contains_key(&peer.name) {
+                let reason = format!("expected a name of its own, found `{}` again", peer.name);
+                return Err(Fault::new(tree.find(&at, "name"), reason));
+            }
+            places.insert(peer.name.clone(), at);
+            speaker.peers.push(peer);
+        }
+        speaker.validate().map_err(|error| {
+            let (peer, field) = error.place();
+            let at = peer.and_then(|name| places.get(name)).cloned();
+            let path = tree.find(&at.unwrap_or_default(), field);
+            Fault::new(path, error.to_string())
+        })?;
+        Ok(SpeakerFile {
+            speaker,
+            kernel: self.kernel,
+        })
     }
-    speaker.validate().map_err(|error| ConfigError::Parse {
-        path: path.into(),
-        line: 1,
-        column: 1,
-        field: "field `peers`: ".into(),
-        reason: error.to_string(),
-    })?;
-    Ok(SpeakerFile {
-        speaker,
-        kernel: file.kernel,
-    })
 }
 
 #[derive(Deserialize)]
@@ -237,7 +234,7 @@ struct File {
     #[serde(default)]
     ebgp_requires_policy: bool,
     #[serde(default)]
-    peers: Vec<Spanned<PeerSection>>,
+    peers: Vec<PeerSection>,
 }
 
 type AggregateItem = ScalarOr<Prefix, AggregateSection>;
@@ -763,8 +760,61 @@ impl PeerSection {
             bfd.validate(&remote)
                 .map_err(|error| ("bfd", error.to_string()))?;
         }
+        contradiction(&peer)?;
         Ok(peer)
     }
+}
+
+/// Fields that are right by themselves and wrong together.
+fn contradiction(peer: &PeerConfig) -> Result<(), Wrong> {
+    let hold = peer.hold_time.duration();
+    if peer.ttl.is_some() && peer.ttl_security.is_some() {
+        return Err((
+            "ttl",
+            "expected no `ttl` beside `ttlSecurity`, which sends with 255".into(),
+        ));
+    }
+    if let (Some(keepalive), Some(hold)) = (peer.keepalive, hold)
+        && keepalive >= hold
+    {
+        return Err((
+            "keepalive",
+            format!(
+                "expected less than the hold time of {} s, found {} s",
+                hold.as_secs(),
+                keepalive.as_secs()
+            ),
+        ));
+    }
+    if let (Some(minimum), Some(hold)) = (peer.minimum_hold_time.duration(), hold)
+        && minimum > hold
+    {
+        return Err((
+            "minimumHoldTime",
+            format!(
+                "expected at most the hold time of {} s, found {} s",
+                hold.as_secs(),
+                minimum.as_secs()
+            ),
+        ));
+    }
+    if peer.idle_hold > peer.idle_hold_max {
+        return Err((
+            "idleHold",
+            format!(
+                "expected at most `idleHoldMax`, {} s, found {} s",
+                peer.idle_hold_max.as_secs(),
+                peer.idle_hold.as_secs()
+            ),
+        ));
+    }
+    if peer.long_lived.is_some() && peer.graceful_restart.is_none() {
+        return Err((
+            "longLived",
+            "expected no `longLived` without `gracefulRestart`, which it continues".into(),
+        ));
+    }
+    Ok(())
 }
 
 fn set<T>(target: &mut T, value: Option<T>) {
@@ -1199,9 +1249,7 @@ mod tests {
             "{HEAD}peers:\n  - address: 10.0.0.1\n    asn: 1\n    holdtime: 3\n"
         ));
         assert!(
-            text.starts_with(
-                "speaker.yaml:6:5: field `holdtime`: unknown field `holdtime`, expected one of"
-            ),
+            text == "speaker.yaml:6:5: field `peers[0].holdtime`: unknown field `holdtime`, expected `holdTime`",
             "{text}"
         );
     }
@@ -1211,7 +1259,7 @@ mod tests {
         let text = mistake(&format!("{HEAD}peers:\n  - name: x\n    asn: 1\n"));
         assert_eq!(
             text,
-            "speaker.yaml:4:5: field `address`: expected `address` or `range`, found neither"
+            "speaker.yaml:4:5: field `peers[0]`: expected `address` or `range`, found neither"
         );
     }
 
@@ -1220,8 +1268,10 @@ mod tests {
         let text = mistake(&format!(
             "{HEAD}peers:\n  - {{ name: x, address: 10.0.0.1, asn: 1 }}\n  - {{ name: x, address: 10.0.0.2, asn: 1 }}\n"
         ));
-        assert!(text.contains("speaker.yaml:5:"), "{text}");
-        assert!(text.contains("field `name`"), "{text}");
+        assert_eq!(
+            text,
+            "speaker.yaml:5:13: field `peers[1].name`: expected a name of its own, found `x` again"
+        );
     }
 
     #[test]
@@ -1244,7 +1294,7 @@ mod tests {
              passive: true\n  routeReflectorClient: true\n  clusterId: 1.1.1.1\n  families: [ipv6-unicast]\n  holdTime: 9\n  \
              minimumHoldTime: 3\n  keepalive: 3\n  connectRetry: 500ms\n  idleHold: 1\n  idleHoldMax: 2m\n  sendHold: 480\n  \
              gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h, partialDeployment: true }}\n  password: k\n  ttlSecurity: 1\n  \
-             ttl: 2\n  nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
+             nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
              export: reject\n  maximumPrefixes: {{ limit: 10, warningOnly: true, restart: 60 }}\n  addPathReceive: false\n  \
              addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n  \
              bfd: {{ minTx: 100, minRx: 50ms, multiplier: 4, multihop: 2, strict: true }}\n"
@@ -1304,7 +1354,7 @@ mod tests {
         };
         let text = peer("{ minTx: 5 }");
         assert!(
-            text.contains("field `bfd`: expected minTx from 10 ms to 60 s, found 5ms"),
+            text.contains("field `peers[0].bfd`: expected minTx from 10 ms to 60 s, found 5ms"),
             "{text}"
         );
         let text = peer("{ multiplier: 0 }");

@@ -179,6 +179,28 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// The peer and the field a mistake is in, as the documentation of [`PeerConfig`] and the YAML file name them; the later
+    /// one of two that clash.
+    #[must_use]
+    pub fn place(&self) -> (Option<&str>, &'static str) {
+        match self {
+            Self::DuplicateName(name) => (Some(name), "name"),
+            Self::DuplicateRemote { remote, second, .. } => (
+                Some(second),
+                if remote.is_range() {
+                    "range"
+                } else {
+                    "address"
+                },
+            ),
+            Self::DuplicateOrigin(_) => (None, "aggregates"),
+            Self::DualAsOfRange(name) => (Some(name), "localAsMode"),
+            Self::Bfd { name, .. } => (Some(name), "bfd"),
+        }
+    }
+}
+
 /// A route this speaker brings into BGP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Originate {

@@ -1,0 +1,855 @@
+//! YAML with every mistake told at once, each with its place.
+//!
+//! A file becomes a tree that knows where each key and value stands, and types are read from the tree. When reading fails,
+//! the error knows the path of what was wrong; that part is cut out and the rest is read again, until nothing is wrong any
+//! more. A file with five mistakes therefore has five lines of complaint, not one after each correction, and whoever
+//! converts values afterwards ([`read_all`]'s closure) can complain by path and gets positions for free.
+//!
+//! `serde-saphyr` reads the same language but stops at the first error and gives positions only where a type asks for them;
+//! this reads the events of the parser it is built on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use granit_parser::{Event, Parser, ScalarStyle};
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
+};
+use serde::forward_to_deserialize_any;
+
+use super::{ConfigError, Mistake, Mistakes};
+
+/// Mistakes told of one file; a file of another kind altogether would have no end of them.
+const MISTAKES: usize = 32;
+/// Values in one file, aliases written out: what nests aliases to explode comes to an end.
+const NODES: usize = 200_000;
+
+/// Line and column, both from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) line: u64,
+    pub(crate) column: u64,
+}
+
+/// One step from the root of the file to a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Key(String),
+    /// Position in a list, as written.
+    Index(usize),
+}
+
+/// Something in the file is not what it should be.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    /// From the root to what is wrong.
+    pub(crate) path: Vec<Step>,
+    /// What is there and what would be right.
+    pub(crate) reason: String,
+    /// Where, if the place is not that of the value at `path`.
+    place: Option<Place>,
+    /// The field that is wanting in the mapping at `path`.
+    missing: Option<&'static str>,
+}
+
+impl Fault {
+    /// Of the value at `path`.
+    pub(crate) const fn new(path: Vec<Step>, reason: String) -> Self {
+        Self {
+            path,
+            reason,
+            place: None,
+            missing: None,
+        }
+    }
+
+    fn under(mut self, step: Step, place: Place) -> Self {
+        self.path.insert(0, step);
+        self.place.get_or_insert(place);
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl serde::de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(Vec::new(), message.to_string())
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::custom(format!("expected {expected}, found {found}"))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::custom(format!("expected {expected}, found {found}"))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        Self::custom(unknown("field", field, expected))
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self::custom(unknown("value", variant, expected))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self {
+            missing: Some(field),
+            ..Self::custom(format!("expected a field `{field}`, found none"))
+        }
+    }
+}
+
+/// "unknown field `holdtime`, expected `holdTime`" where one is near, else all that are possible.
+fn unknown(what: &str, found: &str, expected: &[&str]) -> String {
+    let near = expected
+        .iter()
+        .map(|known| (distance(found, known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= (known.len() / 3).max(1));
+    match (near, expected) {
+        (Some((_, known)), _) => format!("unknown {what} `{found}`, expected `{known}`"),
+        (None, []) => format!("unknown {what} `{found}`, expected none"),
+        (None, _) => format!(
+            "unknown {what} `{found}`, expected one of {}",
+            expected.join(", ")
+        ),
+    }
+}
+
+/// Letters to insert, delete or exchange until one word is the other; case, hyphens and underscores cost nothing.
+fn distance(a: &str, b: &str) -> usize {
+    let plain = |word: &str| -> Vec<char> {
+        word.chars()
+            .filter(|c| !matches!(c, '-' | '_'))
+            .flat_map(char::to_lowercase)
+            .take(64)
+            .collect()
+    };
+    let (a, b) = (plain(a), plain(b));
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let exchange = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = exchange.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// A value of the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    place: Place,
+    value: Value,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    /// Its text, and whether it is written without quotes, so that `null` means nothing and `true` is no word.
+    Scalar(String, bool),
+    /// Each with its position as written, which stays when others are cut out.
+    List(Vec<(usize, Node)>),
+    Map(Vec<(String, Place, Node)>),
+}
+
+impl Node {
+    fn kind(&self) -> String {
+        match &self.value {
+            Value::Scalar(text, true) if is_null(text) => "nothing".into(),
+            Value::Scalar(text, _) => format!("`{text}`"),
+            Value::List(_) => "a list".into(),
+            Value::Map(_) => "a mapping".into(),
+        }
+    }
+
+    fn child(&self, step: &Step) -> Option<(Place, &Self)> {
+        match (&self.value, step) {
+            (Value::Map(entries), Step::Key(key)) => entries
+                .iter()
+                .find(|(name, ..)| name == key)
+                .map(|(_, place, node)| (*place, node)),
+            (Value::List(items), Step::Index(index)) => items
+                .iter()
+                .find(|(position, _)| position == index)
+                .map(|(_, node)| (node.place, node)),
+            _ => None,
+        }
+    }
+
+    fn at(&self, path: &[Step]) -> Option<&Self> {
+        path.iter()
+            .try_fold(self, |node, step| Some(node.child(step)?.1))
+    }
+
+    /// Where the value at `path` stands.
+    fn place_of(&self, path: &[Step]) -> Option<Place> {
+        let node = self.at(path)?;
+        Some(node.place)
+    }
+
+    /// The path of `field` below `path`: there, or in a section of it; `path` itself where it is not written at all.
+    pub(crate) fn find(&self, path: &[Step], field: &str) -> Vec<Step> {
+        fn below(node: &Node, field: &str) -> Option<Vec<Step>> {
+            let Value::Map(entries) = &node.value else {
+                return None;
+            };
+            if entries.iter().any(|(key, ..)| key == field) {
+                return Some(vec![Step::Key(field.into())]);
+            }
+            entries.iter().find_map(|(key, _, child)| {
+                let mut path = below(child, field)?;
+                path.insert(0, Step::Key(key.clone()));
+                Some(path)
+            })
+        }
+        let mut found = path.to_vec();
+        found.extend(
+            self.at(path)
+                .and_then(|node| below(node, field))
+                .unwrap_or_default(),
+        );
+        found
+    }
+
+    /// The paths of the items of the list that is `field` of the file, those that were not cut out.
+    pub(crate) fn items(&self, field: &str) -> Vec<Vec<Step>> {
+        match self.child(&Step::Key(field.into())) {
+            Some((
+                _,
+                Self {
+                    value: Value::List(items),
+                    ..
+                },
+            )) => items
+                .iter()
+                .map(|(index, _)| vec![Step::Key(field.into()), Step::Index(*index)])
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Cuts the value at `path` out, and says whether there was one that could be.
+    fn cut(&mut self, path: &[Step]) -> bool {
+        match (&mut self.value, path) {
+            (Value::Map(entries), [Step::Key(key)]) => {
+                let before = entries.len();
+                entries.retain(|(name, ..)| name != key);
+                before > entries.len()
+            }
+            (Value::List(items), [Step::Index(index)]) => {
+                let before = items.len();
+                items.retain(|(position, _)| position != index);
+                before > items.len()
+            }
+            (Value::Map(entries), [Step::Key(key), rest @ ..]) => entries
+                .iter_mut()
+                .find(|(name, ..)| name == key)
+                .is_some_and(|(.., node)| node.cut(rest)),
+            (Value::List(items), [Step::Index(index), rest @ ..]) => items
+                .iter_mut()
+                .find(|(position, _)| position == index)
+                .is_some_and(|(_, node)| node.cut(rest)),
+            _ => false,
+        }
+    }
+
+    /// Every mapping of the file, with its path.
+    #[cfg(test)]
+    pub(super) fn maps(&self) -> Vec<(Vec<Step>, Vec<String>)> {
+        fn walk(node: &Node, path: &mut Vec<Step>, out: &mut Vec<(Vec<Step>, Vec<String>)>) {
+            match &node.value {
+                Value::Scalar(..) => {}
+                Value::List(items) => {
+                    for (index, item) in items {
+                        path.push(Step::Index(*index));
+                        walk(item, path, out);
+                        path.pop();
+                    }
+                }
+                Value::Map(entries) => {
+                    let keys = entries.iter().map(|(key, ..)| key.clone()).collect();
+                    out.push((path.clone(), keys));
+                    for (key, _, child) in entries {
+                        path.push(Step::Key(key.clone()));
+                        walk(child, path, out);
+                        path.pop();
+                    }
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(self, &mut Vec::new(), &mut out);
+        out
+    }
+
+    /// Writes one more key into the mapping at `path`.
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, path: &[Step], name: &str) {
+        match (&mut self.value, path) {
+            (Value::Map(entries), []) => {
+                let value = Self {
+                    place: self.place,
+                    value: Value::Scalar("x".into(), true),
+                };
+                entries.insert(0, (name.into(), self.place, value));
+            }
+            (Value::Map(entries), [Step::Key(key), rest @ ..]) => {
+                for (_, _, node) in entries.iter_mut().filter(|(name, ..)| name == key) {
+                    node.insert(rest, name);
+                }
+            }
+            (Value::List(items), [Step::Index(index), rest @ ..]) => {
+                for (_, node) in items.iter_mut().filter(|(position, _)| position == index) {
+                    node.insert(rest, name);
+                }
+            }
+            _ => panic!("no mapping at {path:?}"),
+        }
+    }
+}
+
+fn is_null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// Reads everything there is to say of a file: `read` makes a value of the tree, or says what is wrong by its path.
+///
+/// # Errors
+/// Every mistake found, in the order of the file.
+pub(crate) fn read_all<T>(
+    path: &Path,
+    text: &str,
+    mut read: impl FnMut(&Node) -> Result<T, Fault>,
+) -> Result<T, ConfigError> {
+    let mistake = |place: Place, field: String, reason: String| Mistake {
+        path: path.into(),
+        line: place.line,
+        column: place.column,
+        field,
+        reason,
+    };
+    let whole = match Tree::parse(text) {
+        Ok(whole) => whole,
+        Err((place, path, reason)) => {
+            return Err(Mistakes(vec![mistake(place, shown(&path), reason)]).into());
+        }
+    };
+    let mut tree = whole.clone();
+    let mut cut: Vec<Vec<Step>> = Vec::new();
+    let mut mistakes = Vec::new();
+    loop {
+        let fault = match read(&tree) {
+            Ok(value) if mistakes.is_empty() => return Ok(value),
+            Ok(_) => break,
+            Err(fault) => fault,
+        };
+        // What is wanting because it was cut out, or contradicts what is left without it, was complained about already.
+        let consequence = cut.iter().any(|cut| match fault.missing {
+            Some(field) => {
+                cut.split_last() == Some((&Step::Key(field.into()), fault.path.as_slice()))
+            }
+            None => cut.len() > fault.path.len() && cut.starts_with(&fault.path),
+        });
+        if !consequence {
+            let place = fault
+                .place
+                .or_else(|| whole.place_of(&fault.path))
+                .unwrap_or(whole.place);
+            let mut named = fault.path.clone();
+            named.extend(fault.missing.map(|field| Step::Key(field.into())));
+            mistakes.push(mistake(place, shown(&named), fault.reason));
+        }
+        if mistakes.len() >= MISTAKES || !tree.cut(&fault.path) {
+            break;
+        }
+        cut.push(fault.path);
+    }
+    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+    Err(Mistakes(mistakes).into())
+}
+
+/// A path as people write it: `peers[1].holdTime`; positions count from 0.
+fn shown(path: &[Step]) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) => {
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.push_str(key);
+            }
+            Step::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    text
+}
+
+/// Puts the tree together from the parser's events.
+struct Tree<'a> {
+    parser: Parser<'a, granit_parser::StrInput<'a>>,
+    anchors: BTreeMap<usize, Node>,
+    nodes: usize,
+    path: Vec<Step>,
+}
+
+type Broken = (Place, Vec<Step>, String);
+
+impl<'a> Tree<'a> {
+    fn parse(text: &'a str) -> Result<Node, Broken> {
+        let mut tree = Self {
+            parser: Parser::new_from_str(text),
+            anchors: BTreeMap::new(),
+            nodes: 0,
+            path: Vec::new(),
+        };
+        let mut root = None;
+        loop {
+            let (event, place) = tree.next()?;
+            match event {
+                Event::StreamEnd => break,
+                Event::Scalar(..)
+                | Event::SequenceStart(..)
+                | Event::MappingStart(..)
+                | Event::Alias(_) => {
+                    if root.is_some() {
+                        return Err((place, Vec::new(), "expected one document, found two".into()));
+                    }
+                    root = Some(tree.node(event, place)?);
+                }
+                _ => {}
+            }
+        }
+        // An empty file is a mapping without keys: what is wanting is then said by name.
+        let mut root = root.unwrap_or(Node {
+            place: Place { line: 1, column: 1 },
+            value: Value::Map(Vec::new()),
+        });
+        if let Value::Scalar(text, true) = &root.value
+            && is_null(text)
+        {
+            root.value = Value::Map(Vec::new());
+        }
+        Ok(root)
+    }
+
+    fn next(&mut self) -> Result<(Event<'a>, Place), Broken> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => Ok((event, place(&span.start))),
+            Some(Err(error)) => Err((
+                place(error.marker()),
+                self.path.clone(),
+                format!("expected YAML: {}", error.info()),
+            )),
+            None => Ok((Event::StreamEnd, Place { line: 1, column: 1 })),
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, at: Place) -> Result<Node, Broken> {
+        self.nodes += 1;
+        if self.nodes > NODES {
+            let reason = format!("expected at most {NODES} values");
+            return Err((at, self.path.clone(), reason));
+        }
+        let (anchor, value) = match event {
+            Event::Scalar(text, style, anchor, _) => {
+                let plain = style == ScalarStyle::Plain;
+                (anchor, Value::Scalar(text.into_owned(), plain))
+            }
+            Event::Alias(id) => {
+                let Some(node) = self.anchors.get(&id).cloned() else {
+                    let reason = "expected an alias of something whole".to_owned();
+                    return Err((at, self.path.clone(), reason));
+                };
+                self.nodes += size(&node);
+                // Complaints are about where it is used.
+                return Ok(Node { place: at, ..node });
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    let (event, place) = self.next()?;
+                    match event {
+                        Event::SequenceEnd => break,
+                        Event::Comment(..) => continue,
+                        _ => {}
+                    }
+                    let index = items.len();
+                    self.path.push(Step::Index(index));
+                    items.push((index, self.node(event, place)?));
+                    self.path.pop();
+                }
+                (anchor, Value::List(items))
+            }
+            Event::MappingStart(_, anchor, _) => (anchor, Value::Map(self.entries()?)),
+            _ => {
+                let reason = "expected a value".to_owned();
+                return Err((at, self.path.clone(), reason));
+            }
+        };
+        let node = Node { place: at, value };
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn entries(&mut self) -> Result<Vec<(String, Place, Node)>, Broken> {
+        let mut entries: Vec<(String, Place, Node)> = Vec::new();
+        loop {
+            let (event, at) = self.next()?;
+            let key = match event {
+                Event::MappingEnd => return Ok(entries),
+                Event::Comment(..) => continue,
+                Event::Scalar(text, ..) => text.into_owned(),
+                _ => {
+                    let reason = "expected a word as key".to_owned();
+                    return Err((at, self.path.clone(), reason));
+                }
+            };
+            self.path.push(Step::Key(key.clone()));
+            if let Some((_, first, _)) = entries.iter().find(|(name, ..)| *name == key) {
+                let reason = format!(
+                    "expected each field once, found `{key}` again (first on line {})",
+                    first.line
+                );
+                return Err((at, self.path.clone(), reason));
+            }
+            let (event, place) = loop {
+                match self.next()? {
+                    (Event::Comment(..), _) => {}
+                    other => break other,
+                }
+            };
+            let node = self.node(event, place)?;
+            self.path.pop();
+            entries.push((key, at, node));
+        }
+    }
+}
+
+fn size(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar(..) => 1,
+        Value::List(items) => 1 + items.iter().map(|(_, node)| size(node)).sum::<usize>(),
+        Value::Map(entries) => 1 + entries.iter().map(|(.., node)| size(node)).sum::<usize>(),
+    }
+}
+
+fn place(marker: &granit_parser::Marker) -> Place {
+    let number = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+    Place {
+        line: number(marker.line()),
+        column: number(marker.col()) + 1,
+    }
+}
+
+// ---- serde --------------------------------------------------------------------------------------------------------
+
+impl<'a> Node {
+    fn scalar(&'a self, expected: &str) -> Result<&'a str, Fault> {
+        match &self.value {
+            Value::Scalar(text, plain) if !(*plain && is_null(text)) => Ok(text),
+            Value::Scalar(..) | Value::List(_) | Value::Map(_) => Err(Fault::custom(format!(
+                "expected {expected}, found {}",
+                self.kind()
+            ))),
+        }
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident $visit:ident $type:ty: $wanted:literal),+ $(,)?) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            let text = self.scalar($wanted)?;
+            match text.parse::<$type>() {
+                Ok(value) => visitor.$visit(value),
+                Err(_) => Err(Fault::custom(format!(
+                    concat!("expected ", $wanted, ", found `{}`"), text
+                ))),
+            }
+        }
+    )+};
+}
+
+impl<'de> Deserializer<'de> for &'de Node {
+    type Error = Fault;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Scalar(text, true) if is_null(text) => visitor.visit_unit(),
+            Value::Scalar(text, true) => match (text.as_str(), text.parse::<u64>()) {
+                ("true", _) => visitor.visit_bool(true),
+                ("false", _) => visitor.visit_bool(false),
+                // Only what is written as it prints: `007` and `+7` stay words.
+                (_, Ok(number)) if number.to_string() == *text => visitor.visit_u64(number),
+                _ => visitor.visit_str(text),
+            },
+            Value::Scalar(text, false) => visitor.visit_str(text),
+            Value::List(_) => self.deserialize_seq(visitor),
+            Value::Map(_) => self.deserialize_map(visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Scalar(text, true) if is_null(text) => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.scalar("true or false")? {
+            "true" | "True" | "TRUE" => visitor.visit_bool(true),
+            "false" | "False" | "FALSE" => visitor.visit_bool(false),
+            other => Err(Fault::custom(format!(
+                "expected true or false, found `{other}`"
+            ))),
+        }
+    }
+
+    numbers! {
+        deserialize_u8 visit_u8 u8: "a number from 0 to 255",
+        deserialize_u16 visit_u16 u16: "a number from 0 to 65535",
+        deserialize_u32 visit_u32 u32: "a number from 0 to 4294967295",
+        deserialize_u64 visit_u64 u64: "a number",
+        deserialize_i8 visit_i8 i8: "a number from -128 to 127",
+        deserialize_i16 visit_i16 i16: "a number from -32768 to 32767",
+        deserialize_i32 visit_i32 i32: "a number",
+        deserialize_i64 visit_i64 i64: "a number",
+        deserialize_f32 visit_f32 f32: "a number",
+        deserialize_f64 visit_f64 f64: "a number",
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_str(self.scalar("one value")?)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::List(items) => visitor.visit_seq(Items(items.iter())),
+            Value::Scalar(..) | Value::Map(_) => Err(Fault::custom(format!(
+                "expected a list, found {}",
+                self.kind()
+            ))),
+        }
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Map(entries) => visitor.visit_map(Entries {
+                entries: entries.iter(),
+                value: None,
+            }),
+            Value::Scalar(..) | Value::List(_) => Err(Fault::custom(format!(
+                "expected a mapping, found {}",
+                self.kind()
+            ))),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Map(entries) => match entries.as_slice() {
+                [(key, at, node)] => visitor
+                    .visit_enum(Variant { key, node })
+                    .map_err(|fault| fault.under(Step::Key(key.clone()), *at)),
+                _ => Err(Fault::custom(
+                    "expected a mapping with one field".to_owned(),
+                )),
+            },
+            Value::Scalar(text, _) => visitor.visit_enum(text.as_str().into_deserializer()),
+            Value::List(_) => Err(Fault::custom("expected one value, found a list")),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct
+    }
+}
+
+struct Items<'de>(std::slice::Iter<'de, (usize, Node)>);
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Fault> {
+        let Some((index, node)) = self.0.next() else {
+            return Ok(None);
+        };
+        seed.deserialize(node)
+            .map(Some)
+            .map_err(|fault| fault.under(Step::Index(*index), node.place))
+    }
+}
+
+struct Entries<'de> {
+    entries: std::slice::Iter<'de, (String, Place, Node)>,
+    value: Option<&'de (String, Place, Node)>,
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Fault> {
+        self.value = self.entries.next();
+        let Some((key, at, _)) = self.value else {
+            return Ok(None);
+        };
+        let word: StrDeserializer<'de, Fault> = key.as_str().into_deserializer();
+        seed.deserialize(word)
+            .map(Some)
+            .map_err(|fault| fault.under(Step::Key(key.clone()), *at))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let Some((key, _, node)) = self.value.take() else {
+            return Err(Fault::custom("a value without key"));
+        };
+        seed.deserialize(node)
+            .map_err(|fault| fault.under(Step::Key(key.clone()), node.place))
+    }
+}
+
+struct Variant<'de> {
+    key: &'de str,
+    node: &'de Node,
+}
+
+impl<'de> EnumAccess<'de> for Variant<'de> {
+    type Error = Fault;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Fault> {
+        let word: StrDeserializer<'de, Fault> = self.key.into_deserializer();
+        Ok((seed.deserialize(word)?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'de> {
+    type Error = Fault;
+
+    fn unit_variant(self) -> Result<(), Fault> {
+        Err(Fault::custom(format!(
+            "expected nothing, found {}",
+            self.node.kind()
+        )))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
+        seed.deserialize(self.node)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.node.deserialize_seq(visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.node.deserialize_map(visitor)
+    }
+}
+
+#[cfg(test)]
+pub(super) fn tree(text: &str) -> Node {
+    Tree::parse(text).expect("YAML")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_field_is_the_one_that_is_meant() {
+        let known = ["holdTime", "minimumHoldTime", "asn", "ttl"];
+        assert_eq!(
+            unknown("field", "hold-time", &known),
+            "unknown field `hold-time`, expected `holdTime`"
+        );
+        assert_eq!(
+            unknown("field", "holdTiem", &known),
+            "unknown field `holdTiem`, expected `holdTime`"
+        );
+        assert_eq!(
+            unknown("field", "bandwidth", &known),
+            "unknown field `bandwidth`, expected one of holdTime, minimumHoldTime, asn, ttl"
+        );
+    }
+
+    #[test]
+    fn aliases_that_explode_are_refused() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..9 {
+            let before = format!("*a{}", level - 1);
+            let items = [before.as_str(); 10].join(", ");
+            text.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        }
+        let (_, _, reason) = Tree::parse(&text).expect_err("too many values");
+        assert!(reason.starts_with("expected at most"), "{reason}");
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_with_its_place() {
+        let (place, _, reason) = Tree::parse("asn: [1, 2\npeers: {").expect_err("no YAML");
+        assert!(
+            place.line >= 1 && reason.starts_with("expected YAML: "),
+            "{reason}"
+        );
+    }
+}
