@@ -1,7 +1,7 @@
 //! Which of several paths to one prefix is used: RFC 4271 §9.1.2 as a pure comparison that names the step that decided.
 //!
-//! [`choose`] looks at the set of paths and nothing else: not at the order they arrived in, not at what was chosen
-//! before, not at a clock. The same set therefore always gives the same answer, on this speaker and after its restart.
+//! [`choose`] looks at the set of paths and nothing else: not at the order they arrived in, not at a clock and, unless told
+//! to ([`Options::prefer_oldest_external`]), not at what was chosen before. The same set therefore always gives the same answer, on this speaker and after its restart.
 //!
 //! MED makes this harder than sorting. It may only be compared between paths from the same neighbouring AS, so "better
 //! than" is not transitive over all paths. As RFC 4271 §9.1.2.2 (c) intends, the paths are first grouped by neighbouring
@@ -9,7 +9,9 @@
 //!
 //! Departs from RFC 4271 §9.1.2 only in additions: a local weight, long-lived stale paths last (RFC 9494 §4.3), locally
 //! originated paths before learned ones, the originator in place of the peer's identifier and the shorter cluster list
-//! (RFC 4456 §9), and the path identifier as last resort (RFC 7911 leaves it open).
+//! (RFC 4456 §9), and the path identifier as last resort (RFC 7911 leaves it open). RFC 5004 is an option that prefers all
+//! external paths of the router used so far, not only the one path: otherwise "better than" would run in circles where two
+//! paths have one identifier.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -43,6 +45,8 @@ pub struct Candidate {
     pub external: bool,
     /// Cost of reaching the next hop.
     pub next_hop_metric: u32,
+    /// It is external, of the router whose external path was the best so far, and that counts (RFC 5004).
+    pub incumbent: bool,
     /// ORIGINATOR_ID, else the BGP Identifier of the peer; 0 for local paths.
     pub originator: u32,
     /// Entries of CLUSTER_LIST.
@@ -82,6 +86,8 @@ pub enum Step {
     External,
     /// Nearer next hop.
     NextHopMetric,
+    /// External, of the router used so far (RFC 5004).
+    Incumbent,
     /// Lower originator or BGP Identifier.
     RouterId,
     /// Shorter CLUSTER_LIST.
@@ -105,6 +111,7 @@ impl fmt::Display for Step {
             Self::Med => "lower MED",
             Self::External => "external over internal",
             Self::NextHopMetric => "nearer next hop",
+            Self::Incumbent => "external and used so far",
             Self::RouterId => "lower router id",
             Self::ClusterListLength => "shorter cluster list",
             Self::PeerAddress => "lower peer address",
@@ -120,6 +127,30 @@ pub struct Multipath {
     pub maximum: usize,
     /// Equal length suffices; otherwise external paths need the same neighbouring AS and internal ones the same AS path.
     pub relax: bool,
+}
+
+/// What an operator may choose of the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How many paths are used, and which count as equal.
+    pub multipath: Multipath,
+    /// MED is compared between all paths, not only between those of one neighbouring AS.
+    pub always_compare_med: bool,
+    /// A path without MED has the highest one instead of 0. Read where [`Candidate::med`] is made.
+    pub missing_med_as_worst: bool,
+    /// RFC 5004. Read where [`Candidate::incumbent`] is made.
+    pub prefer_oldest_external: bool,
+}
+
+impl From<Multipath> for Options {
+    fn from(multipath: Multipath) -> Self {
+        Self {
+            multipath,
+            always_compare_med: false,
+            missing_med_as_worst: false,
+            prefer_oldest_external: false,
+        }
+    }
 }
 
 /// The outcome of [`choose`]; indices are those of its argument.
@@ -151,6 +182,7 @@ fn first_difference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, 
         return (ordering, step);
     }
     let ties = [
+        (b.incumbent.cmp(&a.incumbent), Step::Incumbent),
         (a.originator.cmp(&b.originator), Step::RouterId),
         (
             a.cluster_list_len.cmp(&b.cluster_list_len),
@@ -211,7 +243,7 @@ fn preference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, Step) 
 
 /// Chooses among usable paths; nothing where there are none.
 #[must_use]
-pub fn choose(candidates: &[Candidate], options: Multipath) -> Option<Decision> {
+pub fn choose(candidates: &[Candidate], options: Options) -> Option<Decision> {
     let (first, rest) = candidates.split_first()?;
     if rest.is_empty() {
         return Some(Decision {
@@ -220,19 +252,17 @@ pub fn choose(candidates: &[Candidate], options: Multipath) -> Option<Decision> 
             multipath: SmallVec::from_slice(&[0]),
         });
     }
-    let one_neighbour = rest
-        .iter()
-        .all(|other| other.neighbour_as == first.neighbour_as);
-    let winners = if one_neighbour {
-        SmallVec::from_slice(&[minimum(candidates, 0..candidates.len(), true)?])
-    } else {
-        group_winners(candidates)
-    };
+    let winners = winners(candidates, first, rest, options)?;
+    // One of one group is compared with nobody; several groups are compared without MED.
     let best = minimum(candidates, winners.iter().copied(), false)?;
     let chosen = candidates.get(best)?;
     let step = (0..candidates.len())
         .filter(|index| *index != best)
-        .filter_map(|index| candidates.get(index).map(|other| lost_by(chosen, other)))
+        .filter_map(|index| {
+            candidates
+                .get(index)
+                .map(|other| lost_by(chosen, other, options))
+        })
         .max()
         .unwrap_or(Step::OnlyPath);
     Some(Decision {
@@ -242,10 +272,36 @@ pub fn choose(candidates: &[Candidate], options: Multipath) -> Option<Decision> 
     })
 }
 
-/// The step by which `other` lost against `best`: with MED where both come from one AS.
+/// Only the best path; nothing where there are none.
+pub(crate) fn best(candidates: &[Candidate], options: Options) -> Option<usize> {
+    let (first, rest) = candidates.split_first()?;
+    let winners = winners(candidates, first, rest, options)?;
+    minimum(candidates, winners.iter().copied(), false)
+}
+
+/// The step by which `other` lost against `best`: with MED where both come from one AS, or it is always compared.
 #[must_use]
-pub fn lost_by(best: &Candidate, other: &Candidate) -> Step {
-    first_difference(best, other, best.neighbour_as == other.neighbour_as).1
+pub fn lost_by(best: &Candidate, other: &Candidate, options: Options) -> Step {
+    let with_med = options.always_compare_med || best.neighbour_as == other.neighbour_as;
+    first_difference(best, other, with_med).1
+}
+
+/// The best of each group inside which MED is compared.
+fn winners(
+    candidates: &[Candidate],
+    first: &Candidate,
+    rest: &[Candidate],
+    options: Options,
+) -> Option<SmallVec<[usize; 8]>> {
+    let one_group = options.always_compare_med
+        || rest
+            .iter()
+            .all(|other| other.neighbour_as == first.neighbour_as);
+    Some(if one_group {
+        SmallVec::from_slice(&[minimum(candidates, 0..candidates.len(), true)?])
+    } else {
+        group_winners(candidates)
+    })
 }
 
 fn minimum(
@@ -280,20 +336,28 @@ fn equal_paths(
     candidates: &[Candidate],
     best: usize,
     winners: &[usize],
-    options: Multipath,
+    options: Options,
 ) -> SmallVec<[usize; 4]> {
+    let Options {
+        multipath,
+        always_compare_med,
+        ..
+    } = options;
     let mut chosen = SmallVec::from_slice(&[best]);
     let Some(reference) = candidates.get(best) else {
         return chosen;
     };
-    if options.maximum <= 1 {
+    if multipath.maximum <= 1 {
         return chosen;
     }
     let equal = |candidate: &Candidate| {
-        if preference(candidate, reference, false).0.is_ne() {
+        if preference(candidate, reference, always_compare_med)
+            .0
+            .is_ne()
+        {
             return false;
         }
-        let same_origin = options.relax
+        let same_origin = multipath.relax
             || if candidate.external {
                 candidate.neighbour_as == reference.neighbour_as
             } else {
@@ -316,7 +380,7 @@ fn equal_paths(
     let mut next_hops: SmallVec<[_; 4]> = SmallVec::new();
     next_hops.push(place(reference));
     for (index, candidate) in others {
-        if chosen.len() >= options.maximum {
+        if chosen.len() >= multipath.maximum {
             break;
         }
         if !next_hops.contains(&place(candidate)) {

@@ -4,9 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ECMP: Multipath = Multipath {
-    maximum: 64,
-    relax: true,
+const ECMP: Options = Options {
+    multipath: Multipath {
+        maximum: 64,
+        relax: true,
+    },
+    always_compare_med: false,
+    missing_med_as_worst: false,
+    prefer_oldest_external: false,
 };
 
 fn via(id: u32) -> Option<NextHop> {
@@ -25,6 +30,7 @@ fn path(id: u32) -> Candidate {
         med: 0,
         external: true,
         next_hop_metric: 0,
+        incumbent: false,
         originator: 10,
         cluster_list_len: 0,
         peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
@@ -127,10 +133,10 @@ fn different_neighbours_are_equal_only_when_relaxed() {
     (other.neighbour_as, other.as_path) = (Asn(64700), 2);
     let relaxed = choose(&[path(1), other], ECMP).expect("two paths");
     assert_eq!(relaxed.multipath.len(), 2);
-    let strict = Multipath {
+    let strict = Options::from(Multipath {
         relax: false,
-        ..ECMP
-    };
+        ..ECMP.multipath
+    });
     let strict = choose(&[path(1), other], strict).expect("two paths");
     assert_eq!(strict.multipath.len(), 1);
 }
@@ -171,7 +177,7 @@ prop_compose! {
     ) -> Candidate {
         Candidate {
             long_lived_stale: stale, weight: 0, local_pref, local: false, as_path_len: hops, origin,
-            neighbour_as: Asn(asn), med, external, next_hop_metric: 0, originator, cluster_list_len: clusters,
+            neighbour_as: Asn(asn), med, external, next_hop_metric: 0, incumbent: false, originator, cluster_list_len: clusters,
             peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))), path_id, next_hop: via(next_hop), next_hop_interface: None, as_path: u64::from(asn),
         }
     }

@@ -22,8 +22,11 @@
 //! A route is not sent back to the peer it is from, nor to its originator. Every message holds routes of one source, so
 //! for that peer a chunk is cut at the message's ends, with withdrawals in the gap where it may still hold another route.
 //!
+//! A group with ADD-PATH (RFC 7911) tells paths where others tell prefixes. Everything above works on [`Unit`]s and does not
+//! know the difference: a path that is told no more is withdrawn as a prefix is, under its own identifier.
+//!
 //! Invariants: a chunk says of its prefixes what held when it was encoded, and every change since is in the journal
-//! behind it. A prefix in the unread part of a journal keeps its id.
+//! behind it. A prefix, or path, in the unread part of a journal keeps its place.
 
 mod telling;
 
@@ -35,8 +38,8 @@ use bytes::Bytes;
 use super::attribute_store::{AttrId, AttributeStore};
 use super::export::{Export, GroupKey};
 use super::index::{IdIndex, NONE, fold};
-use super::table::NetId;
 use super::{PeerFacts, Slot};
+use crate::codec::PathId;
 use crate::policy::{Action, AppliedRules, Policy};
 use crate::prefix::Prefix;
 
@@ -51,6 +54,19 @@ const UNTOLD: u32 = 0xffff_0000;
 
 const fn is_told(out: u32) -> bool {
     out < UNTOLD
+}
+
+/// What a group tells of as one: a prefix, or one path of it where the group tells several (RFC 7911). It is a place in the
+/// table, of prefixes or of paths, and what is said below of nets holds of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unit(pub(crate) u32);
+
+impl Unit {
+    /// How peers are told of a path: by where it lies in the table. It stays there, whatever is announced of it and whichever
+    /// path is the best, until it is gone and every group that told it has withdrawn it; all groups use one number.
+    pub(crate) const fn path_id(self) -> PathId {
+        PathId(self.0 + 1)
+    }
 }
 
 /// Where a peer stands in a group.
@@ -73,7 +89,7 @@ pub(crate) enum Occasion {
 pub(crate) struct EncodeInput<'a> {
     pub(crate) store: &'a AttributeStore,
     pub(crate) facts: &'a [PeerFacts],
-    pub(crate) prefix_of: &'a dyn Fn(NetId) -> Prefix,
+    pub(crate) prefix_of: &'a dyn Fn(Unit) -> Prefix,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +205,7 @@ pub(crate) struct Group {
     /// Members that hold what another group told them.
     holders: usize,
     /// What they held until now.
-    unheld: Vec<NetId>,
+    unheld: Vec<Unit>,
     /// Next net whose telling is not known yet or belongs to an earlier policy.
     fill: Option<u32>,
     /// The fill is the first one: nobody may be told before it ends.
@@ -238,7 +254,7 @@ impl Group {
         self.base + self.journal.len() as u64
     }
 
-    fn net(&self, net: NetId) -> NetOut {
+    fn net(&self, net: Unit) -> NetOut {
         let nothing = NetOut {
             out: NONE,
             position: u32::MAX,
@@ -253,7 +269,7 @@ impl Group {
     }
 
     /// The position of the net's latest entry, while somebody may have to read it.
-    fn pending(&self, net: NetId) -> Option<u64> {
+    fn pending(&self, net: Unit) -> Option<u64> {
         let low = self.net(net).position;
         #[expect(
             clippy::cast_possible_truncation,
@@ -265,7 +281,7 @@ impl Group {
     }
 
     /// Whether the group still refers to the net.
-    pub(crate) fn needs(&self, net: NetId) -> bool {
+    pub(crate) fn needs(&self, net: Unit) -> bool {
         is_told(self.net(net).out)
             || self.pending(net).is_some()
             || self.holders > 0
@@ -279,7 +295,7 @@ impl Group {
     /// Whether the peer in `slot` is told of the net.
     pub(crate) fn tells(
         &self,
-        net: NetId,
+        net: Unit,
         slot: Slot,
         router_id: u32,
         store: &AttributeStore,
@@ -313,12 +329,7 @@ impl Group {
     }
 
     /// What is told of the net is this from now on.
-    pub(crate) fn update(
-        &mut self,
-        net: NetId,
-        export: Option<Export>,
-        store: &mut AttributeStore,
-    ) {
+    pub(crate) fn update(&mut self, net: Unit, export: Option<Export>, store: &mut AttributeStore) {
         let old = self.net(net).out;
         let new = match export {
             Some(export) => self.intern(&export, store),
@@ -470,19 +481,19 @@ impl Group {
     }
 
     /// Gives back every attribute set; the group is no more. Tells the nets it referred to.
-    pub(crate) fn dissolve(mut self, store: &mut AttributeStore) -> Vec<NetId> {
+    pub(crate) fn dissolve(mut self, store: &mut AttributeStore) -> Vec<Unit> {
         let mut referred = Vec::new();
         for (id, net) in (0..).zip(std::mem::take(&mut self.nets)) {
             if is_told(net.out) {
                 self.release(net.out, store);
-                referred.push(NetId(id));
+                referred.push(Unit(id));
             }
         }
         referred.append(&mut self.unheld);
         referred.extend(
             self.journal
                 .iter()
-                .map(|entry| NetId(entry & !SOURCE_MAY_HOLD)),
+                .map(|entry| Unit(entry & !SOURCE_MAY_HOLD)),
         );
         referred
     }
@@ -495,7 +506,7 @@ impl Group {
     }
 
     /// The next net whose telling is to be computed, and the end of it at `bound`.
-    pub(crate) fn fill_step(&mut self, bound: u32) -> Option<NetId> {
+    pub(crate) fn fill_step(&mut self, bound: u32) -> Option<u32> {
         let at = self.fill?;
         if at >= bound {
             self.fill = None;
@@ -503,7 +514,7 @@ impl Group {
             return None;
         }
         self.fill = Some(at + 1);
-        Some(NetId(at))
+        Some(at)
     }
 
     /// Exchanges the policy. Every net is looked at anew and only differences are told: what a record says is told does
@@ -647,7 +658,7 @@ impl Group {
     }
 
     /// Drops what every member has read. Tells nets that may be given back.
-    pub(crate) fn trim(&mut self, released: &mut Vec<NetId>) {
+    pub(crate) fn trim(&mut self, released: &mut Vec<Unit>) {
         released.append(&mut self.unheld);
         if self.journal.is_empty() {
             return;
@@ -665,7 +676,7 @@ impl Group {
             let Some(entry) = self.journal.pop_front() else {
                 break;
             };
-            let net = NetId(entry & !SOURCE_MAY_HOLD);
+            let net = Unit(entry & !SOURCE_MAY_HOLD);
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "positions are compared by their low half"
@@ -768,10 +779,10 @@ fn bit(bits: &[u64], net: u32) -> bool {
         .is_some_and(|word| word >> (net % 64) & 1 == 1)
 }
 
-fn bits(bits: &[u64]) -> impl Iterator<Item = NetId> + '_ {
+fn bits(bits: &[u64]) -> impl Iterator<Item = Unit> + '_ {
     (0..u32::try_from(bits.len() * 64).unwrap_or(u32::MAX))
         .filter(|net| bit(bits, *net))
-        .map(NetId)
+        .map(Unit)
 }
 
 const fn record_hash(

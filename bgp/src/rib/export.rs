@@ -16,7 +16,7 @@ use crate::family::{Afi, Family, FamilySet};
 use crate::policy::{self, Action, AppliedRules, Policy, Rewrite, RouteView};
 use crate::prefix::Prefix;
 use crate::router_id::RouterId;
-use crate::speaker::config::NextHopMode;
+use crate::speaker::config::{AddPathSend, NextHopMode};
 
 /// Everything that can change the octets a peer is sent. Peers with equal keys are told the same and share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(crate) struct GroupKey {
     /// Where next hops of third parties may be passed on: the peer's own address, which must not be told to itself, and
     /// the subnets shared with it. Peers on such subnets are groups of one.
     pub(crate) third_party: Option<(IpAddr, Vec<Prefix>)>,
+    /// They are told several paths of a prefix, each with its identifier (RFC 7911).
+    pub(crate) add_path: Option<AddPathSend>,
     /// The sending half of what the OPENs settled; the rest is zero.
     pub(crate) context: CodecContext,
     /// They understand long-lived stale routes (RFC 9494).
@@ -43,11 +45,11 @@ pub(crate) struct GroupKey {
 }
 
 /// The part of a context that changes how octets are written.
-pub(crate) fn sending_half(context: &CodecContext) -> CodecContext {
+pub(crate) fn sending_half(context: &CodecContext, family: Family) -> CodecContext {
     CodecContext {
         families: FamilySet::empty(),
         add_path_receive: FamilySet::empty(),
-        add_path_send: FamilySet::empty(),
+        add_path_send: context.add_path_send & FamilySet::of(family),
         extended_message_receive: false,
         enforce_first_as: None,
         allow_as_set: false,

@@ -7,20 +7,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::adj_rib_out::{EncodeInput, Group, MemberId, Occasion};
+use super::adj_rib_out::{EncodeInput, Group, MemberId, Occasion, Unit};
 use super::attribute_store::AttributeStore;
 use super::export::{self, GroupKey};
-use super::table::{DecisionInput, Key, NetId, PathView, Table};
+use super::table::{DecisionInput, Key, NetId, PathRef, PathView, Table};
 use super::{BestRoute, LOCAL, PeerFacts, RouteChange, RouteNextHop, RouteSource, Slot};
 use crate::codec::NextHop;
-use crate::decision::Multipath;
+use crate::decision::Options;
 use crate::policy::Policy;
+use crate::prefix::Prefix;
+use crate::speaker::config::AddPathSend;
 
 /// What the tables read of the speaker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     pub(crate) facts: &'a [PeerFacts],
-    pub(crate) multipath: Multipath,
+    pub(crate) options: Options,
 }
 
 impl<'a> View<'a> {
@@ -28,7 +30,7 @@ impl<'a> View<'a> {
         DecisionInput {
             store,
             facts: self.facts,
-            multipath: self.multipath,
+            options: self.options,
         }
     }
 }
@@ -59,7 +61,11 @@ pub(crate) struct FamilyRib<F> {
     groups: Vec<Option<Group>>,
     reports: VecDeque<u32>,
     completion: Completion,
+    /// Groups that tell single paths.
+    path_groups: usize,
+    /// Nets and paths that groups refer to no more.
     released: Vec<NetId>,
+    released_paths: Vec<PathRef>,
 }
 
 impl<F: Key> FamilyRib<F> {
@@ -73,7 +79,9 @@ impl<F: Key> FamilyRib<F> {
             } else {
                 Completion::Reporting(0)
             },
+            path_groups: 0,
             released: Vec::new(),
+            released_paths: Vec::new(),
         }
     }
 
@@ -105,8 +113,17 @@ impl<F: Key> FamilyRib<F> {
         store: &mut AttributeStore,
         view: &View<'_>,
     ) -> bool {
+        while *budget > 0
+            && let Some(path) = self.table.next_gone()
+        {
+            *budget -= 1;
+            for group in self.groups.iter_mut().flatten().filter(tells_paths) {
+                group.update(Unit(path.0), None, store);
+            }
+            self.free_path_if_unused(path);
+        }
         if self.is_deferred() {
-            return false;
+            return self.table.has_gone();
         }
         while *budget > 0 {
             let Some(net) = self.table.next_dirty() else {
@@ -126,25 +143,28 @@ impl<F: Key> FamilyRib<F> {
         let bound = self.table.net_bound();
         for group in self.groups.iter_mut().flatten() {
             while *budget > 0 && group.is_filling() {
-                let Some(net) = group.fill_step(bound) else {
+                let Some(net) = group.fill_step(bound).map(NetId) else {
                     break;
                 };
                 *budget -= 1;
                 if self.table.is_net(net) {
-                    let export = exported(&self.table, group, net, store, view);
-                    group.update(net, export, store);
+                    tell(&self.table, group, net, store, view);
                 }
             }
         }
-        self.table.dirty_count() > 0 || self.groups.iter().flatten().any(Group::is_filling)
+        self.table.dirty_count() > 0
+            || self.table.has_gone()
+            || self.groups.iter().flatten().any(Group::is_filling)
     }
 
     fn settle(&mut self, net: NetId, reporting: bool, store: &mut AttributeStore, view: &View<'_>) {
         let outcome = self.table.decide(net, &view.decision(store));
-        if outcome.best_changed {
+        if outcome.best_changed || self.path_groups > 0 {
             for group in self.groups.iter_mut().flatten() {
-                let export = exported(&self.table, group, net, store, view);
-                group.update(net, export, store);
+                // Other paths than the best may have changed as well.
+                if outcome.best_changed || group.key.add_path.is_some() {
+                    tell(&self.table, group, net, store, view);
+                }
             }
         }
         if outcome.used_changed && reporting && self.table.mark_reported(net) {
@@ -156,18 +176,37 @@ impl<F: Key> FamilyRib<F> {
     }
 
     fn free_if_unused(&mut self, net: NetId) {
-        if self.table.is_unused(net) && !self.groups.iter().flatten().any(|group| group.needs(net))
-        {
+        let needs = |group: &Group| group.key.add_path.is_none() && group.needs(Unit(net.0));
+        if self.table.is_unused(net) && !self.groups.iter().flatten().any(needs) {
             self.table.free(net);
+        }
+    }
+
+    fn free_path_if_unused(&mut self, path: PathRef) {
+        let needs = |group: &Group| group.key.add_path.is_some() && group.needs(Unit(path.0));
+        if !self.groups.iter().flatten().any(needs)
+            && let Some(net) = self.table.free_gone(path)
+        {
+            self.free_if_unused(net);
         }
     }
 
     /// Forgets what every peer was told and gives prefixes nobody needs back.
     pub(crate) fn trim(&mut self) {
-        let mut released = std::mem::take(&mut self.released);
+        let mut units = Vec::new();
         for group in self.groups.iter_mut().flatten() {
-            group.trim(&mut released);
+            group.trim(&mut units);
+            release(
+                &group.key,
+                units.drain(..),
+                &mut self.released,
+                &mut self.released_paths,
+            );
         }
+        for path in std::mem::take(&mut self.released_paths) {
+            self.free_path_if_unused(path);
+        }
+        let mut released = std::mem::take(&mut self.released);
         for net in released.drain(..) {
             self.free_if_unused(net);
         }
@@ -191,6 +230,8 @@ impl<F: Key> FamilyRib<F> {
         let place = self.groups.iter().position(same).unwrap_or_else(|| {
             let free = self.groups.iter().position(Option::is_none);
             let place = free.unwrap_or(self.groups.len());
+            self.path_groups += usize::from(key.add_path.is_some());
+            self.table.keep_gone(self.path_groups > 0);
             let group = Some(Group::new(key));
             match self.groups.get_mut(place) {
                 Some(free) => *free = group,
@@ -220,8 +261,16 @@ impl<F: Key> FamilyRib<F> {
         if group.is_empty()
             && let Some(group) = self.groups.get_mut(place).and_then(Option::take)
         {
+            self.path_groups -= usize::from(group.key.add_path.is_some());
+            self.table.keep_gone(self.path_groups > 0);
             // Not freed at once: the peer may take some of them along to the group it joins next.
-            self.released.extend(group.dissolve(store));
+            let key = group.key.clone();
+            release(
+                &key,
+                group.dissolve(store).into_iter(),
+                &mut self.released,
+                &mut self.released_paths,
+            );
         }
         carried
     }
@@ -239,6 +288,27 @@ impl<F: Key> FamilyRib<F> {
             .iter()
             .enumerate()
             .filter_map(|(place, group)| Some((place, group.as_ref()?)))
+    }
+
+    /// Whether the peer in `slot`, of the group in `place`, is told of the net.
+    pub(crate) fn tells(
+        &self,
+        place: usize,
+        net: NetId,
+        slot: Slot,
+        router_id: u32,
+        store: &AttributeStore,
+    ) -> bool {
+        self.group(place).is_some_and(|group| {
+            let tells = |unit| group.tells(unit, slot, router_id, store);
+            if group.key.add_path.is_some() {
+                self.table
+                    .places_of(net)
+                    .any(|(path, _)| tells(Unit(path.0)))
+            } else {
+                tells(Unit(net.0))
+            }
+        })
     }
 
     /// Exchanges the policy of a whole group, unless that makes it equal to another one.
@@ -283,12 +353,18 @@ impl<F: Key> FamilyRib<F> {
         let Some(group) = self.groups.get_mut(place).and_then(Option::as_mut) else {
             return SmallVec::new();
         };
+        let of_net = |unit: Unit| table.prefix(NetId(unit.0)).into();
+        let of_path = |unit: Unit| table.prefix_of_path(PathRef(unit.0)).into();
+        let prefix_of: &dyn Fn(Unit) -> Prefix = match group.key.add_path {
+            None => &of_net,
+            Some(_) => &of_path,
+        };
         group.pull(
             member,
             &EncodeInput {
                 store,
                 facts: view.facts,
-                prefix_of: &|net| table.prefix(net).into(),
+                prefix_of,
             },
         )
     }
@@ -368,21 +444,59 @@ impl<F: Key> FamilyRib<F> {
     }
 }
 
-fn exported<F: Key>(
+fn tells_paths(group: &&mut Group) -> bool {
+    group.key.add_path.is_some()
+}
+
+/// Sorts what a group refers to no more by what it is.
+fn release(
+    key: &GroupKey,
+    units: impl Iterator<Item = Unit>,
+    nets: &mut Vec<NetId>,
+    paths: &mut Vec<PathRef>,
+) {
+    if key.add_path.is_some() {
+        paths.extend(units.map(|unit| PathRef(unit.0)));
+    } else {
+        nets.extend(units.map(|unit| NetId(unit.0)));
+    }
+}
+
+/// Computes what a group tells of a net.
+fn tell<F: Key>(
     table: &Table<F>,
-    group: &Group,
+    group: &mut Group,
     net: NetId,
-    store: &AttributeStore,
+    store: &mut AttributeStore,
     view: &View<'_>,
-) -> Option<export::Export> {
-    let best = table.best(net)?;
-    export::export(
-        &group.key,
-        table.prefix(net).into(),
-        &best,
-        store,
-        view.facts,
-    )
+) {
+    let prefix = table.prefix(net).into();
+    let told = |group: &Group, path: &PathView, store: &AttributeStore| {
+        export::export(&group.key, prefix, path, store, view.facts)
+    };
+    let Some(which) = group.key.add_path else {
+        let export = table.best(net).and_then(|best| told(group, &best, store));
+        group.update(Unit(net.0), export, store);
+        return;
+    };
+    let best = match which {
+        AddPathSend::All => None,
+        AddPathSend::Best(count) => {
+            Some(table.best_paths(net, usize::from(count.get()), &view.decision(store)))
+        }
+    };
+    for (place, path) in table.places_of(net) {
+        let chosen = best.as_ref().map_or_else(
+            || table.is_usable(&path, store),
+            |best| best.contains(&place),
+        );
+        let export = if chosen {
+            told(group, &path, store)
+        } else {
+            None
+        };
+        group.update(Unit(place.0), export, store);
+    }
 }
 
 /// The forwarding next hop of a path: on the link itself where the peer named a link-local address.

@@ -19,13 +19,15 @@
 mod walk;
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::attribute_store::{AttrId, AttributeStore, Marks};
 use super::index::{IdIndex, NONE, fold};
 use super::{LOCAL, PeerFacts, Slot};
-use crate::decision::{self, Candidate, Multipath};
+use crate::decision::{self, Candidate, Options};
 use crate::family::AddressFamily;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix};
 use crate::speaker::snapshot::Unusable;
@@ -40,7 +42,7 @@ pub(crate) struct NetId(pub(crate) u32);
 
 /// A path of one table, valid until the table changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PathRef(u32);
+pub(crate) struct PathRef(pub(crate) u32);
 
 /// A prefix type with a hash a peer cannot predict.
 pub(crate) trait Key: AddressFamily {
@@ -93,6 +95,10 @@ bitflags::bitflags! {
         const HAS_PATH_ID = 8;
         /// Why it is unusable; zero for usable paths.
         const REASON = 0x70;
+        /// No path any more: a free place, or one that groups have to withdraw first.
+        const GONE = 0x80;
+        /// They were told to. Shares the bit of [`PathFlags::BEST`], which nothing is that is gone.
+        const GONE_TOLD = 1;
     }
 }
 
@@ -234,7 +240,7 @@ impl Default for PeerPaths {
 pub(crate) struct DecisionInput<'a> {
     pub(crate) store: &'a AttributeStore,
     pub(crate) facts: &'a [PeerFacts],
-    pub(crate) multipath: Multipath,
+    pub(crate) options: Options,
 }
 
 /// What a decision changed.
@@ -260,6 +266,12 @@ pub(crate) struct Table<F> {
     live_paths: usize,
     peers: Vec<PeerPaths>,
     dirty: VecDeque<u32>,
+    /// Some group tells single paths, so a path that goes keeps its place until it is withdrawn.
+    keeps_gone: bool,
+    /// Paths that went and of which groups do not know yet.
+    gone: VecDeque<u32>,
+    /// How many places of paths that went each net has.
+    gone_of: FxHashMap<u32, u32>,
     /// Peers with walks to do.
     walking: VecDeque<Slot>,
 }
@@ -277,6 +289,9 @@ impl<F: Key> Table<F> {
             live_paths: 0,
             peers: Vec::new(),
             dirty: VecDeque::new(),
+            keeps_gone: false,
+            gone: VecDeque::new(),
+            gone_of: FxHashMap::default(),
             walking: VecDeque::new(),
         }
     }
@@ -344,6 +359,7 @@ impl<F: Key> Table<F> {
         self.nets
             .get(net.0 as usize)
             .is_some_and(|net| net.first == NONE && net.flags.is_empty())
+            && !self.gone_of.contains_key(&net.0)
     }
 
     fn net(&self, net: NetId) -> &Net<F> {
@@ -618,9 +634,72 @@ impl<F: Key> Table<F> {
         store.release(path.attributes);
         self.touch(net, path.flags);
         self.mark_dirty(net);
-        self.path_mut(at).next = self.free_paths;
-        self.free_paths = at;
         self.live_paths -= 1;
+        self.path_mut(at).flags = PathFlags::GONE;
+        if self.keeps_gone {
+            *self.gone_of.entry(net.0).or_default() += 1;
+            self.gone.push_back(at);
+        } else {
+            self.path_mut(at).next = self.free_paths;
+            self.free_paths = at;
+        }
+    }
+
+    // ---- paths that went, for groups that tell single ones ----------------------------------------------------
+
+    /// Whether places of paths that go are kept from now on, until [`Table::free_gone`].
+    pub(crate) const fn keep_gone(&mut self, keep: bool) {
+        self.keeps_gone = keep;
+    }
+
+    /// A path that went and of which groups are to be told now.
+    pub(crate) fn next_gone(&mut self) -> Option<PathRef> {
+        let at = self.gone.pop_front()?;
+        self.path_mut(at).flags |= PathFlags::GONE_TOLD;
+        Some(PathRef(at))
+    }
+
+    pub(crate) fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
+    /// Gives the place of a path that went back, nothing where there still is one or groups have yet to be told. Returns the
+    /// net it was of. The caller knows that no group refers to it.
+    pub(crate) fn free_gone(&mut self, path: PathRef) -> Option<NetId> {
+        let free = self.free_paths;
+        let place = self.paths.get_mut(path.0 as usize)?;
+        if place.flags != PathFlags::GONE | PathFlags::GONE_TOLD {
+            return None;
+        }
+        place.flags = PathFlags::GONE;
+        place.next = free;
+        let net = place.net;
+        self.free_paths = path.0;
+        if let Entry::Occupied(mut count) = self.gone_of.entry(net) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(NetId(net))
+    }
+
+    /// The prefix of a path, also of one that went while its place is kept.
+    pub(crate) fn prefix_of_path(&self, path: PathRef) -> F {
+        self.prefix(NetId(self.path(path.0).net))
+    }
+
+    /// Every path of a net with its place, the best first.
+    pub(crate) fn places_of(&self, net: NetId) -> impl Iterator<Item = (PathRef, PathView)> + '_ {
+        let mut at = self.net(net).first;
+        std::iter::from_fn(move || {
+            if at == NONE {
+                return None;
+            }
+            let (path, place) = (self.path(at), PathRef(at));
+            at = path.next;
+            Some((place, self.view(path)))
+        })
     }
 
     fn touch(&mut self, net: NetId, flags: PathFlags) {
@@ -670,12 +749,13 @@ impl<F: Key> Table<F> {
         let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
         let mut at = self.net(net).first;
         let alone = at != NONE && self.path(at).next == NONE;
+        let incumbent = self.incumbent(net, input);
         while at != NONE {
             let path = self.path(at);
             if path.flags.reason().is_none() {
                 members.push(at);
                 if !alone {
-                    candidates.push(path.candidate(input));
+                    candidates.push(path.candidate(incumbent, input));
                 }
             }
             at = path.next;
@@ -685,7 +765,7 @@ impl<F: Key> Table<F> {
         if alone {
             best = members.first().copied().unwrap_or(NONE);
             used.extend(members.iter().copied());
-        } else if let Some(decision) = decision::choose(&candidates, input.multipath) {
+        } else if let Some(decision) = decision::choose(&candidates, input.options) {
             let path_of = |index: usize| members.get(index).copied().unwrap_or(NONE);
             best = path_of(decision.best);
             used.extend(decision.multipath.iter().map(|index| path_of(*index)));
@@ -723,6 +803,42 @@ impl<F: Key> Table<F> {
         outcome
     }
 
+    /// The `count` best paths of a net: the best, the best without that one, and so on.
+    pub(crate) fn best_paths(
+        &self,
+        net: NetId,
+        count: usize,
+        input: &DecisionInput<'_>,
+    ) -> SmallVec<[PathRef; 8]> {
+        let (places, mut candidates): (SmallVec<[PathRef; 8]>, SmallVec<[Candidate; 8]>) = self
+            .places_of(net)
+            .filter(|(_, path)| self.is_usable(path, input.store))
+            .map(|(place, path)| (place, self.candidate(&path, input)))
+            .unzip();
+        if places.len() <= count {
+            return places;
+        }
+        let mut left = places;
+        let mut best = SmallVec::new();
+        while best.len() < count {
+            let Some(index) = decision::best(&candidates, input.options) else {
+                break;
+            };
+            candidates.remove(index);
+            best.push(left.remove(index));
+        }
+        best
+    }
+
+    /// Whether a path takes part in the decision.
+    #[expect(
+        clippy::unused_self,
+        reason = "reads the table once next hops are tracked"
+    )]
+    pub(crate) fn is_usable(&self, path: &PathView, _store: &AttributeStore) -> bool {
+        path.unusable.is_none()
+    }
+
     /// The best path of a net as last decided.
     pub(crate) fn best(&self, net: NetId) -> Option<PathView> {
         let first = self.nets.get(net.0 as usize)?;
@@ -755,8 +871,21 @@ impl<F: Key> Table<F> {
             view.peer,
             view.path_id.unwrap_or(0),
             view.long_lived,
+            self.incumbent(view.net, input),
             input,
         )
+    }
+
+    /// The identifier of the router whose external path is the best so far, where that counts (RFC 5004).
+    fn incumbent(&self, net: NetId, input: &DecisionInput<'_>) -> Option<u32> {
+        if !input.options.prefer_oldest_external {
+            return None;
+        }
+        let best = self.best(net)?;
+        let facts = input.facts.get(usize::from(best.peer))?;
+        facts
+            .external
+            .then(|| originator(input.store.keys(best.attributes).originator, Some(facts)))
     }
 
     fn view(&self, path: &Path) -> PathView {
@@ -803,9 +932,10 @@ impl Path {
             .then_some(self.path_id)
     }
 
-    fn candidate(&self, input: &DecisionInput<'_>) -> Candidate {
+    fn candidate(&self, incumbent: Option<u32>, input: &DecisionInput<'_>) -> Candidate {
         let long_lived = self.flags.contains(PathFlags::LONG_LIVED);
-        candidate(self.attributes, self.peer, self.path_id, long_lived, input)
+        let (attributes, path_id) = (self.attributes, self.path_id);
+        candidate(attributes, self.peer, path_id, long_lived, incumbent, input)
     }
 }
 
@@ -814,11 +944,14 @@ fn candidate(
     peer: Slot,
     path_id: u32,
     long_lived: bool,
+    incumbent: Option<u32>,
     input: &DecisionInput<'_>,
 ) -> Candidate {
     let keys = input.store.keys(attributes);
     let data = input.store.data(attributes);
     let facts = input.facts.get(usize::from(peer));
+    let external = facts.is_some_and(|facts| facts.external);
+    let originator = originator(keys.originator, facts);
     Candidate {
         long_lived_stale: long_lived || keys.marks.contains(Marks::LLGR_STALE),
         weight: data.weight,
@@ -827,19 +960,29 @@ fn candidate(
         as_path_len: keys.as_path_len,
         origin: keys.origin,
         neighbour_as: keys.neighbour_as,
-        med: keys.med,
-        external: facts.is_some_and(|facts| facts.external),
-        next_hop_metric: 0,
-        originator: match (keys.originator, facts) {
-            (0, Some(facts)) => facts.router_id,
-            (originator, _) => originator,
+        med: if input.options.missing_med_as_worst && data.attributes.med.is_none() {
+            u32::MAX
+        } else {
+            keys.med
         },
+        external,
+        next_hop_metric: 0,
+        incumbent: external && incumbent == Some(originator),
+        originator,
         cluster_list_len: keys.cluster_list_len,
         peer_address: facts.and_then(|facts| facts.address),
         path_id,
         next_hop: data.next_hop,
         next_hop_interface: (data.interface != 0).then_some(data.interface),
         as_path: keys.as_path,
+    }
+}
+
+/// ORIGINATOR_ID where there is one, else the peer's own identifier.
+fn originator(attribute: u32, facts: Option<&PeerFacts>) -> u32 {
+    match (attribute, facts) {
+        (0, Some(facts)) => facts.router_id,
+        (originator, _) => originator,
     }
 }
 

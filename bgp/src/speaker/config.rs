@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::asn::Asn;
 pub use crate::codec::HoldTime;
 use crate::codec::{Community, LargeCommunity, LocalPref, Med, Role};
+use crate::decision::{Multipath, Options};
 use crate::family::Family;
 use crate::policy::Policy;
 use crate::prefix::Prefix;
@@ -103,6 +104,20 @@ impl SpeakerConfig {
             weighted_multipath: false,
             next_hop_tracking: false,
             resolve_via_default: true,
+        }
+    }
+
+    /// How paths are compared.
+    #[must_use]
+    pub const fn decision_options(&self) -> Options {
+        Options {
+            multipath: Multipath {
+                maximum: self.maximum_paths,
+                relax: self.multipath_relax,
+            },
+            always_compare_med: self.always_compare_med,
+            missing_med_as_worst: self.missing_med_as_worst,
+            prefer_oldest_external: self.prefer_oldest_external,
         }
     }
 

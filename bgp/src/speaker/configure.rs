@@ -7,7 +7,8 @@
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
 //! | import policy, allowed own AS | that peer's paths are evaluated anew, from memory |
 //! | export policy, next hops, reflection | the peer moves to the group that tells this; differences are sent |
-//! | originated routes, ECMP limits | the prefixes concerned are decided anew |
+//! | originated routes | the prefixes concerned are decided anew |
+//! | how paths are compared, ECMP limits | every prefix is |
 //! | our AS or BGP Identifier | every session that shows it is reset |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,9 +40,7 @@ impl Speaker {
         self.take_identity(&old, now);
         self.take_peers(now);
         self.take_originated();
-        if (old.maximum_paths, old.multipath_relax)
-            != (self.config.maximum_paths, self.config.multipath_relax)
-        {
+        if old.decision_options() != self.config.decision_options() {
             self.tables.ipv4.table.mark_all_dirty();
             self.tables.ipv6.table.mark_all_dirty();
         }

@@ -335,24 +335,21 @@ impl Speaker {
         else {
             return false;
         };
-        let Some(group) = session
-            .family(F::FAMILY)
-            .and_then(|carried| rib.group(carried.group))
-        else {
+        let Some(carried) = session.family(F::FAMILY) else {
             return false;
         };
-        let router_id = if group.key.external {
+        let router_id = if session.negotiated.external {
             0
         } else {
             session.negotiated.peer_router_id.get()
         };
-        group.tells(net, slot, router_id, &self.tables.store)
+        rib.tells(carried.group, net, slot, router_id, &self.tables.store)
     }
 
     fn route_info<F: Key>(&self, rib: &FamilyRib<F>, net: NetId, query: &RouteQuery) -> RouteInfo {
         let view = View {
             facts: &self.tables.facts,
-            multipath: self.multipath(),
+            options: self.decision_options(),
         };
         let input = view.decision(&self.tables.store);
         let views: Vec<PathView> = rib.table.paths_of(net).collect();
@@ -362,7 +359,7 @@ impl Speaker {
             .map(|path| rib.table.candidate(path, &input))
             .collect();
         // What the decision would say now; it is what it said unless the prefix waits for it.
-        let step = decision::choose(&usable, view.multipath).map(|decision| decision.step);
+        let step = decision::choose(&usable, view.options).map(|decision| decision.step);
         let best = views
             .iter()
             .find(|path| path.best)
@@ -374,6 +371,7 @@ impl Speaker {
                     Some(decision::lost_by(
                         best.as_ref()?,
                         &rib.table.candidate(path, &input),
+                        view.options,
                     ))
                 };
                 let step = match path.unusable {

@@ -39,7 +39,7 @@ pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
 use crate::codec::error::DecodeError;
 use crate::codec::{CodecContext, ErrorCode, Message, Notification};
-use crate::decision::Multipath;
+use crate::decision::Options;
 use crate::family::{Family, FamilySet};
 use crate::fsm::{Admission, Direction, Event, LocalIdentity, PeerOutput, Shutdown, State};
 use crate::graceful_restart::Deferral;
@@ -697,24 +697,21 @@ impl Speaker {
     }
 
     fn decide(&mut self, left: &mut usize) -> bool {
-        let multipath = self.multipath();
+        let options = self.decision_options();
         let Tables {
             store,
             facts,
             ipv4,
             ipv6,
         } = &mut self.tables;
-        let view = View { facts, multipath };
+        let view = View { facts, options };
         let ipv4 = ipv4.work(left, self.reporting, store, &view);
         let ipv6 = ipv6.work(left, self.reporting, store, &view);
         ipv4 || ipv6
     }
 
-    const fn multipath(&self) -> Multipath {
-        Multipath {
-            maximum: self.config.maximum_paths,
-            relax: self.config.multipath_relax,
-        }
+    const fn decision_options(&self) -> Options {
+        self.config.decision_options()
     }
 
     // ---- operators ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ use crate::rib::export::{GroupKey, self_next_hop, sending_half};
 use crate::rib::import::{self, ImportContext};
 use crate::rib::table::{Incoming, Walk};
 use crate::rib::{PeerFacts, Slot};
-use crate::speaker::config::NextHopMode;
+use crate::speaker::config::{AddPathSend, NextHopMode};
 
 /// How long a peer may take from BoRR to EoRR.
 const REFRESH_TIME: Duration = Duration::from_secs(360);
@@ -497,7 +497,11 @@ impl Speaker {
                         .and_then(|address| self_next_hop(family, address, &negotiated.context))
                 }),
             third_party: third_party.then(|| (peer, config.connected_subnets.clone())),
-            context: sending_half(&negotiated.context),
+            add_path: negotiated
+                .context
+                .sends_path_ids(family)
+                .then(|| config.add_path_send.unwrap_or(AddPathSend::All)),
+            context: sending_half(&negotiated.context, family),
             long_lived_aware: negotiated.peer_long_lived.is_some(),
             policy: Arc::clone(&config.export),
         })

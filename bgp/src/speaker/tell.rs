@@ -45,7 +45,7 @@ impl Speaker {
     }
 
     fn tell(&mut self, slot: Slot) {
-        let multipath = self.multipath();
+        let options = self.decision_options();
         let Self {
             neighbours,
             tables,
@@ -84,7 +84,7 @@ impl Speaker {
                 ipv4,
                 ipv6,
             } = &mut *tables;
-            let view = View { facts, multipath };
+            let view = View { facts, options };
             let octets = match session.family(family) {
                 None => SmallVec::new(),
                 Some(carried) if family == Family::IPV6_UNICAST => {

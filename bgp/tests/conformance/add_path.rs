@@ -1,5 +1,12 @@
 //! Several paths of a prefix from one peer (RFC 7911).
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use margay_bgp::codec::Message;
+use margay_bgp::family::Family;
+use margay_bgp::speaker::config::AddPathSend;
+
 use super::{Lab, attribute, nlri, update, usual, usual_but};
 
 const ROUTE: &str = "10.1.0.0/16";
@@ -66,6 +73,171 @@ fn p6_without_sending_configured_nothing_goes_out_with_an_identifier() {
     let mut lab = lab();
     lab.say("c", &super::announce("c", &[ROUTE]));
     lab.holds("a", ROUTE);
+}
+
+/// `d` is told several paths, for IPv4; of `c`, `a` and `b` come the paths.
+fn sending(which: AddPathSend) -> Lab {
+    let mut lab = Lab::with(|config| config.peers[3].add_path_send = Some(which));
+    lab.establish(&["a", "b", "c"]);
+    // ADD-PATH for IPv4: it takes them.
+    let takes = &[1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 2, 0, 69, 4, 0, 1, 1, 1];
+    lab.establish_with("d", takes);
+    lab.told("d");
+    lab
+}
+
+/// What `d` holds of a prefix after these messages: the next hop by identifier.
+fn take(held: &mut BTreeMap<u32, IpAddr>, messages: Vec<Message>) {
+    for message in messages {
+        let Message::Update(update) = message else {
+            panic!("{message:?}");
+        };
+        for nlri in &update.withdrawn {
+            let id = nlri.path_id.expect("an identifier");
+            assert!(held.remove(&id.0).is_some(), "withdrawn twice: {id:?}");
+        }
+        for announcement in &update.announced {
+            for nlri in &announcement.nlri {
+                let id = nlri.path_id.expect("an identifier");
+                held.insert(id.0, announcement.next_hop.addr());
+            }
+        }
+    }
+}
+
+fn hops(held: &BTreeMap<u32, IpAddr>) -> BTreeSet<IpAddr> {
+    held.values().copied().collect()
+}
+
+fn via(names: &[&str]) -> BTreeSet<IpAddr> {
+    names
+        .iter()
+        .map(|name| IpAddr::V4(super::address_of(name)))
+        .collect()
+}
+
+#[test]
+fn p6_identifiers_go_out_to_a_peer_that_takes_them_and_none_come_in() {
+    let mut lab = sending(AddPathSend::All);
+    // Without identifiers, as it only takes them.
+    lab.say("d", &super::announce("d", &["10.9.0.0/16"]));
+    lab.holds("a", "10.9.0.0/16");
+    lab.say("a", &super::announce("a", &[ROUTE]));
+    lab.say("b", &super::announce("b", &[ROUTE]));
+    let mut held = BTreeMap::new();
+    take(&mut held, lab.told("d"));
+    assert_eq!(hops(&held), via(&["a", "b"]));
+}
+
+#[test]
+fn p7_identifiers_stay_over_changes_of_the_best_path_and_repetitions() {
+    let mut lab = sending(AddPathSend::All);
+    lab.say("a", &super::announce("a", &[ROUTE]));
+    lab.say("b", &super::announce("b", &[ROUTE]));
+    let mut held = BTreeMap::new();
+    take(&mut held, lab.told("d"));
+    let first = held.clone();
+    // A third path becomes the best, and changes nothing for the others.
+    lab.say("c", &super::announce("c", &[ROUTE]));
+    take(&mut held, lab.told("d"));
+    assert_eq!(hops(&held), via(&["a", "b", "c"]));
+    assert!(first.iter().all(|(id, hop)| held.get(id) == Some(hop)));
+    // What was the best is worse now: announced again under its own identifier, and nothing else is said.
+    let long = super::as_path(&[64600, 64600, 64600]);
+    lab.say("a", &update(&[], &usual_but("a", &long), &nlri(&[ROUTE])));
+    let before = held.clone();
+    let said = lab.told("d");
+    assert_eq!(said.len(), 1);
+    take(&mut held, said);
+    assert_eq!(held, before);
+    // The same once more is no news.
+    lab.say("a", &update(&[], &usual_but("a", &long), &nlri(&[ROUTE])));
+    assert!(lab.told("d").is_empty());
+    // A path that goes is withdrawn under its identifier; the others stay untold.
+    lab.say("b", &super::withdraw(&[ROUTE]));
+    let said = lab.told("d");
+    assert_eq!(said.len(), 1);
+    take(&mut held, said);
+    assert_eq!(hops(&held), via(&["a", "c"]));
+    // A refresh repeats the same identifiers.
+    let refresh = super::message(5, &[0, 1, 0, 1]);
+    lab.say("d", &refresh);
+    let before = held.clone();
+    let repeated = lab.told("d");
+    assert_eq!(repeated.len(), 2);
+    take(&mut held, repeated);
+    assert_eq!(held, before);
+}
+
+#[test]
+fn p8_end_of_rib_has_no_identifier() {
+    let mut lab = Lab::with(|config| config.peers[3].add_path_send = Some(AddPathSend::All));
+    lab.establish(&["a"]);
+    lab.say("a", &super::announce("a", &[ROUTE]));
+    lab.establish_with("d", &[1, 4, 0, 1, 0, 1, 2, 0, 69, 4, 0, 1, 1, 1]);
+    let told = lab.told("d");
+    let ends: Vec<_> = told.iter().filter_map(super::is_end_of_rib).collect();
+    assert_eq!(ends, [Family::IPV4_UNICAST]);
+    assert_eq!(
+        told.last().and_then(super::is_end_of_rib),
+        Some(Family::IPV4_UNICAST)
+    );
+}
+
+#[test]
+fn the_best_two_are_told_and_the_next_best_takes_the_place_of_one_that_goes() {
+    let mut lab = sending(AddPathSend::Best(2.try_into().unwrap()));
+    for (name, length) in [("a", 3), ("b", 2), ("c", 1)] {
+        let path = super::as_path(&vec![super::asn_of(name); length]);
+        let path = if name == "c" {
+            super::as_path(&[65_000])
+        } else {
+            path
+        };
+        lab.say(name, &update(&[], &usual_but(name, &path), &nlri(&[ROUTE])));
+    }
+    let mut held = BTreeMap::new();
+    take(&mut held, lab.told("d"));
+    assert_eq!(hops(&held), via(&["b", "c"]));
+    lab.say("c", &super::withdraw(&[ROUTE]));
+    take(&mut held, lab.told("d"));
+    assert_eq!(hops(&held), via(&["a", "b"]));
+}
+
+#[test]
+fn a_change_of_what_is_told_says_only_the_difference_and_needs_no_new_session() {
+    let mut lab = sending(AddPathSend::All);
+    lab.say("a", &super::announce("a", &[ROUTE]));
+    lab.say("b", &super::announce("b", &[ROUTE]));
+    let mut held = BTreeMap::new();
+    take(&mut held, lab.told("d"));
+    let all = held.clone();
+    for (which, hold) in [
+        (AddPathSend::Best(1.try_into().unwrap()), 1),
+        (AddPathSend::All, 2),
+    ] {
+        let mut config = lab.speaker.config().clone();
+        config.peers[3].add_path_send = Some(which);
+        lab.speaker.configure(config, lab.now);
+        lab.settle();
+        take(&mut held, lab.told("d"));
+        assert_eq!(held.len(), hold);
+        assert!(held.iter().all(|(id, hop)| all.get(id) == Some(hop)));
+    }
+    assert_eq!(lab.peer("d").established_count, 1);
+}
+
+#[test]
+fn a_peer_is_not_told_its_own_paths_among_the_others() {
+    let mut lab = Lab::with(|config| config.peers[3].add_path_send = Some(AddPathSend::All));
+    lab.establish(&["a"]);
+    lab.establish_with("d", ADD_PATH);
+    lab.told("d");
+    lab.say("a", &super::announce("a", &[ROUTE]));
+    lab.say("d", &update(&[], &usual("d").concat(), &with_id(5)));
+    let mut held = BTreeMap::new();
+    take(&mut held, lab.told("d"));
+    assert_eq!(hops(&held), via(&["a"]));
 }
 
 #[test]

@@ -224,7 +224,7 @@ impl Lab {
 
     fn settle(&mut self) {
         for _ in 0..10_000 {
-            let mut busy = false;
+            let mut busy = self.speaker.work(100, self.now);
             while let Some(output) = self.speaker.poll_output() {
                 busy = true;
                 self.obey(output);
@@ -232,7 +232,6 @@ impl Lab {
             while self.speaker.poll_table_event(100).is_some() {
                 busy = true;
             }
-            busy |= self.speaker.work(100, self.now);
             if !busy {
                 return;
             }
@@ -279,6 +278,7 @@ impl Lab {
             } => {
                 if let Some(end) = self.end_of(peer, direction) {
                     end.context = context;
+                    end.reading.add_path_receive = context.add_path_send;
                     end.keepalive_interval = keepalive_interval;
                 }
             }

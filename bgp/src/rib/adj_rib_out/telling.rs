@@ -7,16 +7,16 @@ use smallvec::SmallVec;
 
 use super::{
     Chunk, EncodeInput, Group, JournalChunk, Member, MemberId, Occasion, SOURCE_MAY_HOLD, Segment,
-    Sync, WalkChunk, WalkList, bit, bits, excludes, is_told, source_of_untold, store_originator,
+    Sync, Unit, WalkChunk, WalkList, bit, bits, excludes, is_told, source_of_untold,
+    store_originator,
 };
 use crate::codec::{
-    CodecContext, Nlri, PathId, RefreshKind, RouteRefresh, attributes_block, encode_announcements,
+    CodecContext, Nlri, RefreshKind, RouteRefresh, attributes_block, encode_announcements,
     encode_end_of_rib, encode_withdrawals,
 };
 use crate::rib::Slot;
 use crate::rib::export::{self, GroupKey, Told};
 use crate::rib::index::NONE;
-use crate::rib::table::NetId;
 
 /// Most prefixes in one chunk: 20 KiB of IPv4 host routes, some milliseconds of a slow link.
 const CHUNK_PREFIXES: usize = 4096;
@@ -86,9 +86,9 @@ impl Group {
             known.max(u32::try_from(held.len() * 64).unwrap_or(u32::MAX))
         });
         let mut nets: Vec<u32> = (0..bound)
-            .filter(|net| is_told(self.net(NetId(*net)).out) || is_held(*net))
+            .filter(|net| is_told(self.net(Unit(*net)).out) || is_held(*net))
             .collect();
-        nets.sort_by_key(|net| self.net(NetId(*net)).out);
+        nets.sort_by_key(|net| self.net(Unit(*net)).out);
         WalkList {
             start: self.head(),
             nets,
@@ -136,7 +136,7 @@ impl Group {
             let (slot, router_id) = (member.slot, member.router_id);
             let mut items = Vec::with_capacity(nets.len());
             for net in nets {
-                let out = self.net(NetId(*net)).out;
+                let out = self.net(Unit(*net)).out;
                 let told = self
                     .record(out)
                     .is_some_and(|record| !excludes(record, slot, router_id, input.store));
@@ -161,7 +161,7 @@ impl Group {
             None => {
                 let items = nets
                     .iter()
-                    .map(|net| (self.net(NetId(*net)).out, *net))
+                    .map(|net| (self.net(Unit(*net)).out, *net))
                     .filter(|(out, _)| is_told(*out))
                     .collect();
                 let (chunk, unsendable) = self.encode(items, input);
@@ -210,7 +210,7 @@ impl Group {
         let mut to = from;
         while to < limit && items.len() < CHUNK_PREFIXES {
             if let Some(entry) = self.entry(to) {
-                let net = self.net(NetId(entry & !SOURCE_MAY_HOLD));
+                let net = self.net(Unit(entry & !SOURCE_MAY_HOLD));
                 #[expect(
                     clippy::cast_possible_truncation,
                     reason = "positions are compared by their low half"
@@ -271,10 +271,13 @@ impl Group {
     /// fit no message; those are withdrawn (RFC 4271 §9.2).
     fn encode(&self, mut items: Vec<(u32, u32)>, input: &EncodeInput<'_>) -> (Chunk, u64) {
         let context = &self.key.context;
-        let path_id = context.sends_path_ids(self.key.family).then_some(PathId(1));
-        let nlri = |entry: u32| Nlri {
-            prefix: (input.prefix_of)(NetId(entry & !SOURCE_MAY_HOLD)),
-            path_id,
+        let path_ids = self.key.add_path.is_some();
+        let nlri = |entry: u32| {
+            let unit = Unit(entry & !SOURCE_MAY_HOLD);
+            Nlri {
+                prefix: (input.prefix_of)(unit),
+                path_id: path_ids.then(|| unit.path_id()),
+            }
         };
         // Withdrawals first: what they free the peer may need for the rest.
         items.sort_unstable_by_key(|(out, _)| (is_told(*out), *out));

@@ -1,5 +1,6 @@
 //! Whatever happens, the outcome is that of a fresh start.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -7,9 +8,10 @@ use proptest::prelude::*;
 use super::net::{self, Net, prefix};
 use super::{SECOND, reject, star};
 use crate::codec::{Community, LocalPref};
+use crate::fsm::State;
 use crate::policy::{Action, Condition, Policy, Rule, Verdict};
 use crate::speaker::Clear;
-use crate::speaker::config::Originate;
+use crate::speaker::config::{AddPathSend, GracefulRestart, LongLived, Originate};
 
 /// One thing that happens to a star of a reflector (node 0) and three clients.
 #[derive(Clone, Debug)]
@@ -49,6 +51,11 @@ enum Happening {
     Refresh {
         client: usize,
     },
+    /// How many paths of a prefix the client is told.
+    Paths {
+        client: usize,
+        mode: u8,
+    },
     Wait {
         seconds: u8,
     },
@@ -67,7 +74,8 @@ fn any_step() -> impl Strategy<Value = Happening> {
         1 => client.clone().prop_map(|client| Happening::Cut { client }),
         1 => client.clone().prop_map(|client| Happening::Heal { client }),
         1 => client.clone().prop_map(|client| Happening::Slow { client }),
-        1 => client.prop_map(|client| Happening::Refresh { client }),
+        1 => client.clone().prop_map(|client| Happening::Refresh { client }),
+        1 => (client, 0_u8..4).prop_map(|(client, mode)| Happening::Paths { client, mode }),
         1 => (0_u8..40).prop_map(|seconds| Happening::Wait { seconds }),
     ]
 }
@@ -92,6 +100,49 @@ fn policy(number: u8) -> Arc<Policy> {
         2 => action(Action::AddCommunity(Community::new(1, 1))),
         _ => action(Action::SetLocalPref(LocalPref(150))),
     }
+}
+
+fn add_path(mode: u8) -> Option<AddPathSend> {
+    match mode {
+        0 => None,
+        1 => Some(AddPathSend::All),
+        count => NonZeroU8::new(count - 1).map(AddPathSend::Best),
+    }
+}
+
+/// Restarts are short, so that routes become long-lived stale within a test. The last client knows nothing of restarts.
+fn restart_quickly(net: &mut Net) {
+    let graceful = GracefulRestart {
+        restart_time: 10 * SECOND,
+        stale_time: 20 * SECOND,
+    };
+    let long_lived = LongLived {
+        stale_time: 60 * SECOND,
+        partial_deployment: false,
+    };
+    for node in 0..4 {
+        net.configure(node, |config| {
+            for peer in &mut config.peers {
+                peer.graceful_restart = (node != 3).then_some(graceful);
+                peer.long_lived = (node != 3).then_some(long_lived);
+            }
+        });
+    }
+    net.converge();
+}
+
+/// Every client that reads holds as many paths as the reflector takes it to hold.
+fn check_held(net: &Net) -> Result<(), TestCaseError> {
+    for client in 1..4_usize {
+        let told = net.peer(0, &format!("n{}", client + 1));
+        let held = net.peer(client, "n1");
+        let up = told.state == State::Established && held.state == State::Established;
+        if up && !net.nodes[client].slow {
+            let (told, held) = (told.families[0].advertised, held.families[0].received);
+            prop_assert_eq!(told, held, "client {}", client);
+        }
+    }
+    Ok(())
 }
 
 fn happen(net: &mut Net, step: &Happening) {
@@ -152,6 +203,9 @@ fn happen(net: &mut Net, step: &Happening) {
             net.speaker(0).clear(&name, Clear::SoftOut, now);
             net.settle();
         }
+        Happening::Paths { client, mode } => net.configure(0, |config| {
+            config.peers[client - 1].add_path_send = add_path(mode);
+        }),
         Happening::Wait { seconds } => net.advance(u32::from(seconds) * SECOND),
     }
 }
@@ -212,8 +266,10 @@ proptest! {
                 });
             });
         }
+        restart_quickly(&mut net);
         for step in &steps {
             happen(&mut net, step);
+            check_held(&net)?;
         }
         for client in 1..4 {
             net.join(0, client);
