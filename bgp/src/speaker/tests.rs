@@ -1,3 +1,4 @@
+mod loops;
 mod model;
 mod net;
 mod nexthop;

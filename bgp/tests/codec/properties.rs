@@ -378,6 +378,41 @@ proptest! {
         prop_assert_eq!(received, nlri);
     }
 
+    /// Two speakers of four-octet numbers with some between them that know two octets only and put themselves in front
+    /// of AS_PATH, as RFC 6793 §4.2.3 expects of them.
+    #[test]
+    fn a_path_survives_speakers_of_two_octets(path in vec(asns(), 1..20), between in vec(1..=u16::MAX, 0..6)) {
+        let old = CodecContext {
+            families: FamilySet::all(),
+            ..CodecContext::default()
+        };
+        let attributes = PathAttributes {
+            as_path: AsPath::from_sequence(path.iter().copied()),
+            ..PathAttributes::default()
+        };
+        let block = attributes_block(&attributes, &old).unwrap();
+        let mut out = BytesMut::new();
+        let nlri = [Nlri::from(ipv4(0x0a00_0000, 8))];
+        let next_hop = NextHop::V4("192.0.2.1".parse().unwrap());
+        encode_announcements(&block, next_hop, Family::IPV4_UNICAST, nlri, &old, &mut out).unwrap();
+        // ORIGIN is four octets, then AS_PATH: flags, code, length, kind, count, two octets for each AS.
+        let mut octets = out.to_vec();
+        assert_eq!(octets[27..31], [0x40, 2, u8::try_from(2 + 2 * path.len()).unwrap(), 2]);
+        let added = u8::try_from(between.len()).unwrap();
+        octets[29] += 2 * added;
+        octets[31] += added;
+        octets[22] += 2 * added;
+        let front: Vec<u8> = between.iter().flat_map(|asn| asn.to_be_bytes()).collect();
+        octets.splice(32..32, front);
+        repair(&mut octets);
+        let Ok(Message::Update(update)) = decode(&octets, &old) else {
+            panic!("not an UPDATE");
+        };
+        prop_assert_eq!(&update.faults, &[]);
+        let whole: Vec<Asn> = between.iter().map(|asn| Asn(u32::from(*asn))).chain(path).collect();
+        prop_assert_eq!(update.attributes.unwrap().as_path, AsPath::from_sequence(whole));
+    }
+
     #[test]
     fn arbitrary_octets_are_read_without_panic(octets in vec(any::<u8>(), 0..200), context in contexts()) {
         let _ = decode(&octets, &context);
