@@ -63,7 +63,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "interop",
-        about: "margay speaker beside BIRD 2, BIRD 1.6, FRR and GoBGP (OpenBGPD on request): a matrix of peers and cases",
+        about: "margay speaker beside BIRD 2, BIRD 1.6, FRR, GoBGP and OpenBGPD: a matrix of peers and cases",
         needs_ipip: false,
         run: interop::run,
     },

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::plan::{Plan, family_of};
+use crate::eventually::eventually;
 use crate::netns::Netns;
+use crate::pace;
 use crate::router::bird::Version;
 use crate::router::{Bird, Details, Frr, GoBgp, OpenBgpd, Router as _, details};
 
@@ -141,11 +143,22 @@ impl Foreign {
                 }
                 Running::GoBgp(gobgp)
             }
-            Kind::OpenBgpd => Running::OpenBgpd(OpenBgpd::start(
-                &self.netns,
-                &plan.openbgpd(),
-                &self.folder,
-            )?),
+            Kind::OpenBgpd => {
+                // Sessions open once its own routes are there: its session engine has the configuration before its route
+                // engine, which sends what arrives in between on as if it reflected for nobody.
+                let openbgpd = OpenBgpd::start(&self.netns, &plan.openbgpd(true), &self.folder)?;
+                for route in &plan.routes {
+                    eventually("OpenBGPD has its own routes", pace::seconds(10), || {
+                        let answer = openbgpd.json(&["show", "rib", "detail", &route.prefix])?;
+                        ensure!(!details::of_openbgpd(&answer).is_empty(), "{answer}");
+                        Ok(())
+                    })?;
+                }
+                for session in &plan.sessions {
+                    openbgpd.ask(&["neighbor", &session.remote.to_string(), "up"])?;
+                }
+                Running::OpenBgpd(openbgpd)
+            }
         };
         self.running = Some(running);
         Ok(())
@@ -229,7 +242,7 @@ impl Foreign {
                 }
                 Ok(())
             }
-            Running::OpenBgpd(openbgpd) => openbgpd.reconfigure(&after.openbgpd()),
+            Running::OpenBgpd(openbgpd) => openbgpd.reconfigure(&after.openbgpd(false)),
         }
     }
 

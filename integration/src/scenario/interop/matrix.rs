@@ -150,11 +150,6 @@ pub const GAPS: &[(Kind, Case, &str)] = &[
         Case::PeerRestarts,
         "OpenBGPD starts without a family it kept forwarding for",
     ),
-    (
-        Kind::OpenBgpd,
-        Case::MargayRestarts,
-        "OpenBGPD 7.7 may say the OPEN of a failed attempt again on the next connection, and is refused",
-    ),
 ];
 
 /// What was seen.

@@ -61,9 +61,6 @@ const REFUSED: &str = "10.91.2.0/24";
 const SEEN: &str = "10.92.0.0/24";
 const SEEN6: &str = "fd92::/48";
 
-/// Set to let OpenBGPD take part.
-const OPENBGPD_VARIABLE: &str = "MARGAY_INTEROP_OPENBGPD";
-
 /// A session that is to come up does so within this, dialling pauses included.
 const SESSION_LIMIT: u64 = 20;
 
@@ -76,18 +73,6 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
         Kind::ALL.into_iter().partition(|kind| kind.present());
     for kind in &absent {
         say(format_args!("without {}: not on this machine", kind.name()));
-    }
-    // OpenBGPD 7.7 passes too, but not every time. Known: it says the OPEN of a failed attempt again on the next
-    // connection, and is refused. Not explained yet: once the witness was told a route of margay's without ORIGINATOR_ID.
-    let wanted = std::env::var_os(OPENBGPD_VARIABLE).is_some();
-    let (present, left_out): (Vec<_>, Vec<_>) = present
-        .into_iter()
-        .partition(|kind| wanted || *kind != Kind::OpenBgpd);
-    for kind in &left_out {
-        say(format_args!(
-            "without {}: it takes part only where {OPENBGPD_VARIABLE} is set",
-            kind.name()
-        ));
     }
     if present.is_empty() {
         return Ok(Outcome::Skipped("no other BGP daemon here".to_owned()));

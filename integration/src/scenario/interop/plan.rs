@@ -346,9 +346,9 @@ impl Plan {
         text
     }
 
-    /// OpenBGPD.
+    /// OpenBGPD; sessions are closed at the start where its configuration is to be all there before they open.
     #[must_use]
-    pub fn openbgpd(&self) -> String {
+    pub fn openbgpd(&self, closed: bool) -> String {
         let mut text = format!(
             "AS {}\nrouter-id {}\nlisten on {}\nlisten on {}\nholdtime {HOLD_TIME}\nfib-update no\nnexthop qualify via default\n",
             self.asn, self.router_id, self.router_id, self.ipv6
@@ -382,6 +382,9 @@ impl Plan {
                     "none"
                 };
                 let _ = writeln!(text, " announce IPv{family} {what}");
+            }
+            if closed {
+                text.push_str(" down\n");
             }
             if session.passive {
                 text.push_str(" passive\n");

@@ -236,15 +236,7 @@ impl Stage {
                 Ok(routes)
             },
         )?;
-        // OpenBGPD may repeat a failed attempt's OPEN and then comes back later than a restarted speaker waits for a
-        // peer that is absent (the same reason as for its cell): its routes may go and return.
-        let late = routes_of(Kind::OpenBgpd);
-        let steady = before
-            .iter()
-            .filter(|route| !late.contains(&route.prefix))
-            .cloned()
-            .collect();
-        let watch = KernelWatch::start(&self.margay_netns, steady);
+        let watch = KernelWatch::start(&self.margay_netns, before.clone());
         let killed = Instant::now();
         self.margay.as_mut().context("no speaker")?.kill()?;
         drop(outside);
@@ -262,9 +254,6 @@ impl Stage {
         self.case(report, Case::MargayRestarts, |_, peer| {
             await_up(peer, MARGAY)?;
             await_up(peer, MARGAY6)?;
-            if peer.kind == Kind::OpenBgpd {
-                return Ok(None);
-            }
             let witness = insides.get(&peer.kind).context("no witness")?;
             witness.await_gone(DROPPED, pace::seconds(25))?;
             witness.route(KEPT)?;
