@@ -1,6 +1,7 @@
 //! A BGP-4 speaker as a library: a sans-I/O core and a tokio transport.
 
 pub mod asn;
+pub mod bfd;
 pub mod codec;
 pub mod decision;
 pub mod family;

@@ -79,7 +79,11 @@ pub enum Shutdown {
     /// Out of resources, 6/8.
     OutOfResources,
     /// BFD says the path is down, 6/10 (RFC 9384).
-    BfdDown,
+    BfdDown {
+        /// It may be the neighbour's control plane alone that failed, so its routes stay if it asked for that
+        /// (RFC 5882 §4.3.2).
+        keep_routes: bool,
+    },
 }
 
 /// One thing that happened.

@@ -13,6 +13,8 @@ pub(super) struct Notice {
     pub(super) hard: bool,
     /// Routes may outlive it here.
     pub(super) may_keep_routes: bool,
+    /// They may also without the N bit, which is about what a NOTIFICATION says (RFC 8538): here silence was heard first.
+    pub(super) whatever_was_said: bool,
 }
 
 /// The NOTIFICATION of an orderly end; none where it is silent.
@@ -38,13 +40,20 @@ pub(super) fn shutdown(shutdown: &Shutdown) -> Option<Notice> {
             true,
         ),
         Shutdown::OutOfResources => (Notification::new(ErrorCode::OUT_OF_RESOURCES), false, false),
-        // Whether routes outlive it depends on the peer's BFD (RFC 5882 §4.3); the forwarding path is what failed.
-        Shutdown::BfdDown => (Notification::new(ErrorCode::BFD_DOWN), false, false),
+        Shutdown::BfdDown { keep_routes } => {
+            return Some(Notice {
+                notification: Notification::new(ErrorCode::BFD_DOWN),
+                hard: false,
+                may_keep_routes: *keep_routes,
+                whatever_was_said: true,
+            });
+        }
     };
     Some(Notice {
         notification,
         hard,
         may_keep_routes,
+        whatever_was_said: false,
     })
 }
 
