@@ -438,9 +438,11 @@ impl Peer {
                 notification.clone()
             };
             self.say_and_close(direction, &connection, &said);
+            // After 6/10 also without the N bit: that one is about the peer's own words, and here silence was heard.
+            let outlives = wraps || notification.code == ErrorCode::BFD_DOWN;
             self.ended(
                 &connection,
-                may_keep && wraps && !hard,
+                may_keep && outlives && !hard,
                 DownCause::NotificationSent(said),
             );
         }

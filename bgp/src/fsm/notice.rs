@@ -13,8 +13,6 @@ pub(super) struct Notice {
     pub(super) hard: bool,
     /// Routes may outlive it here.
     pub(super) may_keep_routes: bool,
-    /// They may also without the N bit, which is about what a NOTIFICATION says (RFC 8538): here silence was heard first.
-    pub(super) whatever_was_said: bool,
 }
 
 /// The NOTIFICATION of an orderly end; none where it is silent.
@@ -41,19 +39,13 @@ pub(super) fn shutdown(shutdown: &Shutdown) -> Option<Notice> {
         ),
         Shutdown::OutOfResources => (Notification::new(ErrorCode::OUT_OF_RESOURCES), false, false),
         Shutdown::BfdDown { keep_routes } => {
-            return Some(Notice {
-                notification: Notification::new(ErrorCode::BFD_DOWN),
-                hard: false,
-                may_keep_routes: *keep_routes,
-                whatever_was_said: true,
-            });
+            (Notification::new(ErrorCode::BFD_DOWN), false, *keep_routes)
         }
     };
     Some(Notice {
         notification,
         hard,
         may_keep_routes,
-        whatever_was_said: false,
     })
 }
 

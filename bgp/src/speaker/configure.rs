@@ -5,6 +5,7 @@
 //! | a peer came or went | it starts; it is told 6/3 and its routes go |
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
+//! | how its path is watched (BFD) | the watching changes, nothing else; off says AdminDown to the other end |
 //! | import policy, allowed own AS | that peer's paths are evaluated anew, from memory |
 //! | export policy, next hops, reflection | the peer moves to the group that tells this; differences are sent |
 //! | originated routes | the prefixes concerned are decided anew |
@@ -168,7 +169,7 @@ impl Speaker {
         let seed = self.seed ^ (u64::from(id.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let fsm = Peer::new(Arc::clone(&config), self.identity(), seed, now);
         let mut neighbour = Box::new(Neighbour::new(id, config, fsm, address, range, now));
-        if neighbour.config.enabled && !self.stopped {
+        if neighbour.may_start() && !self.stopped {
             neighbour.fsm.handle_event(now, Event::Start);
         }
         if neighbour.range.is_some() {
@@ -178,6 +179,7 @@ impl Speaker {
         self.names.insert(Arc::clone(&neighbour.name), slot);
         self.addresses.entry(address.ip()).or_default().push(slot);
         *self.neighbours.get_mut(place)? = Some(neighbour);
+        self.refresh_liveness(slot, now);
         self.refresh_facts(slot);
         self.drain(slot, now);
         Some(slot)
@@ -236,6 +238,7 @@ impl Speaker {
             .handle_event(now, Event::Stop(Shutdown::Deconfigured));
         self.names.remove(&name);
         self.forget_address(slot);
+        self.refresh_liveness(slot, now);
         self.drain(slot, now);
         self.forget_kept(slot, now);
         self.deferral.settle(slot, FamilySet::all());
@@ -275,14 +278,20 @@ impl Speaker {
         if *neighbour.config == config {
             return;
         }
+        let held = !neighbour.may_start();
         let new = Arc::new(config);
         let old = std::mem::replace(&mut neighbour.config, Arc::clone(&new));
         neighbour.fsm.set_config(now, Arc::clone(&new));
         if let (Remote::Address(address), None) = (new.remote, &neighbour.range) {
             neighbour.address = address;
         }
+        self.refresh_liveness(slot, now);
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
         let id = neighbour.id;
         let connected = neighbour.is_connected();
+        let may_start = neighbour.may_start();
         match (old.enabled, new.enabled) {
             (true, false) => {
                 let text = new.shutdown_text.clone();
@@ -290,16 +299,22 @@ impl Speaker {
                     .fsm
                     .handle_event(now, Event::Stop(Shutdown::Administrative { text }));
             }
-            (false, true) => neighbour.fsm.handle_event(now, Event::Start),
-            (_, true) if old.needs_new_session(&new) => {
-                neighbour
-                    .fsm
-                    .handle_event(now, Event::Reset(Shutdown::ConfigurationChange));
-                // What it rested for may be just what was corrected.
-                neighbour.fsm.handle_event(now, Event::Start);
+            (_, true) if old.enabled && old.needs_new_session(&new) => {
+                let reset = Shutdown::ConfigurationChange;
+                if may_start {
+                    neighbour.fsm.handle_event(now, Event::Reset(reset));
+                    // What it rested for may be just what was corrected.
+                    neighbour.fsm.handle_event(now, Event::Start);
+                } else {
+                    neighbour.fsm.handle_event(now, Event::Stop(reset));
+                }
             }
+            // Enabled, or no longer waiting for BFD.
+            (_, true) if held && may_start => neighbour.fsm.handle_event(now, Event::Start),
             (_, true)
-                if old.password != new.password || old.maximum_prefixes != new.maximum_prefixes =>
+                if may_start
+                    && (old.password != new.password
+                        || old.maximum_prefixes != new.maximum_prefixes) =>
             {
                 neighbour.fsm.handle_event(now, Event::Start);
             }
@@ -348,6 +363,7 @@ impl Speaker {
             return;
         }
         let (id, name) = (neighbour.id, Arc::clone(&neighbour.name));
+        let neighbour_is_watched = neighbour.liveness.is_some();
         if let Some(deadline) = neighbour.deadline {
             self.timers.remove(&(deadline, slot));
         }
@@ -357,6 +373,12 @@ impl Speaker {
         self.forget_address(slot);
         if let Some(place) = self.neighbours.get_mut(usize::from(slot)) {
             *place = None;
+        }
+        if neighbour_is_watched {
+            self.outputs.push_back(Output::Watch {
+                peer: id,
+                path: None,
+            });
         }
         self.retired.push(slot);
         self.outputs.push_back(Output::PeerRemoved { peer: id });

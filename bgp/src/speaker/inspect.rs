@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::neighbour::Neighbour;
 use super::snapshot::{
-    Matching, MemorySnapshot, PathInfo, PeerFamilySnapshot, PeerSnapshot, Retention, RouteInfo,
-    RouteQuery, SpeakerSnapshot, TableSnapshot,
+    BfdSnapshot, Matching, MemorySnapshot, PathInfo, PeerFamilySnapshot, PeerSnapshot, Retention,
+    RouteInfo, RouteQuery, SpeakerSnapshot, TableSnapshot,
 };
 use super::{Speaker, with_rib_ref};
 use crate::decision::{self, Step};
@@ -92,6 +92,7 @@ impl Speaker {
                 .into_iter()
                 .filter(|family| with_rib_ref!(self.tables, *family, |rib| rib.is_deferred()))
                 .collect(),
+            bfd: crate::bfd::Counters::default(),
         }
     }
 
@@ -126,6 +127,11 @@ impl Speaker {
                 .collect(),
             messages: neighbour.counters,
             queued_octets: direction.map_or(0, |direction| neighbour.queued(direction)),
+            bfd: neighbour.liveness.map(|liveness| BfdSnapshot {
+                status: liveness.status,
+                state_for: now.saturating_duration_since(liveness.since),
+                strict: config.bfd.is_some_and(|bfd| bfd.strict),
+            }),
         }
     }
 

@@ -16,12 +16,13 @@
 //! more when [`Speaker::handle_written`] says they went out, and a change leaves at once where nothing is queued. Changes for
 //! whoever forwards are fetched the same way. Both therefore cost memory by prefix, never by event.
 //!
-//! `neighbour.rs` holds one peer, `session.rs` what its sessions do to the tables, `configure.rs` changes of configuration,
+//! `neighbour.rs` holds one peer, `liveness.rs` what BFD says of the path to it, `session.rs` what its sessions do to the tables, `configure.rs` changes of configuration,
 //! `tell.rs` the way out to peers, `inspect.rs` what can be asked.
 
 pub mod config;
 mod configure;
 mod inspect;
+mod liveness;
 mod neighbour;
 mod session;
 pub mod snapshot;
@@ -37,6 +38,7 @@ use smallvec::SmallVec;
 
 pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
+use crate::bfd::SessionConfig;
 use crate::codec::error::DecodeError;
 use crate::codec::{CodecContext, ErrorCode, Message, Notification};
 use crate::decision::Options;
@@ -102,6 +104,13 @@ pub enum Output {
         peer: PeerId,
         /// What holds now.
         config: Arc<PeerConfig>,
+    },
+    /// Watch the path to the neighbour (RFC 5880) as said here from now on, or no more; answered by [`Speaker::handle_bfd`].
+    Watch {
+        /// Whose.
+        peer: PeerId,
+        /// How; nothing where it is to end.
+        path: Option<SessionConfig>,
     },
     /// The state people see changed.
     PeerStateChanged {
@@ -735,7 +744,7 @@ impl Speaker {
                         };
                         neighbour.fsm.handle_event(now, Event::Reset(shutdown));
                         // A peer that rests until told otherwise, after too many prefixes say, is told now.
-                        if neighbour.config.enabled {
+                        if neighbour.may_start() {
                             neighbour.fsm.handle_event(now, Event::Start);
                         }
                     }

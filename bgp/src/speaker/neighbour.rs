@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::PeerId;
 use super::config::PeerConfig;
+use super::liveness::Liveness;
 use super::snapshot::MessageCounters;
 use crate::family::{Family, FamilySet};
 use crate::fsm::{Direction, Negotiated, Peer};
@@ -25,6 +26,8 @@ pub(super) struct Neighbour {
     pub(super) session: Option<Session>,
     pub(super) retention: Retention,
     pub(super) counters: MessageCounters,
+    /// The path to it, where it is watched.
+    pub(super) liveness: Option<Liveness>,
     pub(super) established_count: u64,
     pub(super) state_since: Instant,
     /// When the speaker will look at it next.
@@ -103,6 +106,7 @@ impl Neighbour {
             session: None,
             retention: Retention::default(),
             counters: MessageCounters::default(),
+            liveness: None,
             established_count: 0,
             state_since: now,
             deadline: None,

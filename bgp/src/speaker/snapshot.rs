@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::asn::Asn;
+use crate::bfd;
 use crate::codec::NextHop;
 use crate::codec::attribute::PathAttributes;
 use crate::decision::Step;
@@ -35,6 +36,8 @@ pub struct SpeakerSnapshot {
     pub memory: MemorySnapshot,
     /// Selection is still deferred after a restart of ours, for these families.
     pub deferring: Vec<Family>,
+    /// Datagrams of BFD, counted by whoever has the sockets.
+    pub bfd: bfd::Counters,
 }
 
 /// Octets held by the structures that grow with routes.
@@ -108,6 +111,19 @@ pub struct PeerSnapshot {
     pub messages: MessageCounters,
     /// Octets handed to the connection it has not written yet.
     pub queued_octets: usize,
+    /// The path to it, where BFD watches it.
+    pub bfd: Option<BfdSnapshot>,
+}
+
+/// The path to a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BfdSnapshot {
+    /// How the session stands; nothing where it has not begun to run.
+    pub status: Option<bfd::Status>,
+    /// How long it has been in its state.
+    pub state_for: Duration,
+    /// Sessions of BGP wait for it.
+    pub strict: bool,
 }
 
 /// Routes of one family exchanged with one neighbour.

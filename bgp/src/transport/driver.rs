@@ -19,9 +19,11 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::bfd::Paths;
 use super::connection::{self, Attention, ConnectionId, News, Report, Shared};
 use super::listener::{Arrival, Listeners};
 use super::{Command, SpeakerEvent, StartError, sockopt};
+use crate::bfd;
 use crate::fsm::{Direction, State};
 use crate::prefix::Prefix;
 use crate::speaker::config::PeerConfig;
@@ -52,12 +54,14 @@ pub(super) struct Inboxes {
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) accepted: mpsc::Receiver<Arrival>,
     pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) paths: mpsc::Receiver<(PeerId, bfd::Report)>,
 }
 
 /// What ended waiting.
 enum Wake {
     Report(Report),
     Arrived(Arrival),
+    Path(PeerId, bfd::Report),
     /// Nothing when there is no handle left.
     Command(Option<Command>),
 }
@@ -77,6 +81,7 @@ pub(super) struct Driver {
     connections: FxHashMap<(PeerId, Direction), Live>,
     next_connection: u64,
     listeners: Listeners,
+    paths: Paths,
     attention: Arc<Attention>,
     reports: mpsc::Sender<Report>,
     events: mpsc::Sender<SpeakerEvent>,
@@ -101,6 +106,7 @@ impl Driver {
     pub(super) fn new(
         speaker: Speaker,
         listeners: Listeners,
+        paths: Paths,
         reports: mpsc::Sender<Report>,
         events: mpsc::Sender<SpeakerEvent>,
         tasks: TaskTracker,
@@ -110,6 +116,7 @@ impl Driver {
             connections: FxHashMap::default(),
             next_connection: 0,
             listeners,
+            paths,
             attention: Arc::default(),
             reports,
             events,
@@ -148,6 +155,7 @@ impl Driver {
         self.listeners.close();
         self.speaker.shutdown(how, now());
         self.carry_out();
+        self.paths.end().await;
         for (_, live) in self.connections.drain() {
             live.shared.close(false);
         }
@@ -175,6 +183,7 @@ impl Driver {
         let deadline = timers.into_iter().flatten().min();
         let attention = Arc::clone(&self.attention);
         tokio::select! {
+            path = inboxes.paths.recv() => path.map(|(peer, report)| Wake::Path(peer, report)),
             report = inboxes.reports.recv() => report.map(Wake::Report),
             accepted = inboxes.accepted.recv() => accepted.map(Wake::Arrived),
             command = inboxes.commands.recv() => Some(Wake::Command(command)),
@@ -191,8 +200,13 @@ impl Driver {
         match first {
             Some(Wake::Report(report)) => self.report(report),
             Some(Wake::Arrived(accepted)) => self.accept(accepted),
+            Some(Wake::Path(peer, report)) => self.path(peer, &report),
             Some(Wake::Command(command)) => stop = self.command(command),
             None => {}
+        }
+        // Before all else: routes through a path that is gone lead nowhere.
+        while let Ok((peer, report)) = inboxes.paths.try_recv() {
+            self.path(peer, &report);
         }
         self.written();
         let begin = Instant::now();
@@ -216,6 +230,14 @@ impl Driver {
             }
         }
         stop
+    }
+
+    fn path(&mut self, peer: PeerId, report: &bfd::Report) {
+        if let (Some(loss), Some(config)) = (report.loss, self.speaker.peer_config(peer)) {
+            info!(peer = %config.name, diagnostic = %loss.diagnostic, "BFD: the path is down");
+        }
+        self.speaker.handle_bfd(peer, report, now());
+        self.carry_out();
     }
 
     fn report(&mut self, report: Report) {
@@ -376,7 +398,11 @@ impl Driver {
                 self.carry_out();
                 drop(reply.send(result));
             }
-            Some(Command::Snapshot(reply)) => drop(reply.send(self.speaker.snapshot(now()))),
+            Some(Command::Snapshot(reply)) => {
+                let mut snapshot = self.speaker.snapshot(now());
+                snapshot.bfd = self.paths.counters();
+                drop(reply.send(snapshot));
+            }
             Some(Command::Routes(query, reply)) => {
                 self.dumps.push_back((RouteDump::new(query), reply));
             }
@@ -437,6 +463,7 @@ impl Driver {
                     }
                 }
                 Output::Reconfigured { peer, config } => self.sign(peer, &config),
+                Output::Watch { peer, path } => self.paths.watch(peer, path),
                 Output::PeerStateChanged { name, from, to, .. } => {
                     info!(peer = %name, %from, %to, "state");
                     self.states

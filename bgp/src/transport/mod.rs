@@ -9,14 +9,17 @@
 //!
 //! One task, the driver, owns the [`Speaker`] and with it every table; nothing is shared but the queues at its edges, all of
 //! them bounded. Each TCP connection is a task that frames, decodes, writes and keeps the session alive. See `driver.rs` for
-//! the order of things in a round, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to.
+//! the order of things in a round, `bfd.rs` for the thread that watches paths, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to.
 //!
 //! Bounds, and what happens at them:
 //! - messages of a peer: two batches of at most 64 KiB of octets; then TCP slows the peer down;
 //! - octets to a peer: what the speaker allows itself before the kernel took them ([`Speaker::handle_written`]);
 //! - events: a few dozen, of a few thousand changes each; then changes are joined by prefix inside the speaker;
+//! - news of paths (BFD): 256; then they are joined by peer;
 //! - connections accepted and not looked at: 256; then they wait in the kernel.
 
+mod bfd;
+mod bfd_socket;
 mod connection;
 mod driver;
 mod listener;
@@ -164,11 +167,14 @@ pub async fn spawn(
     }
     let mut speaker = Speaker::new(config, options.seed, driver::now());
     speaker.report_routes(options.report_routes);
-    let driver = Driver::new(speaker, listeners, reports, events, tasks);
+    let (paths, paths_told) = mpsc::channel(bfd::REPORTS);
+    let paths = bfd::Paths::new(options.seed, paths);
+    let driver = Driver::new(speaker, listeners, paths, reports, events, tasks);
     let inboxes = Inboxes {
         reports: reports_taken,
         accepted: accepted_taken,
         commands: commands_taken,
+        paths: paths_told,
     };
     let join = tokio::spawn(driver.run(inboxes));
     Ok((SpeakerHandle { commands }, events_taken, join))

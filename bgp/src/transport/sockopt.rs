@@ -1,6 +1,6 @@
 //! Sockets as BGP wants them: who may sign, how far a peer may be, how long silence is borne.
 //!
-//! The only file of the crate with `unsafe`: the kernel's TCP-MD5 and minimum-TTL options have no safe wrapper among our
+//! Beside `bfd_socket.rs` the only file of the crate with `unsafe`: the kernel's TCP-MD5 and minimum-TTL options have no safe wrapper among our
 //! dependencies. Each block passes the address and the exact size of a plain value that outlives the call, to a descriptor that
 //! the borrowed socket keeps open.
 
@@ -29,7 +29,7 @@ const IP_MINTTL: libc::c_int = 21;
 /// `IPV6_MINHOPCOUNT` of linux/in6.h.
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
 /// Precedence of network control traffic (CS6), as all routing daemons mark theirs.
-const TRAFFIC_CLASS: u32 = 0xc0;
+pub(super) const TRAFFIC_CLASS: u32 = 0xc0;
 /// TTL where nothing else is configured. An accepted socket would otherwise keep its listener's 255.
 const DEFAULT_TTL: u8 = 64;
 /// Connections waiting to be accepted; a thousand nodes may come at once.
@@ -113,7 +113,7 @@ fn set_minimum_ttl(socket: &impl AsFd, ipv6: bool, ttl: u8) -> io::Result<()> {
     }
 }
 
-fn set_option<T>(
+pub(super) fn set_option<T>(
     socket: &impl AsFd,
     level: libc::c_int,
     name: libc::c_int,

@@ -283,6 +283,7 @@ impl Lab {
                 }
             }
             Output::Reconfigured { .. }
+            | Output::Watch { .. }
             | Output::PeerStateChanged { .. }
             | Output::PeerRemoved { .. } => {}
         }

@@ -123,11 +123,15 @@ fn a_reset_that_is_not_hard_keeps_routes_with_the_n_bit() {
 }
 
 #[test]
-fn bfd_down_sends_6_10_and_keeps_nothing() {
-    let mut lab = graceful(true);
-    lab.event(Event::Reset(Shutdown::BfdDown));
-    lab.assert_notified(Outgoing, ErrorCode::BFD_DOWN);
-    assert_keeps(&lab, false);
+fn bfd_down_sends_6_10_and_keeps_routes_only_where_told_so() {
+    for notification in [true, false] {
+        for keep_routes in [true, false] {
+            let mut lab = graceful(notification);
+            lab.event(Event::Reset(Shutdown::BfdDown { keep_routes }));
+            lab.assert_notified(Outgoing, ErrorCode::BFD_DOWN);
+            assert_keeps(&lab, keep_routes);
+        }
+    }
 }
 
 #[test]

@@ -439,7 +439,7 @@ impl Net {
                 }
             }
             Output::PeerStateChanged { name, to, .. } => self.nodes[node].states.push((name, to)),
-            Output::Reconfigured { .. } | Output::PeerRemoved { .. } => {}
+            Output::Reconfigured { .. } | Output::Watch { .. } | Output::PeerRemoved { .. } => {}
         }
     }
 

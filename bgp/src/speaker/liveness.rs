@@ -1,0 +1,106 @@
+//! The paths to neighbours as BFD watches them, and what their ends mean for the sessions (RFC 5882).
+//!
+//! The speaker says which paths are to be watched ([`Output::Watch`](super::Output::Watch)) and is told what is new of them
+//! ([`Speaker::handle_bfd`]). Whose BFD never came up is no worse off than without; only the end of a path that was up counts,
+//! and not one that an operator on either side wanted.
+
+use std::time::Instant;
+
+use super::{Output, PeerId, Speaker};
+use crate::bfd::{Report, SessionConfig, State, Status};
+use crate::fsm::{Event, Shutdown};
+use crate::rib::Slot;
+
+/// A path that is watched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Liveness {
+    config: SessionConfig,
+    /// Nothing before the first report.
+    pub(super) status: Option<Status>,
+    pub(super) since: Instant,
+}
+
+impl Liveness {
+    pub(super) fn is_up(&self) -> bool {
+        self.status.is_some_and(|status| status.state == State::Up)
+    }
+}
+
+impl Speaker {
+    /// What is new of the path to a neighbour.
+    pub fn handle_bfd(&mut self, peer: PeerId, report: &Report, now: Instant) {
+        let Some(slot) = self.known(peer) else {
+            return;
+        };
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let Some(liveness) = &mut neighbour.liveness else {
+            // Asked for no more.
+            return;
+        };
+        let state = |status: Option<Status>| status.map(|status| status.state);
+        if state(liveness.status) != Some(report.status.state) {
+            liveness.since = now;
+        }
+        liveness.status = Some(report.status);
+        let strict = neighbour.config.bfd.is_some_and(|bfd| bfd.strict);
+        if let Some(loss) = report.loss {
+            let shutdown = Shutdown::BfdDown {
+                keep_routes: !loss.remote_control_plane_independent,
+            };
+            let event = if strict {
+                Event::Stop(shutdown)
+            } else {
+                Event::Reset(shutdown)
+            };
+            neighbour.fsm.handle_event(now, event);
+        }
+        if strict && report.status.state == State::Up && neighbour.may_start() {
+            neighbour.fsm.handle_event(now, Event::Start);
+        }
+        self.drain(slot, now);
+    }
+
+    /// Has the path to a neighbour watched as its configuration says now.
+    pub(super) fn refresh_liveness(&mut self, slot: Slot, now: Instant) {
+        let stopped = self.stopped;
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let address = neighbour.address;
+        let scope = match address {
+            std::net::SocketAddr::V4(_) => 0,
+            std::net::SocketAddr::V6(address) => address.scope_id(),
+        };
+        let config = &neighbour.config;
+        let wanted = config
+            .bfd
+            .filter(|_| config.enabled && !neighbour.leaving && !stopped)
+            .map(|bfd| SessionConfig::new(&bfd, address.ip(), scope, config.local_address));
+        let watched = neighbour.liveness.map(|liveness| liveness.config);
+        if watched == wanted {
+            return;
+        }
+        let earlier = neighbour.liveness.take();
+        neighbour.liveness = wanted.map(|config| match earlier {
+            // The session goes on with other timers.
+            Some(earlier) if earlier.config.same_path(&config) => Liveness { config, ..earlier },
+            _ => Liveness {
+                config,
+                status: None,
+                since: now,
+            },
+        });
+        let peer = neighbour.id;
+        self.outputs.push_back(Output::Watch { peer, path: wanted });
+    }
+}
+
+impl super::neighbour::Neighbour {
+    /// Whether its session may be begun: not while it is disabled, and with strict BFD not before its path is up.
+    pub(super) fn may_start(&self) -> bool {
+        let strict = self.config.bfd.is_some_and(|bfd| bfd.strict);
+        self.config.enabled && (!strict || self.liveness.is_some_and(|liveness| liveness.is_up()))
+    }
+}
