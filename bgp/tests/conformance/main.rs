@@ -11,6 +11,7 @@
 )]
 
 mod add_path;
+mod bfd;
 mod cases;
 mod export;
 mod framing;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use margay_bgp::asn::Asn;
+use margay_bgp::bfd::SessionConfig;
 use margay_bgp::codec::{
     CodecContext, EXTENDED_MAX_LEN, KEEPALIVE, Message, NextHop, PathAttributes, decode,
     framing as frames,
@@ -71,6 +73,8 @@ struct Lab {
     speaker: Speaker,
     now: Instant,
     ends: BTreeMap<&'static str, End>,
+    /// The paths that are to be watched.
+    paths: BTreeMap<PeerId, SessionConfig>,
 }
 
 fn own_address() -> SocketAddr {
@@ -124,6 +128,7 @@ impl Lab {
             speaker: Speaker::new(config, 7, now),
             now,
             ends: BTreeMap::new(),
+            paths: BTreeMap::new(),
         }
     }
 
@@ -282,8 +287,12 @@ impl Lab {
                     end.keepalive_interval = keepalive_interval;
                 }
             }
+            Output::Watch {
+                peer,
+                path: Some(path),
+            } => drop(self.paths.insert(peer, path)),
+            Output::Watch { peer, path: None } => drop(self.paths.remove(&peer)),
             Output::Reconfigured { .. }
-            | Output::Watch { .. }
             | Output::PeerStateChanged { .. }
             | Output::PeerRemoved { .. } => {}
         }

@@ -1,0 +1,207 @@
+//! What the end of a path, as BFD sees it, does to the session over it (RFC 5882, RFC 9384).
+
+use margay_bgp::bfd::{Diagnostic, Loss, Report, State as Path, Status};
+use margay_bgp::fsm::State;
+use margay_bgp::speaker::config::{Bfd, PeerConfig};
+use margay_bgp::speaker::{Accepted, PeerId};
+
+use super::{Lab, SECOND, USUAL, announce, own_address};
+
+/// Graceful restart of IPv4, forwarding kept, 120 s, without the N bit and with it.
+const GRACEFUL: [&[u8]; 2] = [
+    &[1, 4, 0, 1, 0, 1, 2, 0, 64, 6, 0, 120, 0, 1, 1, 0x80],
+    &[1, 4, 0, 1, 0, 1, 2, 0, 64, 6, 0x40, 120, 0, 1, 1, 0x80],
+];
+
+const ON: Bfd = Bfd {
+    min_tx: SECOND,
+    min_rx: SECOND,
+    multiplier: 3,
+    multihop: None,
+    strict: false,
+};
+
+fn status(state: Path, remote_state: Path) -> Status {
+    Status {
+        state,
+        diagnostic: Diagnostic::NONE,
+        remote_state,
+        remote_diagnostic: Diagnostic::NONE,
+        local_discriminator: 1,
+        remote_discriminator: 2,
+        remote_control_plane_independent: false,
+        transmit_interval: SECOND,
+        detection_time: 3 * SECOND,
+        transitions: 1,
+    }
+}
+
+fn with_bfd(bfd: Bfd) -> Lab {
+    let mut lab = Lab::with(|config| {
+        for peer in &mut config.peers {
+            if peer.name == "a" {
+                peer.bfd = Some(bfd);
+            }
+        }
+    });
+    lab.settle();
+    lab
+}
+
+/// Neighbour `a` with graceful restart and a route that `b` was told, its path up.
+fn watched(capabilities: &[u8]) -> Lab {
+    let mut lab = with_bfd(ON);
+    lab.establish(&["b"]);
+    lab.establish_with("a", capabilities);
+    lab.say("a", &announce("a", &["10.1.0.0/16"]));
+    lab.holds("b", "10.1.0.0/16");
+    tell(&mut lab, Path::Up, Path::Up, None);
+    lab
+}
+
+fn peer_of(lab: &Lab) -> PeerId {
+    *lab.paths.keys().next().expect("a's path is watched")
+}
+
+fn tell(lab: &mut Lab, state: Path, remote_state: Path, loss: Option<Loss>) {
+    let report = Report {
+        status: status(state, remote_state),
+        loss,
+    };
+    let peer = peer_of(lab);
+    lab.speaker.handle_bfd(peer, &report, lab.now);
+    lab.settle();
+}
+
+fn lose(lab: &mut Lab, remote_control_plane_independent: bool) {
+    let loss = Loss {
+        diagnostic: Diagnostic::DETECTION_TIME_EXPIRED,
+        remote_control_plane_independent,
+    };
+    tell(lab, Path::Down, Path::Down, Some(loss));
+}
+
+fn configure(lab: &mut Lab, change: impl FnOnce(&mut PeerConfig)) {
+    let mut config = lab.speaker.config().clone();
+    let peer = config.peers.iter_mut().find(|peer| peer.name == "a");
+    change(peer.expect("a"));
+    lab.speaker.configure(config, lab.now);
+    lab.settle();
+}
+
+#[test]
+fn g20_a_path_whose_end_is_sure_takes_the_routes_and_one_that_shares_the_fate_of_a_restart_keeps_them()
+ {
+    for capabilities in GRACEFUL {
+        let mut lab = watched(capabilities);
+        lose(&mut lab, true);
+        lab.assert_ended("a", 6, 10, &[]);
+        lab.lacks("b", "10.1.0.0/16");
+
+        let mut lab = watched(capabilities);
+        lose(&mut lab, false);
+        lab.assert_ended("a", 6, 10, &[]);
+        lab.holds("b", "10.1.0.0/16");
+        lab.advance(121 * SECOND, &["a"]);
+        lab.lacks("b", "10.1.0.0/16");
+    }
+}
+
+#[test]
+fn without_graceful_restart_the_end_of_the_path_takes_the_routes_whatever_the_c_bit_says() {
+    for independent in [true, false] {
+        let mut lab = watched(USUAL);
+        lose(&mut lab, independent);
+        lab.assert_ended("a", 6, 10, &[]);
+        lab.lacks("b", "10.1.0.0/16");
+        assert_eq!(lab.peer("a").state, State::Active, "and it may come back");
+    }
+}
+
+#[test]
+fn a_path_taken_down_by_the_other_ends_operator_leaves_the_session_alone() {
+    let mut lab = watched(USUAL);
+    tell(&mut lab, Path::Down, Path::AdminDown, None);
+    lab.assert_established("a");
+    lab.holds("b", "10.1.0.0/16");
+}
+
+#[test]
+fn a_path_that_never_came_up_does_not_keep_the_session_from_running() {
+    let mut lab = with_bfd(ON);
+    tell(&mut lab, Path::Down, Path::Down, None);
+    lab.establish(&["a"]);
+}
+
+#[test]
+fn other_timers_are_handed_on_and_reset_nothing() {
+    let mut lab = watched(USUAL);
+    let peer = peer_of(&lab);
+    configure(&mut lab, |peer| {
+        peer.bfd = Some(Bfd {
+            min_tx: 2 * SECOND,
+            ..ON
+        });
+    });
+    assert_eq!(lab.paths[&peer].min_tx, 2 * SECOND);
+    lab.assert_established("a");
+    configure(&mut lab, |peer| peer.bfd = None);
+    assert!(lab.paths.is_empty());
+    lab.assert_established("a");
+    assert_eq!(lab.peer("a").bfd, None);
+}
+
+#[test]
+fn a_disabled_or_forgotten_neighbour_is_not_watched() {
+    let mut lab = watched(USUAL);
+    configure(&mut lab, |peer| peer.enabled = false);
+    assert!(lab.paths.is_empty());
+    configure(&mut lab, |peer| peer.enabled = true);
+    assert_eq!(lab.paths.len(), 1);
+    let mut config = lab.speaker.config().clone();
+    config.peers.retain(|peer| peer.name != "a");
+    lab.speaker.configure(config, lab.now);
+    lab.settle();
+    assert!(lab.paths.is_empty());
+}
+
+fn is_refused(lab: &mut Lab) -> bool {
+    let remote = std::net::SocketAddr::from((super::address_of("a"), 40_000));
+    matches!(
+        lab.speaker.accept(remote, own_address(), lab.now),
+        Accepted::Refused(_)
+    )
+}
+
+#[test]
+fn a_strict_session_waits_for_its_path_and_goes_with_it() {
+    let mut lab = with_bfd(Bfd { strict: true, ..ON });
+    assert!(is_refused(&mut lab));
+    tell(&mut lab, Path::Init, Path::Down, None);
+    assert!(is_refused(&mut lab));
+    tell(&mut lab, Path::Up, Path::Up, None);
+    lab.establish(&["a"]);
+    lose(&mut lab, false);
+    lab.assert_ended("a", 6, 10, &[]);
+    lab.advance(120 * SECOND, &[]);
+    assert!(is_refused(&mut lab), "the path is still down");
+    assert!(
+        lab.speaker
+            .clear("a", margay_bgp::speaker::Clear::Hard, lab.now)
+    );
+    assert!(is_refused(&mut lab), "not even when an operator asks");
+    tell(&mut lab, Path::Up, Path::Up, None);
+    lab.establish(&["a"]);
+}
+
+#[test]
+fn a_session_no_longer_strict_waits_no_longer() {
+    let mut lab = with_bfd(Bfd { strict: true, ..ON });
+    configure(&mut lab, |peer| peer.bfd = Some(ON));
+    lab.establish(&["a"]);
+    // And one that becomes strict while it stands stays.
+    configure(&mut lab, |peer| {
+        peer.bfd = Some(Bfd { strict: true, ..ON });
+    });
+    lab.assert_established("a");
+}
