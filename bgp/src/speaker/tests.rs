@@ -1,3 +1,4 @@
+mod chaos;
 mod loops;
 mod model;
 mod net;

@@ -211,7 +211,7 @@ fn happen(net: &mut Net, step: &Happening) {
 }
 
 /// What every node knows and would forward by, without what differs between lives: ids and times.
-fn picture(net: &Net) -> Vec<String> {
+pub(super) fn picture(net: &Net) -> Vec<String> {
     let mut picture = Vec::new();
     for (number, node) in net.nodes.iter().enumerate() {
         for route in net.routes(number) {

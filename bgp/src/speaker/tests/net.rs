@@ -1,6 +1,6 @@
 //! Several speakers joined by an in-memory network on an invented clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub(super) struct Node {
     pub(super) address: IpAddr,
     /// What its kernel would hold.
     pub(super) kernel: BTreeMap<Prefix, BestRoute>,
+    /// Prefixes of an earlier life that this one has not spoken of: they go when its table is complete.
+    inherited: BTreeSet<Prefix>,
     pub(super) changes: Vec<RouteChange>,
     pub(super) complete: usize,
     /// How many changes it had when the last of its tables was complete.
@@ -70,6 +72,11 @@ pub(super) struct Net {
     flights: VecDeque<Flight>,
     /// Pairs that cannot reach each other.
     cut: Vec<(usize, usize)>,
+    /// Pairs between which everything waits, as TCP does while packets are lost.
+    held: Vec<(usize, usize)>,
+    waiting: VecDeque<Flight>,
+    /// Some octets arrive changed: the state of the generator that picks them.
+    pub(super) corruption: Option<u64>,
     /// Every message delivered, as receiver and message.
     pub(super) delivered: Vec<(usize, Message)>,
     pub(super) budget: usize,
@@ -119,6 +126,9 @@ impl Net {
             connections: Vec::new(),
             flights: VecDeque::new(),
             cut: Vec::new(),
+            held: Vec::new(),
+            waiting: VecDeque::new(),
+            corruption: None,
             delivered: Vec::new(),
             budget: 7,
         }
@@ -132,6 +142,7 @@ impl Net {
             speaker: Speaker::new(config, seed, self.now),
             address,
             kernel: BTreeMap::new(),
+            inherited: BTreeSet::new(),
             changes: Vec::new(),
             complete: 0,
             changes_when_complete: 0,
@@ -159,12 +170,19 @@ impl Net {
 
     /// Replaces a node's speaker by a fresh one without a word to anyone; its connections break.
     pub(super) fn restart(&mut self, node: usize, config: SpeakerConfig) {
-        self.nodes[node].speaker = Speaker::new(config, 99, self.now);
-        self.nodes[node].complete = 0;
+        self.start_anew(node, config);
         self.break_connections(
             |ends| ends[0].node == node || ends[1].node == node,
             Some(node),
         );
+    }
+
+    fn start_anew(&mut self, node: usize, config: SpeakerConfig) {
+        let now = self.now;
+        let node = &mut self.nodes[node];
+        node.speaker = Speaker::new(config, 99, now);
+        node.complete = 0;
+        node.inherited = node.kernel.keys().copied().collect();
     }
 
     /// Nothing passes between two nodes, and their connections break.
@@ -179,6 +197,61 @@ impl Net {
 
     pub(super) fn join(&mut self, a: usize, b: usize) {
         self.cut.retain(|pair| *pair != (a, b) && *pair != (b, a));
+    }
+
+    /// A node loses power and starts anew: nobody is told, and nobody's connection ends by itself.
+    pub(super) fn lose_power(&mut self, node: usize, config: SpeakerConfig) {
+        self.start_anew(node, config);
+        for connection in &mut self.connections {
+            if connection.ends.iter().any(|end| end.node == node) {
+                connection
+                    .ends
+                    .iter_mut()
+                    .filter(|end| end.node == node)
+                    .for_each(|end| {
+                        (end.peer, end.keepalive) = (PeerId(u32::MAX), None);
+                    });
+            }
+        }
+    }
+
+    /// From here on nothing arrives between two nodes, and neither is told.
+    pub(super) fn hold(&mut self, a: usize, b: usize) {
+        self.held.push((a, b));
+    }
+
+    /// What waited arrives.
+    pub(super) fn release(&mut self, a: usize, b: usize) {
+        self.held.retain(|pair| *pair != (a, b) && *pair != (b, a));
+        let waiting = std::mem::take(&mut self.waiting);
+        self.flights.extend(waiting);
+        self.settle();
+    }
+
+    fn is_held(&self, flight: &Flight) -> bool {
+        let (Flight::Octets { connection, .. } | Flight::Closed { connection, .. }) = flight;
+        let [a, b] = &self.connections[*connection].ends;
+        self.held.contains(&(a.node, b.node)) || self.held.contains(&(b.node, a.node))
+    }
+
+    /// One octet in some of what arrives is another.
+    fn corrupt(&mut self, octets: &Bytes) -> Bytes {
+        let Some(state) = &mut self.corruption else {
+            return octets.clone();
+        };
+        let mut next = |limit: usize| {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            usize::try_from(*state % limit as u64).expect("below the limit")
+        };
+        if next(4) != 0 {
+            return octets.clone();
+        }
+        let mut changed = octets.to_vec();
+        let at = next(changed.len());
+        changed[at] ^= 1 << next(8);
+        changed.into()
     }
 
     fn break_connections(&mut self, which: impl Fn(&[End; 2]) -> bool, silent: Option<usize>) {
@@ -226,7 +299,11 @@ impl Net {
                 busy |= self.drain(node);
             }
             if let Some(flight) = self.flights.pop_front() {
-                self.land(flight);
+                if self.is_held(&flight) {
+                    self.waiting.push_back(flight);
+                } else {
+                    self.land(flight);
+                }
                 busy = true;
             }
             if !busy {
@@ -309,6 +386,7 @@ impl Net {
             match event {
                 TableEvent::Changes(changes) => {
                     for change in &changes {
+                        node.inherited.remove(&change.prefix);
                         match &change.best {
                             Some(best) => node.kernel.insert(change.prefix, best.clone()),
                             None => node.kernel.remove(&change.prefix),
@@ -316,7 +394,13 @@ impl Net {
                     }
                     node.changes.extend(changes);
                 }
-                TableEvent::Complete(_) => {
+                TableEvent::Complete(family) => {
+                    let (gone, left) = std::mem::take(&mut node.inherited)
+                        .into_iter()
+                        .partition(|prefix| prefix.family() == family);
+                    node.inherited = left;
+                    let gone: BTreeSet<Prefix> = gone;
+                    node.kernel.retain(|prefix, _| !gone.contains(prefix));
                     node.complete += 1;
                     node.changes_when_complete = node.changes.len();
                 }
@@ -335,7 +419,9 @@ impl Net {
             } => {
                 let from = SocketAddr::new(self.nodes[node].address, 40_000);
                 let target = self.node_of(remote.ip()).filter(|target| {
-                    !self.cut.contains(&(node, *target)) && !self.cut.contains(&(*target, node))
+                    ![&self.cut, &self.held].iter().any(|pairs| {
+                        pairs.contains(&(node, *target)) || pairs.contains(&(*target, node))
+                    })
                 });
                 assert!(config.can_dial());
                 let Some(target) = target else {
@@ -465,19 +551,32 @@ impl Net {
                 if !self.connections[connection].open {
                     return;
                 }
+                let octets = self.corrupt(&octets);
                 self.connections[connection].ends[to]
                     .buffer
                     .extend_from_slice(&octets);
                 loop {
                     let end = &mut self.connections[connection].ends[to];
                     let (node, peer, direction) = (end.node, end.peer, end.direction);
-                    let frame = framing::split(&mut end.buffer, end.context.max_receive_len())
-                        .expect("a frame");
-                    let Some(frame) = frame else {
-                        break;
+                    let message = framing::split(&mut end.buffer, end.context.max_receive_len())
+                        .and_then(|frame| {
+                            frame
+                                .map(|frame| codec::decode(&frame.octets, &end.context))
+                                .transpose()
+                        });
+                    let message = match message {
+                        Ok(Some(message)) => message,
+                        Ok(None) => break,
+                        Err(error) => {
+                            assert!(self.corruption.is_some(), "malformed: {error}");
+                            end.buffer.clear();
+                            self.nodes[node]
+                                .speaker
+                                .handle_malformed(peer, direction, error, now);
+                            self.drain(node);
+                            break;
+                        }
                     };
-                    let message =
-                        codec::decode(&frame.octets, &end.context).expect("a well-formed message");
                     self.delivered.push((node, message.clone()));
                     self.nodes[node]
                         .speaker
