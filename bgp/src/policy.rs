@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use crate::asn::Asn;
 use crate::codec::attribute::{LocalPref, Med, PathAttributes};
-use crate::codec::community::{Community, LargeCommunity};
+use crate::codec::community::{Community, LargeCommunities, LargeCommunity};
 use crate::family::Family;
 use crate::prefix::Prefix;
 
@@ -92,6 +92,11 @@ pub enum Action {
     SetNextHop(IpAddr),
     /// Sets the local weight, compared before LOCAL_PREF and never told to anyone; 0 without it. Import only.
     SetWeight(u32),
+    /// Takes every community out that is not well-known.
+    ClearCommunities,
+    /// Traffic to the prefix is dropped here, and the route gets NO_EXPORT: what RFC 7999 asks of whoever honours BLACKHOLE.
+    /// Without a rule that says so BLACKHOLE is a community like any other. Import only.
+    Discard,
 }
 
 /// Conditions, changes, and perhaps an end.
@@ -238,7 +243,9 @@ impl Policy {
                 | Action::SetLocalPref(_)
                 | Action::SetMed(_)
                 | Action::PrependAs(_)
-                | Action::SetWeight(_) => None,
+                | Action::SetWeight(_)
+                | Action::ClearCommunities
+                | Action::Discard => None,
             })
             .next_back()
     }
@@ -259,6 +266,8 @@ pub struct Rewrite {
     pub weight: Option<u32>,
     /// The MED was set, and is therefore ours to tell.
     pub med_set: bool,
+    /// Traffic is to be dropped.
+    pub discard: bool,
 }
 
 /// Applies actions to `attributes`; what they change beside these goes to `rewrite`.
@@ -289,6 +298,17 @@ pub(crate) fn apply(actions: &[Action], attributes: &mut PathAttributes, rewrite
             }
             Action::SetNextHop(address) => rewrite.next_hop = Some(*address),
             Action::SetWeight(weight) => rewrite.weight = Some(*weight),
+            Action::ClearCommunities => {
+                // RFC 8642 §4: what it says of well-known ones is for people to know, so they stay unless named.
+                attributes.communities = attributes
+                    .communities
+                    .iter()
+                    .copied()
+                    .filter(|community| community.is_well_known())
+                    .collect();
+                attributes.large_communities = LargeCommunities::default();
+            }
+            Action::Discard => rewrite.discard = true,
         }
     }
 }

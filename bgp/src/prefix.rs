@@ -235,6 +235,12 @@ pub enum Prefix {
 }
 
 impl Prefix {
+    /// Whether it is the default route's: everything of its family.
+    #[must_use]
+    pub const fn is_default(self) -> bool {
+        self.len() == 0
+    }
+
     /// The network of `len` bits that holds `addr`.
     ///
     /// # Errors

@@ -170,6 +170,34 @@ impl AsPath {
         }
     }
 
+    /// Replaces every member that `which` names by `to`.
+    pub fn replace_where(&mut self, which: impl Fn(Asn) -> bool, to: Asn) {
+        for asn in &mut self.asns {
+            if which(*asn) {
+                *asn = to;
+            }
+        }
+    }
+
+    /// Takes out every member that `keep` does not want; sets that lose all of theirs go with them.
+    pub fn retain(&mut self, keep: impl Fn(Asn) -> bool) {
+        if !self.sets.is_empty() {
+            // How many members are kept before each position.
+            let mut kept = vec![0_usize];
+            for asn in &self.asns {
+                kept.push(kept.last().copied().unwrap_or(0) + usize::from(keep(*asn)));
+            }
+            let before = |position: usize| kept.get(position).copied().unwrap_or(0);
+            self.sets.retain_mut(|set| {
+                let end = before(set.start + set.len);
+                set.start = before(set.start);
+                set.len = end - set.start;
+                set.len > 0
+            });
+        }
+        self.asns.retain(|asn| keep(*asn));
+    }
+
     /// The segments nearest first; a sequence is as long as it is, not cut at 255.
     pub fn segments(&self) -> impl Iterator<Item = (SegmentKind, &[Asn])> {
         let mut sets = self.sets.iter().copied().peekable();

@@ -107,6 +107,57 @@ pub struct PathAttributes {
     pub only_to_customer: Option<Asn>,
     /// Transitive attributes of other types, ascending by code.
     pub unknown: Vec<UnknownAttribute>,
+    /// Which of the optional transitive ones above somebody on the way passed on without knowing them.
+    pub partial: PartialBits,
+}
+
+bitflags::bitflags! {
+    /// The Partial bits of the optional transitive attributes margay interprets: once set they stay (RFC 4271 §5).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+    pub struct PartialBits: u8 {
+        /// AGGREGATOR.
+        const AGGREGATOR = 1;
+        /// COMMUNITIES.
+        const COMMUNITIES = 2;
+        /// EXTENDED_COMMUNITIES.
+        const EXTENDED_COMMUNITIES = 4;
+        /// IPV6_EXTENDED_COMMUNITIES.
+        const IPV6_EXTENDED_COMMUNITIES = 8;
+        /// LARGE_COMMUNITIES.
+        const LARGE_COMMUNITIES = 16;
+        /// ONLY_TO_CUSTOMER.
+        const ONLY_TO_CUSTOMER = 32;
+    }
+}
+
+impl PartialBits {
+    /// The bit of an attribute type; none for types that have no such bit or are not interpreted.
+    pub(crate) const fn of(code: AttributeCode) -> Self {
+        match code {
+            AttributeCode::AGGREGATOR => Self::AGGREGATOR,
+            AttributeCode::COMMUNITIES => Self::COMMUNITIES,
+            AttributeCode::EXTENDED_COMMUNITIES => Self::EXTENDED_COMMUNITIES,
+            AttributeCode::IPV6_EXTENDED_COMMUNITIES => Self::IPV6_EXTENDED_COMMUNITIES,
+            AttributeCode::LARGE_COMMUNITIES => Self::LARGE_COMMUNITIES,
+            AttributeCode::ONLY_TO_CUSTOMER => Self::ONLY_TO_CUSTOMER,
+            _ => Self::empty(),
+        }
+    }
+}
+
+impl PathAttributes {
+    /// Takes out what a receiver that finds it malformed would discard without losing the route (RFC 7606): what may go
+    /// where all of it does not fit a message (RFC 8654 §4). False if there is nothing of the kind.
+    pub(crate) fn drop_discardable(&mut self) -> bool {
+        let unknown = self.unknown.len();
+        self.unknown
+            .retain(|attribute| attribute.code != AttributeCode::PREFIX_SID);
+        let dropped =
+            self.atomic_aggregate || self.aggregator.is_some() || self.unknown.len() < unknown;
+        self.atomic_aggregate = false;
+        self.aggregator = None;
+        dropped
+    }
 }
 
 /// Where to send packets for a prefix.

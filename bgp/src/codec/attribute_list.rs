@@ -10,7 +10,9 @@ use bytes::Bytes;
 
 use super::CodecContext;
 use super::as_path::{AsPath, AsPathError, AsPathRules};
-use super::attribute::{Aggregator, LocalPref, Med, Origin, PathAttributes, UnknownAttribute};
+use super::attribute::{
+    Aggregator, LocalPref, Med, Origin, PartialBits, PathAttributes, UnknownAttribute,
+};
 use super::community::{
     Community, CommunitySet, ExtendedCommunity, Ipv6ExtendedCommunity, LargeCommunity,
 };
@@ -268,6 +270,8 @@ impl<'a> AttributeList<'a> {
                 rule.on_malformed
             };
             self.fault(code, kind, action);
+        } else if flags.contains(Flags::PARTIAL) {
+            self.attributes.partial |= PartialBits::of(code);
         }
         Ok(())
     }
@@ -507,6 +511,7 @@ pub fn attributes_block(
     let mut writer = Writer {
         out: Vec::with_capacity(128),
         unknown: &attributes.unknown,
+        partial: attributes.partial,
     };
     let internal = !context.peer_is_external;
     let wide = context.four_octet_as;
@@ -610,6 +615,7 @@ pub fn attributes_block(
 struct Writer<'a> {
     out: Vec<u8>,
     unknown: &'a [UnknownAttribute],
+    partial: PartialBits,
 }
 
 impl Writer<'_> {
@@ -620,7 +626,13 @@ impl Writer<'_> {
         value: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), EncodeError> {
         self.unknown_below(Some(code))?;
-        put_attribute(&mut self.out, code, flags, value)
+        let bit = PartialBits::of(code);
+        let partial = if !bit.is_empty() && self.partial.contains(bit) {
+            Flags::PARTIAL
+        } else {
+            Flags::empty()
+        };
+        put_attribute(&mut self.out, code, flags | partial, value)
     }
 
     /// An attribute that is a list; nothing where the list is empty.

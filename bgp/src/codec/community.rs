@@ -136,6 +136,12 @@ impl Community {
     pub const fn new(high: u16, low: u16) -> Self {
         Self((high as u32) << 16 | low as u32)
     }
+
+    /// Whether it is from the range whose meanings the registry assigns (RFC 1997).
+    #[must_use]
+    pub const fn is_well_known(self) -> bool {
+        self.0 >> 16 == 0xffff
+    }
 }
 
 impl fmt::Display for Community {

@@ -107,6 +107,8 @@ attribute_codes! {
     LARGE_COMMUNITIES = 32,
     /// RFC 9234 §5.
     ONLY_TO_CUSTOMER = 35,
+    /// RFC 8669, not interpreted: passed on.
+    PREFIX_SID = 40,
 }
 
 impl fmt::Debug for AttributeCode {

@@ -32,7 +32,7 @@ pub mod update;
 
 pub use as_path::{AsPath, SegmentKind};
 pub use attribute::{
-    Aggregator, LocalPref, Med, NextHop, Origin, PathAttributes, UnknownAttribute,
+    Aggregator, LocalPref, Med, NextHop, Origin, PartialBits, PathAttributes, UnknownAttribute,
 };
 pub use attribute_list::{AttributesBlock, attributes_block};
 pub use capability::{

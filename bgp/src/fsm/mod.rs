@@ -62,7 +62,7 @@ use self::timer::{Backoff, Jitter, Timer, Timers};
 use crate::asn::Asn;
 use crate::codec::{ErrorCode, Message, Notification, Open};
 use crate::router_id::RouterId;
-use crate::speaker::config::PeerConfig;
+use crate::speaker::config::{LocalAsMode, PeerConfig};
 
 /// What our OPENs say of us, the same to every neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ pub struct Peer {
     urgent: bool,
     /// Until when OPENs go without capabilities because the neighbour refused them.
     without_capabilities_until: Option<Instant>,
+    /// With [`LocalAsMode::DualAs`]: it refused the other AS and is shown the speaker's.
+    shows_own_asn: bool,
     /// A session was up since the process started.
     was_established: bool,
     last_error: Option<DownCause>,
@@ -147,6 +149,7 @@ impl Peer {
             connect_backoff: Backoff::new(),
             idle_backoff: Backoff::new(),
             without_capabilities_until: None,
+            shows_own_asn: false,
             was_established: false,
             last_error: None,
             reported: State::Idle,
@@ -164,6 +167,11 @@ impl Peer {
     /// [`Event::Reset`] where [`PeerConfig::needs_new_session`] says so.
     pub fn set_config(&mut self, now: Instant, config: Arc<PeerConfig>) {
         let waited = self.waits();
+        if (config.local_asn, config.local_as_mode)
+            != (self.config.local_asn, self.config.local_as_mode)
+        {
+            self.shows_own_asn = false;
+        }
         self.config = config;
         if self.waits() {
             self.timers.stop(Timer::ConnectRetry);
@@ -550,6 +558,7 @@ impl Peer {
             &self.identity,
             forwarding_preserved,
             without_capabilities,
+            self.shows_own_asn,
         );
         self.outputs.push_back(PeerOutput::Send {
             direction,
@@ -748,7 +757,23 @@ impl Peer {
                 false
             }
         };
-        let next = if refuses_capabilities {
+        // RFC 7705 §3.4: a neighbour that was moved already knows us by the other number.
+        let refuses_asn = notification.code == ErrorCode::BAD_PEER_AS
+            && self.config.local_asn.is_some()
+            && self.config.local_as_mode == LocalAsMode::DualAs
+            && matches!(
+                connection,
+                Connection::OpenSent(_) | Connection::OpenConfirm(_)
+            );
+        let next = if refuses_asn {
+            self.shows_own_asn = !self.shows_own_asn;
+            // Each number is tried before any rest; a neighbour that knows neither is left alone as always.
+            if self.shows_own_asn {
+                Next::Reconnect
+            } else {
+                after_notification(&notification)
+            }
+        } else if refuses_capabilities {
             self.without_capabilities_until = Some(now + timer::CAPABILITY_AMNESIA);
             Next::Reconnect
         } else {

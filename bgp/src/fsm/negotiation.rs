@@ -15,7 +15,7 @@ use crate::codec::{
     Open,
 };
 use crate::family::{Afi, Family, FamilySet};
-use crate::speaker::config::{GracefulRestart, PeerConfig};
+use crate::speaker::config::{GracefulRestart, PeerConfig, Remote};
 
 /// The send hold time of RFC 9687 §5 where twice the hold time is less.
 const SEND_HOLD_TIME: Duration = Duration::from_secs(480);
@@ -34,8 +34,12 @@ impl Offer {
         identity: &LocalIdentity,
         forwarding_preserved: bool,
         without_capabilities: bool,
+        own_asn: bool,
     ) -> Self {
-        let asn = config.local_asn.unwrap_or(identity.asn);
+        let asn = config
+            .local_asn
+            .filter(|_| !own_asn)
+            .unwrap_or(identity.asn);
         let mut open = Open {
             asn,
             hold_time: config.hold_time,
@@ -90,7 +94,8 @@ fn capabilities(
         }]));
     }
     capabilities.push(Capability::ExtendedMessage);
-    if let Some(role) = config.role {
+    // Roles are about what passes between ASs (RFC 9234 §4).
+    if let Some(role) = config.role.filter(|_| config.asn != open.asn) {
         capabilities.push(Capability::Role(role));
     }
     if let Some(restart) = &config.graceful_restart {
@@ -130,6 +135,11 @@ fn capabilities(
         ));
     }
     capabilities.push(Capability::EnhancedRouteRefresh);
+    if matches!(config.remote, Remote::Address(SocketAddr::V6(remote)) if remote.ip().is_unicast_link_local())
+    {
+        // There may be no other address on the link.
+        capabilities.push(Capability::LinkLocalNextHop);
+    }
     if config.graceful_restart.is_some() {
         // Without families it says that we know what LLGR_STALE means (RFC 9494 §4.1).
         let families = config.long_lived.iter().flat_map(|long_lived| {
@@ -169,11 +179,15 @@ pub(super) fn negotiate(
     if theirs.hold_time != HoldTime::NONE && theirs.hold_time < config.minimum_hold_time {
         return Err(Notification::new(ErrorCode::UNACCEPTABLE_HOLD_TIME));
     }
-    let (our_role, their_role) = (role(ours), role(theirs));
-    if let (Some(our_role), Some(their_role)) = (our_role, their_role)
-        && !our_role.fits(their_role)
-    {
-        return Err(Notification::new(ErrorCode::ROLE_MISMATCH));
+    // RFC 9234 §4.2; a role said twice has to be the same one.
+    let our_role = roles(ours).next();
+    if let Some(our_role) = our_role {
+        let fits = roles(theirs).all(|theirs| our_role.fits(theirs));
+        let missing = config.strict_role && roles(theirs).next().is_none();
+        let ambiguous = roles(theirs).any(|role| roles(theirs).next() != Some(role));
+        if !fits || missing || ambiguous {
+            return Err(Notification::new(ErrorCode::ROLE_MISMATCH));
+        }
     }
     let common = offered_families(ours) & offered_families(theirs);
     let families: Vec<Family> = config
@@ -244,7 +258,7 @@ pub(super) fn negotiate(
         peer_long_lived,
         route_refresh,
         enhanced_refresh,
-        role: our_role.filter(|_| their_role.is_some()),
+        role: our_role,
         peer_capabilities: theirs.capabilities.clone(),
         without_capabilities: offer.without_capabilities,
     })
@@ -307,8 +321,8 @@ fn extends_next_hop(capability: &Capability) -> bool {
         .any(|tuple| tuple.family == Family::IPV4_UNICAST && tuple.next_hop_afi == Afi::IPV6))
 }
 
-fn role(open: &Open) -> Option<crate::codec::Role> {
-    open.capabilities.iter().find_map(|capability| {
+fn roles(open: &Open) -> impl Iterator<Item = crate::codec::Role> {
+    open.capabilities.iter().filter_map(|capability| {
         if let Capability::Role(role) = capability {
             Some(*role)
         } else {

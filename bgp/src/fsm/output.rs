@@ -101,7 +101,7 @@ pub struct Negotiated {
     pub route_refresh: bool,
     /// It understands BoRR and EoRR, and sends them (RFC 7313).
     pub enhanced_refresh: bool,
-    /// Our role and its own fit (RFC 9234); ours where both said one.
+    /// What we are to it (RFC 9234), where that is configured and it is external; the role it said, if any, fits.
     pub role: Option<Role>,
     /// What the peer's OPEN listed, for people.
     pub peer_capabilities: Vec<Capability>,

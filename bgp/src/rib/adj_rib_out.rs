@@ -522,6 +522,11 @@ impl Group {
     pub(crate) fn set_policy(&mut self, policy: Arc<Policy>) {
         self.key.policy = policy;
         self.rules.clear();
+        self.refill();
+    }
+
+    /// Every net is looked at anew.
+    pub(crate) const fn refill(&mut self) {
         self.fill = Some(0);
     }
 

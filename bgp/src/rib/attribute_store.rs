@@ -27,6 +27,8 @@ pub(crate) struct PathData {
     pub(crate) interface: u32,
     /// Set by import policy.
     pub(crate) weight: u32,
+    /// Import policy says that its traffic goes nowhere.
+    pub(crate) discard: bool,
 }
 
 /// What the decision and the export rules read, extracted from [`PathData`].
@@ -53,6 +55,7 @@ bitflags::bitflags! {
         const NO_EXPORT_SUBCONFED = 4;
         const LLGR_STALE = 8;
         const NO_LLGR = 16;
+        const GRACEFUL_SHUTDOWN = 32;
     }
 }
 
@@ -210,6 +213,7 @@ impl Keys {
             (Community::NO_EXPORT_SUBCONFED, Marks::NO_EXPORT_SUBCONFED),
             (Community::LLGR_STALE, Marks::LLGR_STALE),
             (Community::NO_LLGR, Marks::NO_LLGR),
+            (Community::GRACEFUL_SHUTDOWN, Marks::GRACEFUL_SHUTDOWN),
         ] {
             marks.set(mark, attributes.communities.contains(&community));
         }
@@ -241,6 +245,7 @@ mod tests {
             next_hop: None,
             interface: 0,
             weight: 0,
+            discard: false,
         }
     }
 

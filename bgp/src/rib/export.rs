@@ -11,12 +11,12 @@ use super::attribute_store::{AttrId, AttributeStore, Marks};
 use super::table::PathView;
 use super::{LOCAL, PeerFacts, Slot};
 use crate::asn::Asn;
-use crate::codec::{CodecContext, Community, NextHop, PathAttributes};
+use crate::codec::{AsPath, CodecContext, Community, LocalPref, NextHop, PathAttributes, Role};
 use crate::family::{Afi, Family, FamilySet};
-use crate::policy::{self, Action, AppliedRules, Policy, Rewrite, RouteView};
+use crate::policy::{self, Action, AppliedRules, Policy, Rewrite, RouteView, SourceKind};
 use crate::prefix::Prefix;
 use crate::router_id::RouterId;
-use crate::speaker::config::{AddPathSend, NextHopMode};
+use crate::speaker::config::{AddPathSend, NextHopMode, RemovePrivateAs};
 
 /// Everything that can change the octets a peer is sent. Peers with equal keys are told the same and share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,22 @@ pub(crate) struct GroupKey {
     pub(crate) external: bool,
     /// The AS we show these peers.
     pub(crate) local_asn: Asn,
+    /// The speaker's AS, where paths get it as well, behind the one shown (RFC 7705).
+    pub(crate) second_asn: Option<Asn>,
+    /// What we are to them (RFC 9234). Nothing for internal ones.
+    pub(crate) role: Option<Role>,
+    /// What becomes of private AS numbers.
+    pub(crate) private_asns: Option<RemovePrivateAs>,
+    /// Their own AS becomes ours.
+    pub(crate) as_override: bool,
+    /// Their AS, where one of the two above has to know it. Others may be in one group whatever their AS.
+    pub(crate) peer_asn: Option<Asn>,
+    /// They are told a default route of ours.
+    pub(crate) default_route: bool,
+    /// What they are told shall be used last.
+    pub(crate) drained: bool,
+    /// They are clients and are not told of routes of other clients.
+    pub(crate) hides_clients: bool,
     /// They are our clients.
     pub(crate) client: bool,
     /// Our cluster towards internal peers. Others are not told of clusters, so a change must not move them.
@@ -103,10 +119,30 @@ pub(crate) fn export(
     }
     // RFC 4271 §9.2, RFC 4456 §6: between internal peers only if one of them is a client.
     let learned_inside = path.peer != LOCAL && !source.external;
-    if learned_inside && !key.external && !source.client && !key.client {
-        return None;
+    if learned_inside && !key.external {
+        if !source.client && !key.client || source.client && key.hides_clients {
+            return None;
+        }
     }
     let data = store.data(path.attributes);
+    // RFC 4456 §8: it has been in the cluster it would enter. Import looks for our clusters too, but not for one that came
+    // with a configuration it has yet to be run with.
+    if learned_inside
+        && key
+            .cluster_id
+            .is_some_and(|cluster_id| data.attributes.cluster_list.contains(&cluster_id))
+    {
+        return None;
+    }
+    // RFC 9234 §5: what came from above or the side goes down only.
+    if data.attributes.only_to_customer.is_some()
+        && matches!(
+            key.role,
+            Some(Role::Customer | Role::Peer | Role::RouteServerClient)
+        )
+    {
+        return None;
+    }
     let rules = key.policy.evaluate(&RouteView {
         prefix,
         attributes: &data.attributes,
@@ -123,8 +159,28 @@ pub(crate) fn export(
     };
     // Without a next hop the peer could use, there is nothing to tell.
     let wanted = key.policy.next_hop(&export.rules);
-    next_hop(key, data.next_hop, wanted, path.peer == LOCAL)?;
+    next_hop(key, data.next_hop, wanted, origin_of(path.peer, source))?;
     Some(export)
+}
+
+/// The default route of ours that `key` is told without asking policy: whoever configures it for a peer means it.
+pub(crate) fn export_default(key: &GroupKey, attributes: AttrId) -> Option<Export> {
+    next_hop(key, None, None, SourceKind::Local)?;
+    Some(Export {
+        attributes,
+        source: LOCAL,
+        revision: 0,
+        long_lived: false,
+        rules: AppliedRules::new(),
+    })
+}
+
+const fn origin_of(slot: Slot, source: &PeerFacts) -> SourceKind {
+    if slot == LOCAL {
+        SourceKind::Local
+    } else {
+        source.kind()
+    }
 }
 
 /// The attributes and next hop that go on the wire; nothing where no next hop serves.
@@ -138,14 +194,30 @@ pub(crate) fn rewrite(
     let source = facts.get(usize::from(told.source))?;
     let local = told.source == LOCAL;
     let mut attributes = PathAttributes::clone(&data.attributes);
+    // Before policy: what it puts into the path is meant to be there.
+    hide_asns(key, &mut attributes.as_path);
     let mut changes = Rewrite::default();
     policy::apply(told.actions, &mut attributes, &mut changes);
-    let next_hop = next_hop(key, data.next_hop, changes.next_hop, local)?;
+    let origin = origin_of(told.source, source);
+    let next_hop = next_hop(key, data.next_hop, changes.next_hop, origin)?;
     if told.long_lived {
         attributes.communities.insert(Community::LLGR_STALE);
     }
     if key.external {
+        if let Some(asn) = key.second_asn {
+            attributes.as_path.prepend(asn, 1);
+        }
         attributes.as_path.prepend(key.local_asn, 1);
+        // RFC 9234 §5.
+        if matches!(
+            key.role,
+            Some(Role::Provider | Role::Peer | Role::RouteServer)
+        ) {
+            attributes.only_to_customer.get_or_insert(key.local_asn);
+        }
+        if key.drained {
+            attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
+        }
         attributes.local_pref = None;
         attributes.originator_id = None;
         attributes.cluster_list.clear();
@@ -161,6 +233,9 @@ pub(crate) fn rewrite(
         }
     } else {
         attributes.local_pref.get_or_insert_default();
+        if key.drained {
+            attributes.local_pref = Some(LocalPref(0));
+        }
         if !local && !source.external {
             // RFC 4456 §8.
             if attributes.originator_id.is_none() {
@@ -177,13 +252,36 @@ pub(crate) fn rewrite(
     Some((attributes, next_hop))
 }
 
+/// AS numbers that a group is not to see, or not as they are.
+fn hide_asns(key: &GroupKey, path: &mut AsPath) {
+    let Some(peer) = key.peer_asn else {
+        return;
+    };
+    let hidden = |asn: Asn| asn.is_private() && asn != peer;
+    match key.private_asns {
+        None => {}
+        Some(RemovePrivateAs::IfAllPrivate) => {
+            if path.iter().all(Asn::is_private) {
+                path.retain(|asn| !hidden(asn));
+            }
+        }
+        Some(RemovePrivateAs::All) => path.retain(|asn| !hidden(asn)),
+        Some(RemovePrivateAs::Replace) => path.replace_where(hidden, key.local_asn),
+    }
+    if key.as_override {
+        path.replace(peer, key.local_asn);
+    }
+}
+
 /// The next hop told to a group: RFC 4271 §5.1.3, RFC 2545 §3, RFC 8950 §4.
 fn next_hop(
     key: &GroupKey,
     path: Option<NextHop>,
     policy: Option<IpAddr>,
-    local: bool,
+    origin: SourceKind,
 ) -> Option<NextHop> {
+    let local = origin == SourceKind::Local;
+    let reflected = !key.external && matches!(origin, SourceKind::Internal | SourceKind::Client);
     if let Some(address) = policy {
         let wanted = NextHop::from(address);
         if key.can_carry(wanted) {
@@ -193,9 +291,14 @@ fn next_hop(
     let Some(path) = path else {
         return key.self_next_hop;
     };
+    let is_theirs = |next_hop: &NextHop| {
+        key.third_party
+            .as_ref()
+            .is_some_and(|(peer, _)| next_hop.addr() == *peer)
+    };
     let unchanged = || {
         passed_on(path)
-            .filter(|next_hop| key.can_carry(*next_hop))
+            .filter(|next_hop| key.can_carry(*next_hop) && !is_theirs(next_hop))
             .or(key.self_next_hop)
     };
     match key.next_hop_mode {
@@ -204,6 +307,7 @@ fn next_hop(
         NextHopMode::SelfAddress | NextHopMode::ForceSelf | NextHopMode::Auto if local => {
             unchanged()
         }
+        NextHopMode::SelfAddress if reflected => unchanged(),
         NextHopMode::SelfAddress | NextHopMode::ForceSelf => key.self_next_hop,
         NextHopMode::Auto if !key.external => unchanged(),
         NextHopMode::Auto => {
@@ -249,6 +353,36 @@ impl GroupKey {
             NextHop::V4(_) => self.family.afi == Afi::IPV4,
             NextHop::V6 { .. } => self.family.afi == Afi::IPV6 || self.context.extended_next_hop,
         }
+    }
+}
+
+/// How we call ourselves on a session that has `local` as our address, where `named` is the one the configuration names.
+pub(crate) fn own_next_hop(
+    family: Family,
+    local: IpAddr,
+    named: Option<IpAddr>,
+    context: &CodecContext,
+) -> Option<NextHop> {
+    let on_session = self_next_hop(family, local, context);
+    let named = named.and_then(|address| self_next_hop(family, address, context));
+    match (on_session, named) {
+        // RFC 2545 §3: beside the address that can be resolved everywhere, the one on the link.
+        (
+            Some(NextHop::V6 {
+                global: None,
+                link_local,
+            }),
+            Some(NextHop::V6 {
+                global: Some(global),
+                ..
+            }),
+        ) => Some(NextHop::V6 {
+            global: Some(global),
+            link_local,
+        }),
+        // IPv4 routes need no IPv6 next hop where an IPv4 one is named: everybody understands that.
+        (Some(NextHop::V6 { global: None, .. }), Some(named @ NextHop::V4(_))) => Some(named),
+        (on_session, named) => on_session.or(named),
     }
 }
 

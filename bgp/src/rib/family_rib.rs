@@ -1,22 +1,28 @@
 //! One family's table with the groups of peers that are told of it and the queue of whoever forwards by it.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::adj_rib_out::{EncodeInput, Group, MemberId, Occasion, Unit};
-use super::attribute_store::AttributeStore;
+use super::aggregate::{Aggregates, Step};
+use super::attribute_store::{AttrId, AttributeStore, PathData};
 use super::export::{self, GroupKey};
-use super::table::{DecisionInput, Key, NetId, PathRef, PathView, Table};
+use super::table::{DecisionInput, Incoming, Key, NetId, PathRef, PathView, Table};
 use super::{BestRoute, LOCAL, PeerFacts, RouteChange, RouteNextHop, RouteSource, Slot};
-use crate::codec::NextHop;
+use crate::codec::{Aggregator, NextHop};
 use crate::decision::Options;
+use crate::family::Family;
 use crate::policy::Policy;
 use crate::prefix::Prefix;
-use crate::speaker::config::AddPathSend;
+use crate::speaker::config::{AddPathSend, Aggregate};
+use crate::speaker::snapshot::Unusable;
+
+/// The identifier of the path of ours that stands for the default route some peers are told.
+const DEFAULT_ROUTE_ID: u32 = u32::MAX;
 
 /// What the tables read of the speaker.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +72,9 @@ pub(crate) struct FamilyRib<F> {
     /// Nets and paths that groups refer to no more.
     released: Vec<NetId>,
     released_paths: Vec<PathRef>,
+    aggregates: Aggregates,
+    /// The default route some peers are told; the table's path of it holds the reference.
+    default_route: Option<AttrId>,
 }
 
 impl<F: Key> FamilyRib<F> {
@@ -82,6 +91,115 @@ impl<F: Key> FamilyRib<F> {
             path_groups: 0,
             released: Vec::new(),
             released_paths: Vec::new(),
+            aggregates: Aggregates::default(),
+            default_route: None,
+        }
+    }
+
+    // ---- routes of our own ------------------------------------------------------------------------------------
+
+    /// Whether some peers are told a default route of ours. It lies in the table as a path that no decision takes: for its
+    /// place, under which those that take several paths know it.
+    pub(crate) fn set_default_route(&mut self, wanted: bool, store: &mut AttributeStore) {
+        let Some(prefix) = default_prefix::<F>().filter(|_| wanted != self.default_route.is_some())
+        else {
+            return;
+        };
+        if !wanted {
+            self.default_route = None;
+            self.table
+                .withdraw(prefix, LOCAL, Some(DEFAULT_ROUTE_ID), store);
+            return;
+        }
+        let attributes = store.intern(PathData {
+            attributes: Arc::default(),
+            next_hop: None,
+            interface: 0,
+            weight: 0,
+            discard: false,
+        });
+        store.retain(attributes);
+        let incoming = Incoming {
+            path_id: Some(DEFAULT_ROUTE_ID),
+            received: attributes,
+            attributes,
+            unusable: Some(Unusable::OnlyTold),
+        };
+        self.table.announce(prefix, LOCAL, incoming, store);
+        self.default_route = Some(attributes);
+    }
+
+    /// Puts other aggregates in force.
+    pub(crate) fn set_aggregates(
+        &mut self,
+        wanted: impl Iterator<Item = Aggregate>,
+        aggregator: Aggregator,
+        store: &mut AttributeStore,
+    ) {
+        let Some(change) = self.aggregates.configure(wanted, aggregator) else {
+            return;
+        };
+        if !self.aggregates.is_empty() {
+            for net in (0..self.table.net_bound()).map(NetId) {
+                // What is not decided yet is noted when it is.
+                if self.table.is_net(net) && !self.table.is_dirty(net) {
+                    self.note_contributor(net, store);
+                }
+            }
+        }
+        for prefix in change.announced {
+            if !self.aggregates.wants(prefix)
+                && let Some(prefix) = F::from_prefix(prefix)
+            {
+                self.table.withdraw(prefix, LOCAL, None, store);
+            }
+        }
+        self.settle_aggregates(store);
+        if change.suppression_changed {
+            self.groups.iter_mut().flatten().for_each(Group::refill);
+        }
+    }
+
+    fn note_contributor(&mut self, net: NetId, store: &AttributeStore) {
+        let best = self.table.best(net);
+        let origin = best.map(|best| store.data(best.attributes).attributes.origin);
+        self.aggregates
+            .note(net, self.table.prefix(net).into(), origin);
+    }
+
+    fn settle_aggregates(&mut self, store: &mut AttributeStore) {
+        let dirty = self.table.dirty_count();
+        while let Some(step) = self.aggregates.next_step() {
+            match step {
+                Step::Announce(prefix, attributes) => {
+                    let Some(prefix) = F::from_prefix(prefix) else {
+                        continue;
+                    };
+                    let id = store.intern(PathData {
+                        attributes: Arc::new(attributes),
+                        next_hop: None,
+                        interface: 0,
+                        weight: 0,
+                        discard: false,
+                    });
+                    store.retain(id);
+                    let incoming = Incoming {
+                        path_id: None,
+                        received: id,
+                        attributes: id,
+                        unusable: None,
+                    };
+                    self.table.announce(prefix, LOCAL, incoming, store);
+                }
+                Step::Withdraw(prefix) => {
+                    if let Some(prefix) = F::from_prefix(prefix) {
+                        self.table.withdraw(prefix, LOCAL, None, store);
+                    }
+                }
+            }
+        }
+        if let Completion::Deciding(left) = &mut self.completion {
+            *left += self.table.dirty_count().saturating_sub(dirty);
         }
     }
 
@@ -141,6 +259,10 @@ impl<F: Key> FamilyRib<F> {
             return true;
         }
         let bound = self.table.net_bound();
+        let own = Own {
+            aggregates: &self.aggregates,
+            default_route: self.default_route,
+        };
         for group in self.groups.iter_mut().flatten() {
             while *budget > 0 && group.is_filling() {
                 let Some(net) = group.fill_step(bound).map(NetId) else {
@@ -148,7 +270,7 @@ impl<F: Key> FamilyRib<F> {
                 };
                 *budget -= 1;
                 if self.table.is_net(net) {
-                    tell(&self.table, group, net, store, view);
+                    tell(&self.table, group, net, &own, store, view);
                 }
             }
         }
@@ -159,11 +281,19 @@ impl<F: Key> FamilyRib<F> {
 
     fn settle(&mut self, net: NetId, reporting: bool, store: &mut AttributeStore, view: &View<'_>) {
         let outcome = self.table.decide(net, &view.decision(store));
+        if !self.aggregates.is_empty() {
+            self.note_contributor(net, store);
+            self.settle_aggregates(store);
+        }
         if outcome.best_changed || self.path_groups > 0 {
+            let own = Own {
+                aggregates: &self.aggregates,
+                default_route: self.default_route,
+            };
             for group in self.groups.iter_mut().flatten() {
                 // Other paths than the best may have changed as well.
                 if outcome.best_changed || group.key.add_path.is_some() {
-                    tell(&self.table, group, net, store, view);
+                    tell(&self.table, group, net, &own, store, view);
                 }
             }
         }
@@ -440,6 +570,7 @@ impl<F: Key> FamilyRib<F> {
             communities: attributes.communities.to_vec(),
             large_communities: attributes.large_communities.to_vec(),
             stale: best.old || best.long_lived,
+            discard: data.discard,
         })
     }
 }
@@ -462,20 +593,45 @@ fn release(
     }
 }
 
+fn default_prefix<F: Key>() -> Option<F> {
+    let unspecified = match F::FAMILY {
+        Family::IPV6_UNICAST => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    Prefix::new(unspecified, 0).ok().and_then(F::from_prefix)
+}
+
+/// What we add to the tables, or keep back, when peers are told.
+struct Own<'a> {
+    aggregates: &'a Aggregates,
+    default_route: Option<AttrId>,
+}
+
 /// Computes what a group tells of a net.
 fn tell<F: Key>(
     table: &Table<F>,
     group: &mut Group,
     net: NetId,
+    own: &Own<'_>,
     store: &mut AttributeStore,
     view: &View<'_>,
 ) {
     let prefix = table.prefix(net).into();
+    let kept_back = own.aggregates.suppresses(prefix);
     let told = |group: &Group, path: &PathView, store: &AttributeStore| {
+        if kept_back {
+            return None;
+        }
         export::export(&group.key, prefix, path, store, view.facts)
     };
+    let default_route = own
+        .default_route
+        .filter(|_| group.key.default_route && prefix.is_default());
     let Some(which) = group.key.add_path else {
-        let export = table.best(net).and_then(|best| told(group, &best, store));
+        let export = match default_route {
+            Some(attributes) => export::export_default(&group.key, attributes),
+            None => table.best(net).and_then(|best| told(group, &best, store)),
+        };
         group.update(Unit(net.0), export, store);
         return;
     };
@@ -490,7 +646,9 @@ fn tell<F: Key>(
             || table.is_usable(&path, store),
             |best| best.contains(&place),
         );
-        let export = if chosen {
+        let export = if path.peer == LOCAL && path.path_id == Some(DEFAULT_ROUTE_ID) {
+            default_route.and_then(|attributes| export::export_default(&group.key, attributes))
+        } else if chosen {
             told(group, &path, store)
         } else {
             None

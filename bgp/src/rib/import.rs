@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::attribute_store::{AttrId, AttributeStore, PathData};
+use super::attribute_store::{AttrId, AttributeStore, Marks, PathData};
 use crate::asn::Asn;
-use crate::codec::{Community, LocalPref, NextHop, PathAttributes};
+use crate::codec::{Community, LocalPref, NextHop, PathAttributes, Role};
 use crate::policy::{Policy, RouteView, SourceKind};
 use crate::prefix::Prefix;
 use crate::router_id::RouterId;
@@ -21,8 +21,13 @@ pub(crate) struct ImportContext<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) source: SourceKind,
     pub(crate) peer: &'a str,
-    /// Our own ASs, possibly equal: the one we show this peer, and the speaker's.
+    pub(crate) peer_asn: Asn,
+    /// Our own ASs, possibly equal: the one we show this peer, and the speaker's where that makes a loop too.
     pub(crate) own_asns: [Asn; 2],
+    /// What paths get in front (RFC 7705 §3.3).
+    pub(crate) prepend: Option<Asn>,
+    /// What we are to the peer (RFC 9234).
+    pub(crate) role: Option<Role>,
     pub(crate) allowed_local_as: u8,
     pub(crate) router_id: RouterId,
     pub(crate) cluster_ids: &'a BTreeSet<RouterId>,
@@ -30,6 +35,10 @@ pub(crate) struct ImportContext<'a> {
     pub(crate) own_addresses: &'a BTreeSet<IpAddr>,
     /// The session runs over loopback addresses, as in a lab, where they are as good as any.
     pub(crate) loopback: bool,
+    /// GRACEFUL_SHUTDOWN is heeded.
+    pub(crate) graceful_shutdown: bool,
+    /// The session is being drained.
+    pub(crate) drained: bool,
 }
 
 /// What makes paths with these attributes and this next hop unusable, whatever their prefix.
@@ -56,34 +65,62 @@ pub(crate) fn check(
     {
         return Some(Unusable::ClusterLoop);
     }
+    if is_leak(context, attributes) {
+        return Some(Unusable::RouteLeak);
+    }
     let next_hop = next_hop?;
     let address = next_hop.addr();
     let martian = next_hop.is_martian() && !(context.loopback && address.is_loopback());
     (martian || context.own_addresses.contains(&address)).then_some(Unusable::NextHop)
 }
 
-/// What RFC 8326 §4.2 asks of whoever receives GRACEFUL_SHUTDOWN from another AS: the path is the last to be used.
-pub(crate) fn honour_graceful_shutdown(
-    context: &ImportContext<'_>,
-    attributes: &mut PathAttributes,
-) {
-    if context.source == SourceKind::External
-        && attributes
-            .communities
-            .contains(&Community::GRACEFUL_SHUTDOWN)
-    {
-        attributes.local_pref = Some(LocalPref(0));
+/// RFC 9234 §5: what a customer or a client of our route server has from a provider, peer or route server of its own, it must
+/// not tell us; nor a peer what is not its own or its customers'.
+fn is_leak(context: &ImportContext<'_>, attributes: &PathAttributes) -> bool {
+    let Some(otc) = attributes.only_to_customer else {
+        return false;
+    };
+    match context.role {
+        Some(Role::Provider | Role::RouteServer) => true,
+        Some(Role::Peer) => otc != context.peer_asn,
+        Some(Role::Customer | Role::RouteServerClient | Role::Other(_)) | None => false,
     }
 }
 
-/// Applies import policy to one path. Returns an id with a reference of its own, or why the path is rejected.
+/// Attributes as import policy sees them, where that is not as they were received.
+pub(crate) fn adjusted(
+    context: &ImportContext<'_>,
+    attributes: &PathAttributes,
+) -> Option<PathAttributes> {
+    // RFC 9234 §5: what goes down may only go further down from here.
+    let downwards = matches!(
+        context.role,
+        Some(Role::Customer | Role::Peer | Role::RouteServerClient)
+    );
+    let marked = downwards && attributes.only_to_customer.is_none();
+    if !marked && context.prepend.is_none() {
+        return None;
+    }
+    let mut attributes = attributes.clone();
+    if marked {
+        attributes.only_to_customer = Some(context.peer_asn);
+    }
+    if let Some(asn) = context.prepend {
+        attributes.as_path.prepend(asn, 1);
+    }
+    Some(attributes)
+}
+
+/// Applies import policy to one path, of which `base` is the [adjusted] form. Returns an id with a reference of its own, or why
+/// the path is rejected, with a reference to what was received.
 pub(crate) fn apply_policy(
     context: &ImportContext<'_>,
     prefix: Prefix,
     received: AttrId,
+    base: AttrId,
     store: &mut AttributeStore,
 ) -> (AttrId, Option<Unusable>) {
-    let data = store.data(received);
+    let data = store.data(base);
     let view = RouteView {
         prefix,
         attributes: &data.attributes,
@@ -94,19 +131,39 @@ pub(crate) fn apply_policy(
         store.retain(received);
         return (received, Some(Unusable::RejectedByPolicy));
     };
-    if rules.is_empty() {
-        store.retain(received);
-        return (received, None);
+    let marked = store.keys(base).marks.contains(Marks::GRACEFUL_SHUTDOWN);
+    if rules.is_empty() && !goes_last(context, marked) {
+        store.retain(base);
+        return (base, None);
     }
     let mut attributes = PathAttributes::clone(&data.attributes);
     let changes = context.policy.rewrite(&rules, &mut attributes);
+    let mut weight = changes.weight.unwrap_or(0);
+    let marked = attributes
+        .communities
+        .contains(&Community::GRACEFUL_SHUTDOWN);
+    if goes_last(context, marked) {
+        attributes.local_pref = Some(LocalPref(0));
+        weight = 0;
+    }
+    if changes.discard {
+        // RFC 7999 §3.2: it is not to spread beyond those whose policy asked for it.
+        attributes.communities.insert(Community::NO_EXPORT);
+    }
     let data = PathData {
         attributes: Arc::new(attributes),
         next_hop: changes
             .next_hop
             .map_or(data.next_hop, |address| Some(NextHop::from(address))),
         interface: data.interface,
-        weight: changes.weight.unwrap_or(0),
+        weight,
+        discard: changes.discard,
     };
     (store.intern(data), None)
+}
+
+/// Whether a path is the last to be used: what RFC 8326 §4.2 asks of whoever receives GRACEFUL_SHUTDOWN from another AS, and
+/// §4.1 of whoever is to lose the session. It comes after policy, which may take the community away and with it the effect.
+fn goes_last(context: &ImportContext<'_>, marked: bool) -> bool {
+    context.drained || marked && context.graceful_shutdown && context.source == SourceKind::External
 }

@@ -13,6 +13,7 @@
 //! families. Nothing here knows sessions, timers or sockets; the speaker does.
 
 pub(crate) mod adj_rib_out;
+pub(crate) mod aggregate;
 pub(crate) mod attribute_store;
 pub(crate) mod export;
 mod family_rib;
@@ -96,6 +97,8 @@ pub struct BestRoute {
     pub large_communities: Vec<LargeCommunity>,
     /// The peer is away and the path is kept for its return (RFC 4724).
     pub stale: bool,
+    /// Policy wants traffic to it dropped (RFC 7999); the next hops are then nobody's to use.
+    pub discard: bool,
 }
 
 /// One next hop of a route.

@@ -94,7 +94,7 @@ bitflags::bitflags! {
         /// Came with a path identifier.
         const HAS_PATH_ID = 8;
         /// Why it is unusable; zero for usable paths.
-        const REASON = 0x70;
+        const REASON = 0xf0;
         /// No path any more: a free place, or one that groups have to withdraw first.
         const GONE = 0x80;
         /// They were told to. Shares the bit of [`PathFlags::BEST`], which nothing is that is gone.
@@ -110,7 +110,9 @@ impl PathFlags {
             2 => Some(Unusable::AsLoop),
             3 => Some(Unusable::OwnOriginator),
             4 => Some(Unusable::ClusterLoop),
-            _ => Some(Unusable::NextHop),
+            5 => Some(Unusable::NextHop),
+            6 => Some(Unusable::RouteLeak),
+            _ => Some(Unusable::OnlyTold),
         }
     }
 
@@ -122,6 +124,8 @@ impl PathFlags {
             Some(Unusable::OwnOriginator) => 3,
             Some(Unusable::ClusterLoop) => 4,
             Some(Unusable::NextHop) => 5,
+            Some(Unusable::RouteLeak) => 6,
+            Some(Unusable::OnlyTold) => 7,
         };
         *self = Self::from_bits_truncate(self.bits() & !Self::REASON.bits() | code << 4);
     }
@@ -1010,6 +1014,7 @@ mod tests {
             next_hop: None,
             interface: 0,
             weight: 0,
+            discard: false,
         });
         store.retain(id);
         let incoming = Incoming {

@@ -6,9 +6,10 @@
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
 //! | how its path is watched (BFD) | the watching changes, nothing else; off says AdminDown to the other end |
-//! | import policy, allowed own AS | that peer's paths are evaluated anew, from memory |
-//! | export policy, next hops, reflection | the peer moves to the group that tells this; differences are sent |
+//! | import policy, allowed own AS, drain, what a local AS means for paths | that peer's paths are evaluated anew, from memory |
+//! | export policy, next hops, reflection, drain, what is hidden in paths, default route | the peer moves to the group that tells this; differences are sent |
 //! | originated routes | the prefixes concerned are decided anew |
+//! | aggregates | contributors are looked for anew; groups are filled anew where other prefixes are kept back |
 //! | how paths are compared, ECMP limits | every prefix is |
 //! | our AS or BGP Identifier | every session that shows it is reset |
 
@@ -20,7 +21,7 @@ use std::time::Instant;
 use super::config::{Originate, PeerConfig, Remote, SpeakerConfig};
 use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
-use crate::codec::{Communities, LargeCommunities, NextHop, Origin, PathAttributes};
+use crate::codec::{Aggregator, Communities, LargeCommunities, NextHop, Origin, PathAttributes};
 use crate::family::{Family, FamilySet};
 use crate::fsm::{Direction, Event, Peer, Shutdown};
 use crate::policy::Policy;
@@ -41,11 +42,18 @@ impl Speaker {
         self.take_identity(&old, now);
         self.take_peers(now);
         self.take_originated();
+        self.take_aggregates();
+        self.take_default_route();
         if old.decision_options() != self.config.decision_options() {
             self.tables.ipv4.table.mark_all_dirty();
             self.tables.ipv6.table.mark_all_dirty();
         }
         self.take_clusters();
+        if old.drain != self.config.drain {
+            for slot in self.slots() {
+                self.queue_import(slot);
+            }
+        }
         for slot in self.slots() {
             self.refresh_facts(slot);
         }
@@ -340,7 +348,7 @@ impl Speaker {
             .collect();
         self.deferral.settle(slot, FamilySet::all() - awaited);
         self.end_deferral_where_complete();
-        if old.import != new.import || old.allowed_local_as != new.allowed_local_as {
+        if changes_import(&old, &new) {
             self.queue_import(slot);
         }
         if old.maximum_prefixes != new.maximum_prefixes {
@@ -425,6 +433,40 @@ impl Speaker {
             };
         }
         self.originated = wanted;
+    }
+
+    fn take_aggregates(&mut self) {
+        let aggregator = Aggregator {
+            asn: self.config.asn,
+            addr: self.config.router_id.addr(),
+        };
+        let config = &self.config;
+        // A prefix that is originated as well is originated.
+        let wanted = |family| {
+            config
+                .aggregates
+                .iter()
+                .filter(move |aggregate| aggregate.prefix.family() == family)
+                .filter(|aggregate| {
+                    config.families.contains(&aggregate.prefix.family())
+                        && !self.originated.contains_key(&aggregate.prefix)
+                })
+                .cloned()
+        };
+        let Tables {
+            store, ipv4, ipv6, ..
+        } = &mut self.tables;
+        ipv4.set_aggregates(wanted(Family::IPV4_UNICAST), aggregator, store);
+        ipv6.set_aggregates(wanted(Family::IPV6_UNICAST), aggregator, store);
+    }
+
+    fn take_default_route(&mut self) {
+        let wanted = self.config.peers.iter().any(|peer| peer.default_originate);
+        let Tables {
+            store, ipv4, ipv6, ..
+        } = &mut self.tables;
+        ipv4.set_default_route(wanted, store);
+        ipv6.set_default_route(wanted, store);
     }
 
     // ---- reflection and groups ------------------------------------------------------------------------------------
@@ -528,6 +570,15 @@ fn become_dynamic(config: &mut PeerConfig, remote: SocketAddr) {
     config.passive = true;
 }
 
+/// Whether paths are to be imported anew, all else about the session staying as it is.
+fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
+    old.import != new.import
+        || old.allowed_local_as != new.allowed_local_as
+        || old.local_as_mode != new.local_as_mode
+        || old.graceful_shutdown != new.graceful_shutdown
+        || old.drain != new.drain
+}
+
 fn holds(remote: &Remote, address: IpAddr) -> bool {
     matches!(remote, Remote::Range(range) if range.contains_addr(address))
 }
@@ -554,6 +605,7 @@ fn originated(route: &Originate, store: &mut AttributeStore) -> Incoming {
         next_hop: route.next_hop.map(NextHop::from),
         interface: 0,
         weight: 0,
+        discard: false,
     });
     store.retain(id);
     Incoming {

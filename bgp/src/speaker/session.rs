@@ -1,6 +1,7 @@
 //! What sessions do to the tables: routes that come, stay, go stale and leave.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,11 +15,12 @@ use crate::policy::SourceKind;
 use crate::prefix::Prefix;
 use crate::rib::adj_rib_out::Occasion;
 use crate::rib::attribute_store::PathData;
-use crate::rib::export::{GroupKey, self_next_hop, sending_half};
+use crate::rib::export::{GroupKey, own_next_hop, sending_half};
 use crate::rib::import::{self, ImportContext};
 use crate::rib::table::{Incoming, Walk};
 use crate::rib::{PeerFacts, Slot};
-use crate::speaker::config::{AddPathSend, NextHopMode};
+use crate::router_id::RouterId;
+use crate::speaker::config::{AddPathSend, LocalAsMode, NextHopMode, PeerConfig, SpeakerConfig};
 
 /// How long a peer may take from BoRR to EoRR.
 const REFRESH_TIME: Duration = Duration::from_secs(360);
@@ -255,31 +257,40 @@ impl Speaker {
                 Prefix::V6(prefix) => ipv6.table.withdraw(*prefix, slot, path_id, store),
             };
         }
-        if let Some(mut attributes) = update.attributes {
+        if let Some(attributes) = update.attributes {
             let negotiated = &session.negotiated;
-            let source = source_kind(&neighbour.config, negotiated);
-            let context = ImportContext {
-                policy: &neighbour.config.import,
-                source,
-                peer: &neighbour.name,
-                own_asns: [negotiated.local_asn, config.asn],
-                allowed_local_as: neighbour.config.allowed_local_as,
-                router_id: config.router_id,
-                cluster_ids,
+            let ours = Ours {
+                config,
                 own_addresses,
-                loopback: negotiated.remote.ip().is_loopback(),
+                cluster_ids,
             };
-            import::honour_graceful_shutdown(&context, &mut attributes);
+            let remote = negotiated.remote.ip();
+            let context =
+                ours.import_context(&neighbour.config, &neighbour.name, Some(negotiated), remote);
+            let adjusted = import::adjusted(&context, &attributes).map(Arc::new);
             let attributes = Arc::new(attributes);
             for announcement in &update.announced {
                 counters.announcements_received += announcement.nlri.len() as u64;
                 let next_hop = Some(announcement.next_hop);
                 let unusable = import::check(&context, &attributes, next_hop);
-                let received = store.intern(PathData {
+                let data = PathData {
                     attributes: Arc::clone(&attributes),
                     next_hop,
                     interface: interface_of(announcement.next_hop, negotiated.remote),
                     weight: 0,
+                    discard: false,
+                };
+                // What policy reads; mostly what was received.
+                let base = adjusted.as_ref().map(|adjusted| {
+                    store.intern(PathData {
+                        attributes: Arc::clone(adjusted),
+                        ..data.clone()
+                    })
+                });
+                let received = store.intern(data);
+                let base = base.unwrap_or_else(|| {
+                    store.retain(received);
+                    received
                 });
                 for Nlri { prefix, path_id } in &announcement.nlri {
                     let (attributes, unusable) = match unusable {
@@ -287,7 +298,7 @@ impl Speaker {
                             store.retain(received);
                             (received, unusable)
                         }
-                        None => import::apply_policy(&context, *prefix, received, store),
+                        None => import::apply_policy(&context, *prefix, received, base, store),
                     };
                     store.retain(received);
                     let incoming = Incoming {
@@ -303,6 +314,7 @@ impl Speaker {
                     counters.excess_paths += u64::from(!kept);
                 }
                 store.release(received);
+                store.release(base);
             }
             self.enforce_limit(slot, now);
         }
@@ -439,23 +451,19 @@ impl Speaker {
             ..
         } = self;
         let neighbour = neighbours.get(usize::from(slot)).and_then(Option::as_deref);
-        let negotiated =
-            neighbour.and_then(|neighbour| Some(&neighbour.session.as_ref()?.negotiated));
-        let context = neighbour.map(|neighbour| ImportContext {
-            policy: &neighbour.config.import,
-            source: negotiated.map_or(SourceKind::External, |negotiated| {
-                source_kind(&neighbour.config, negotiated)
-            }),
-            peer: &neighbour.name,
-            own_asns: [
-                negotiated.map_or(config.asn, |negotiated| negotiated.local_asn),
-                config.asn,
-            ],
-            allowed_local_as: neighbour.config.allowed_local_as,
-            router_id: config.router_id,
-            cluster_ids,
+        let ours = Ours {
+            config,
             own_addresses,
-            loopback: neighbour.address.ip().is_loopback(),
+            cluster_ids,
+        };
+        let context = neighbour.map(|neighbour| {
+            let session = neighbour.session.as_ref();
+            ours.import_context(
+                &neighbour.config,
+                &neighbour.name,
+                session.map(|session| &*session.negotiated),
+                neighbour.address.ip(),
+            )
         });
         let steps = WALK_STRIDE.min(*left);
         *left -= steps;
@@ -476,13 +484,30 @@ impl Speaker {
         let external = negotiated.external;
         let peer = negotiated.remote.ip();
         let third_party = external
-            && config.next_hop == NextHopMode::Auto
-            && !config.connected_subnets.is_empty();
+            && match config.next_hop {
+                NextHopMode::Auto => !config.connected_subnets.is_empty(),
+                NextHopMode::Keep => true,
+                NextHopMode::SelfAddress | NextHopMode::ForceSelf => false,
+            };
+        let client = config.route_reflector_client && !external;
+        let private_asns = config.remove_private_as.filter(|_| external);
+        let as_override = config.as_override && external;
         Some(GroupKey {
             family,
             external,
             local_asn: negotiated.local_asn,
-            client: config.route_reflector_client && !external,
+            second_asn: (external
+                && config.shows_both_asns()
+                && negotiated.local_asn != self.config.asn)
+                .then_some(self.config.asn),
+            role: negotiated.role,
+            private_asns,
+            as_override,
+            peer_asn: (private_asns.is_some() || as_override).then_some(negotiated.peer_asn),
+            default_route: config.default_originate,
+            drained: config.drain || self.config.drain,
+            hides_clients: client && !self.config.client_to_client,
+            client,
             cluster_id: (!external).then(|| {
                 config
                     .cluster_id
@@ -490,12 +515,12 @@ impl Speaker {
                     .unwrap_or(self.config.router_id)
             }),
             next_hop_mode: config.next_hop,
-            self_next_hop: self_next_hop(family, negotiated.local.ip(), &negotiated.context)
-                .or_else(|| {
-                    config
-                        .next_hop_address
-                        .and_then(|address| self_next_hop(family, address, &negotiated.context))
-                }),
+            self_next_hop: own_next_hop(
+                family,
+                negotiated.local.ip(),
+                config.next_hop_address,
+                &negotiated.context,
+            ),
             third_party: third_party.then(|| (peer, config.connected_subnets.clone())),
             add_path: negotiated
                 .context
@@ -545,6 +570,51 @@ impl Speaker {
     }
 }
 
+/// What import reads of the speaker.
+struct Ours<'a> {
+    config: &'a SpeakerConfig,
+    own_addresses: &'a BTreeSet<IpAddr>,
+    cluster_ids: &'a BTreeSet<RouterId>,
+}
+
+impl<'a> Ours<'a> {
+    /// What import reads of a neighbour as well. Without a session its kept paths are those of an external peer.
+    fn import_context(
+        &self,
+        peer: &'a PeerConfig,
+        name: &'a str,
+        negotiated: Option<&Negotiated>,
+        remote: IpAddr,
+    ) -> ImportContext<'a> {
+        let config = self.config;
+        let shown = negotiated.map_or(config.asn, |negotiated| negotiated.local_asn);
+        ImportContext {
+            policy: &peer.import,
+            source: negotiated.map_or(SourceKind::External, |negotiated| {
+                source_kind(peer, negotiated)
+            }),
+            peer: name,
+            peer_asn: peer.asn,
+            own_asns: match peer.local_as_mode {
+                LocalAsMode::Session => [shown, shown],
+                LocalAsMode::Prepend
+                | LocalAsMode::NoPrepend
+                | LocalAsMode::ReplaceAs
+                | LocalAsMode::DualAs => [shown, config.asn],
+            },
+            prepend: peer.prepended_on_import(),
+            role: negotiated.and_then(|negotiated| negotiated.role),
+            allowed_local_as: peer.allowed_local_as,
+            router_id: config.router_id,
+            cluster_ids: self.cluster_ids,
+            own_addresses: self.own_addresses,
+            loopback: remote.is_loopback(),
+            graceful_shutdown: peer.graceful_shutdown,
+            drained: peer.drain || config.drain,
+        }
+    }
+}
+
 fn walk_table<F: crate::rib::table::Key>(
     table: &mut crate::rib::table::Table<F>,
     slot: Slot,
@@ -571,14 +641,30 @@ fn walk_table<F: crate::rib::table::Key>(
                 (view.received, Some(unusable))
             }
             None => {
-                import::apply_policy(context, table.prefix(view.net).into(), view.received, store)
+                let base = match import::adjusted(context, &data.attributes) {
+                    None => {
+                        store.retain(view.received);
+                        view.received
+                    }
+                    Some(attributes) => {
+                        let data = PathData {
+                            attributes: Arc::new(attributes),
+                            ..data.clone()
+                        };
+                        store.intern(data)
+                    }
+                };
+                let prefix = table.prefix(view.net).into();
+                let imported = import::apply_policy(context, prefix, view.received, base, store);
+                store.release(base);
+                imported
             }
         };
         table.set_imported(path, attributes, unusable, store);
     }
 }
 
-const fn source_kind(config: &super::config::PeerConfig, negotiated: &Negotiated) -> SourceKind {
+const fn source_kind(config: &PeerConfig, negotiated: &Negotiated) -> SourceKind {
     match (negotiated.external, config.route_reflector_client) {
         (true, _) => SourceKind::External,
         (false, true) => SourceKind::Client,

@@ -276,6 +276,10 @@ pub enum Unusable {
     ClusterLoop,
     /// The next hop is ourselves, or no unicast address.
     NextHop,
+    /// It came to the peer from above, and is not for us (RFC 9234 §5).
+    RouteLeak,
+    /// A route of ours that only peers of [`default_originate`](super::config::PeerConfig::default_originate) are told.
+    OnlyTold,
 }
 
 impl fmt::Display for Unusable {
@@ -286,6 +290,8 @@ impl fmt::Display for Unusable {
             Self::OwnOriginator => "own originator id",
             Self::ClusterLoop => "own cluster in list",
             Self::NextHop => "unusable next hop",
+            Self::RouteLeak => "route leak",
+            Self::OnlyTold => "only told to peers",
         })
     }
 }

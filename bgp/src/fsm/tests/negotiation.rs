@@ -358,7 +358,7 @@ fn there_is_no_plain_open_for_a_four_octet_as_or_without_ipv4() {
             ..config()
         },
     ] {
-        let offer = Offer::new(&config, &identity(), false, false);
+        let offer = Offer::new(&config, &identity(), false, false, false);
         assert!(!offer.works_without_capabilities());
     }
 }

@@ -147,7 +147,7 @@ fn a_stop_for_our_restart_says_nothing() {
 }
 
 fn offered(identity: LocalIdentity, preserved: bool) -> GracefulRestartCapability {
-    let offer = Offer::new(&config(), &identity, preserved, false);
+    let offer = Offer::new(&config(), &identity, preserved, false, false);
     offer
         .open()
         .capabilities

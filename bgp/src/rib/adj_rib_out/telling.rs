@@ -11,8 +11,8 @@ use super::{
     store_originator,
 };
 use crate::codec::{
-    CodecContext, Nlri, RefreshKind, RouteRefresh, attributes_block, encode_announcements,
-    encode_end_of_rib, encode_withdrawals,
+    CodecContext, Nlri, PathAttributes, RefreshKind, RouteRefresh, attributes_block,
+    encode_announcements, encode_end_of_rib, encode_withdrawals,
 };
 use crate::rib::Slot;
 use crate::rib::export::{self, GroupKey, Told};
@@ -301,21 +301,28 @@ impl Group {
                         .get(record.actions as usize)
                         .map_or(&[], Vec::as_slice),
                 };
-                sent = export::rewrite(&self.key, &told, input.store, input.facts)
-                    .and_then(|(attributes, next_hop)| {
-                        let block = attributes_block(&attributes, context).ok()?;
-                        let nlri = entries().map(nlri);
-                        encode_announcements(
-                            &block,
-                            next_hop,
-                            self.key.family,
-                            nlri,
-                            context,
-                            &mut octets,
-                        )
-                        .ok()
-                    })
-                    .is_some();
+                sent = export::rewrite(&self.key, &told, input.store, input.facts).is_some_and(
+                    |(mut attributes, next_hop)| {
+                        let mut encode = |attributes: &PathAttributes| {
+                            let block = attributes_block(attributes, context)?;
+                            let nlri = entries().map(nlri);
+                            let family = self.key.family;
+                            encode_announcements(
+                                &block,
+                                next_hop,
+                                family,
+                                nlri,
+                                context,
+                                &mut octets,
+                            )
+                        };
+                        match encode(&attributes) {
+                            Ok(()) => true,
+                            // RFC 8654 §4: rather without what nobody decides by than not at all.
+                            Err(_) => attributes.drop_discardable() && encode(&attributes).is_ok(),
+                        }
+                    },
+                );
                 unsendable += if sent { 0 } else { run.len() as u64 };
             }
             if !sent {

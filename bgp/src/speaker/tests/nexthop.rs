@@ -61,7 +61,7 @@ fn an_ipv6_route_nobody_has_an_address_for_is_not_told() {
 }
 
 #[test]
-fn both_of_our_ass_in_a_path_are_loops() {
+fn both_of_our_ass_in_a_path_are_loops_unless_the_session_is_of_the_other_alone() {
     // Node 1 of AS 64601 shows node 2 another AS; what has been through 64601 comes back by node 2.
     let mut net = Net::new();
     let mut config = speaker_config(1, 64601);
@@ -77,6 +77,10 @@ fn both_of_our_ass_in_a_path_are_loops() {
     config.peers.push(peer_config(2, 64602));
     net.add(config);
     net.converge();
+    assert_eq!(net.next_hops(0, "10.3.0.0/24"), [address(2)]);
+    net.configure(0, |config| {
+        config.peers[0].local_as_mode = LocalAsMode::NoPrepend;
+    });
     assert_eq!(
         only_path(&net, 0, "10.3.0.0/24").unusable,
         Some(Unusable::AsLoop)
