@@ -6,7 +6,7 @@ use super::net::{Net, address, originate, peer_config, prefix, speaker_config};
 use super::only_path;
 use crate::asn::Asn;
 use crate::codec::NextHop;
-use crate::speaker::config::Originate;
+use crate::speaker::config::{LocalAsMode, Originate};
 use crate::speaker::snapshot::Unusable;
 
 fn ipv6(node: u8) -> IpAddr {
