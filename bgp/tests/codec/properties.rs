@@ -8,8 +8,8 @@ use margay_bgp::asn::Asn;
 use margay_bgp::codec::{
     Aggregator, AsPath, AttributeCode, AttributeFlags, CodecContext, Community, EncodeError,
     ExtendedCommunity, LargeCommunity, LocalPref, Med, Message, NextHop, Nlri, Notification,
-    Origin, PathAttributes, PathId, UnknownAttribute, Update, attributes_block, decode,
-    encode_announcements, encode_withdrawals, framing,
+    Origin, PartialBits, PathAttributes, PathId, UnknownAttribute, Update, attributes_block,
+    decode, encode_announcements, encode_withdrawals, framing,
 };
 use margay_bgp::family::{Family, FamilySet};
 use margay_bgp::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
@@ -65,6 +65,34 @@ fn router_ids() -> impl Strategy<Value = RouterId> {
 
 /// Attributes as they can be known in some context.
 fn attributes() -> impl Strategy<Value = PathAttributes> {
+    (whole_attributes(), any::<u8>()).prop_map(|(mut attributes, bits)| {
+        let mut partial = PartialBits::from_bits_truncate(bits);
+        partial.set(PartialBits::IPV6_EXTENDED_COMMUNITIES, false);
+        let present = [
+            (PartialBits::AGGREGATOR, attributes.aggregator.is_some()),
+            (PartialBits::COMMUNITIES, !attributes.communities.is_empty()),
+            (
+                PartialBits::EXTENDED_COMMUNITIES,
+                !attributes.extended_communities.is_empty(),
+            ),
+            (
+                PartialBits::LARGE_COMMUNITIES,
+                !attributes.large_communities.is_empty(),
+            ),
+            (
+                PartialBits::ONLY_TO_CUSTOMER,
+                attributes.only_to_customer.is_some(),
+            ),
+        ];
+        for (bit, present) in present {
+            partial.set(bit, present && partial.contains(bit));
+        }
+        attributes.partial = partial;
+        attributes
+    })
+}
+
+fn whole_attributes() -> impl Strategy<Value = PathAttributes> {
     let scalars = (
         prop_oneof![
             Just(Origin::Igp),
@@ -244,7 +272,10 @@ fn strict(message: &[u8]) {
             7 | 8 | 16..=18 | 25 | 32 | 35 => 0xc0,
             _ => 0xe0,
         };
-        assert_eq!(flags & 0xe0, expected, "flags of {code}");
+        // Partial stays where it was set on the way.
+        let may_be_partial = matches!(code, 7 | 8 | 16 | 25 | 32 | 35);
+        let kind = flags & if may_be_partial { 0xc0 } else { 0xe0 };
+        assert_eq!(kind, expected, "flags of {code}");
         if code == 14 || code == 15 {
             assert_eq!(last, None, "multiprotocol attribute first");
             kinds += 1;
