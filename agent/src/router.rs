@@ -52,7 +52,7 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
         file: file.speaker.clone(),
         disabled: BTreeMap::new(),
     };
-    let (handle, mut events, join) = transport::spawn(file.speaker, options)
+    let (handle, mut events, join) = transport::start(file.speaker, options)
         .await
         .context("the speaker does not start")?;
     tracing::info!(router_id = name, "speaker runs");

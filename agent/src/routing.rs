@@ -494,7 +494,7 @@ impl Task {
             seed: self.parts.seed,
             ..SpeakerOptions::default()
         };
-        let (handle, events, join) = transport::spawn(config, options)
+        let (handle, events, join) = transport::start(config, options)
             .await
             .map_err(|error| in_words(&error))?;
         self.handle.send_replace(Some(handle.clone()));
@@ -693,7 +693,9 @@ fn interface_name(index: u32) -> Option<String> {
 
 fn in_words(error: &StartError) -> String {
     match error {
-        StartError::Listen { source, .. } => format!("{error}: {source}"),
+        StartError::Listen { source, .. } | StartError::Thread(source) => {
+            format!("{error}: {source}")
+        }
         StartError::Config(_) | StartError::Ended(_) => error.to_string(),
     }
 }

@@ -8,8 +8,10 @@
 //! ```
 //!
 //! One task, the driver, owns the [`Speaker`] and with it every table; nothing is shared but the queues at its edges, all of
-//! them bounded. Each TCP connection is a task that frames, decodes, writes and keeps the session alive. See `driver.rs` for
-//! the order of things in a round, `bfd.rs` for the thread that watches paths, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to.
+//! them bounded. [`start`] gives all of this a thread of its own, so that no message between driver and connections wakes another
+//! thread: on the way of one small update that would cost more than everything else the speaker does. Each TCP connection is a
+//! task that frames, decodes, writes and keeps the session alive. See `driver.rs` for the order of things in a round, `bfd.rs` for
+//! the thread that watches paths, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to.
 //!
 //! Bounds, and what happens at them:
 //! - messages of a peer: two batches of at most 64 KiB of octets; then TCP slows the peer down;
@@ -107,6 +109,9 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// There is no thread for it.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// The speaker has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -178,6 +183,46 @@ pub async fn spawn(
     };
     let join = tokio::spawn(driver.run(inboxes));
     Ok((SpeakerHandle { commands }, events_taken, join))
+}
+
+/// As [`spawn`], on a thread of its own: what a daemon wants, whose other work then never stands between a peer and its answer.
+/// The task returned ends with the speaker, and panics if that did.
+///
+/// # Errors
+/// As [`spawn`], or no thread can be had.
+pub async fn start(
+    config: SpeakerConfig,
+    options: SpeakerOptions,
+) -> Result<(SpeakerHandle, mpsc::Receiver<SpeakerEvent>, JoinHandle<()>), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)?;
+    let (started, starting) = oneshot::channel();
+    let (ended, ending) = oneshot::channel();
+    let life = async move {
+        match spawn(config, options).await {
+            Ok((handle, events, task)) => {
+                // Where nobody waits any more the handle is dropped here, and the speaker ends.
+                drop(started.send(Ok((handle, events))));
+                drop(ended.send(task.await));
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    };
+    std::thread::Builder::new()
+        .name("speaker".to_owned())
+        .spawn(move || runtime.block_on(life))
+        .map_err(StartError::Thread)?;
+    let (handle, events) = starting.await.map_err(|_| Ended)??;
+    let join = tokio::spawn(async move {
+        if let Ok(Err(failed)) = ending.await
+            && let Ok(panic) = failed.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    Ok((handle, events, join))
 }
 
 impl SpeakerHandle {
