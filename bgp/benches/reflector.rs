@@ -75,6 +75,7 @@ impl Rig {
         self.speaker
             .handle_connected(peer, Direction::Incoming, local, remote, self.now);
         let open = Open {
+            contradicting_as: None,
             asn: ASN,
             hold_time: margay_bgp::codec::HoldTime::default(),
             router_id: RouterId::new(0x0a00_0000 + number).unwrap(),

@@ -39,9 +39,9 @@ use margay_bgp::policy::{Condition, Policy, PrefixSet, Rule, Verdict};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
-    AddPathSend, Aggregate, BGP_PORT, Bfd, GracefulRestart, HoldTime, LocalAsMode, LongLived,
-    MaximumPrefixes, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs, Secret,
-    SpeakerConfig,
+    AddPathSend, Aggregate, BGP_PORT, Bfd, GracefulRestart, HoldTime, LimitAction, LocalAsMode,
+    LongLived, MaximumPrefixes, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs,
+    Secret, SpeakerConfig,
 };
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -352,6 +352,10 @@ struct PeerSection {
     #[serde(default)]
     connect_retry: Option<Text<Seconds>>,
     #[serde(default)]
+    connect_retry_max: Option<Text<Seconds>>,
+    #[serde(default)]
+    delay_open: Option<Text<Seconds>>,
+    #[serde(default)]
     idle_hold: Option<Text<Seconds>>,
     #[serde(default)]
     idle_hold_max: Option<Text<Seconds>>,
@@ -415,6 +419,11 @@ struct PeerSection {
     graceful_shutdown: Option<bool>,
     #[serde(default)]
     drain: Option<bool>,
+    #[serde(default)]
+    strict_attributes: Option<bool>,
+    #[serde(default)]
+    afi_safi_disable: Option<bool>,
+    #[serde(default)]
     bfd: Option<ScalarOr<BfdText, BfdSection>>,
 }
 
@@ -458,7 +467,30 @@ struct MaximumPrefixesSection {
     #[serde(default)]
     warning_only: bool,
     #[serde(default)]
+    discard: bool,
+    #[serde(default)]
     restart: Option<Text<Seconds>>,
+}
+
+impl MaximumPrefixesSection {
+    fn into_limit(self) -> Result<MaximumPrefixes, Wrong> {
+        let action = match (self.warning_only, self.discard, seconds(self.restart)) {
+            (false, false, None) => LimitAction::Close,
+            (false, false, Some(pause)) => LimitAction::Restart(pause),
+            (true, false, None) => LimitAction::Warn,
+            (false, true, None) => LimitAction::Discard,
+            _ => {
+                return Err((
+                    "maximumPrefixes",
+                    "expected at most one of `warningOnly`, `discard` and `restart`".into(),
+                ));
+            }
+        };
+        Ok(MaximumPrefixes {
+            limit: self.limit.0,
+            action,
+        })
+    }
 }
 
 type PolicySection = ScalarOr<Verdict, PolicyLists>;
@@ -489,6 +521,12 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         "holdTime" => peer.hold_time = value(text)?,
         "minimumHoldTime" => peer.minimum_hold_time = value(text)?,
         "connectRetry" => peer.connect_retry = value::<Seconds>(text)?.0,
+        "connectRetryMax" => peer.connect_retry_max = value::<Seconds>(text)?.0,
+        "delayOpen" => peer.delay_open = Some(value::<Seconds>(text)?.0),
+        "enforceFirstAs" => peer.enforce_first_as = value(text)?,
+        "allowAsSet" => peer.allow_as_set = value(text)?,
+        "strictAttributes" => peer.strict_attributes = value(text)?,
+        "afiSafiDisable" => peer.afi_safi_disable = value(text)?,
         "idleHold" => peer.idle_hold = value::<Seconds>(text)?.0,
         "idleHoldMax" => peer.idle_hold_max = value::<Seconds>(text)?.0,
         "sendHold" => peer.send_hold = Some(value::<Seconds>(text)?.0),
@@ -503,8 +541,7 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         "maximumPrefixes" => {
             peer.maximum_prefixes = Some(MaximumPrefixes {
                 limit: value(text)?,
-                warning_only: false,
-                restart: None,
+                action: LimitAction::Close,
             });
         }
         "addPathReceive" => peer.add_path_receive = value(text)?,
@@ -514,8 +551,6 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         "enabled" => peer.enabled = value(text)?,
         "shutdownText" => peer.shutdown_text = Some(text.to_owned()),
         "nextHop" => peer.next_hop = value(text)?,
-        "enforceFirstAs" => peer.enforce_first_as = value(text)?,
-        "allowAsSet" => peer.allow_as_set = value(text)?,
         "role" => peer.role = Some(value(text)?),
         "strictRole" => peer.strict_role = value(text)?,
         "localAsMode" => peer.local_as_mode = value(text)?,
@@ -532,8 +567,8 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
             }
         }
         _ => {
-            return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, idleHold, idleHoldMax, sendHold, longLived, \
-                maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, \
+            return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, connectRetryMax, delayOpen, idleHold, idleHoldMax, sendHold, longLived, \
+                maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, strictAttributes, afiSafiDisable, \
                 allowAsSet, role, strictRole, localAsMode, removePrivateAs, asOverride, defaultOriginate, gracefulShutdown, drain, bfd"
                 .into());
         }
@@ -626,6 +661,8 @@ impl PeerSection {
         );
         peer.keepalive = seconds(self.keepalive);
         set(&mut peer.connect_retry, seconds(self.connect_retry));
+        set(&mut peer.connect_retry_max, seconds(self.connect_retry_max));
+        peer.delay_open = seconds(self.delay_open);
         set(&mut peer.idle_hold, seconds(self.idle_hold));
         set(&mut peer.idle_hold_max, seconds(self.idle_hold_max));
         peer.send_hold = seconds(self.send_hold);
@@ -690,18 +727,14 @@ impl PeerSection {
             &mut peer.allowed_local_as,
             self.allowed_local_as.map(|count| count.0),
         );
-        peer.maximum_prefixes = self.maximum_prefixes.map(|item| match item {
-            ScalarOr::Scalar(limit) => MaximumPrefixes {
+        peer.maximum_prefixes = match self.maximum_prefixes {
+            None => None,
+            Some(ScalarOr::Scalar(limit)) => Some(MaximumPrefixes {
                 limit,
-                warning_only: false,
-                restart: None,
-            },
-            ScalarOr::Section(section) => MaximumPrefixes {
-                limit: section.limit.0,
-                warning_only: section.warning_only,
-                restart: seconds(section.restart),
-            },
-        });
+                action: LimitAction::Close,
+            }),
+            Some(ScalarOr::Section(section)) => Some(section.into_limit()?),
+        };
         set(&mut peer.add_path_receive, self.add_path_receive);
         peer.add_path_send = self.add_path_send.and_then(|item| match item {
             ScalarOr::Scalar(mode) => mode.0,
@@ -709,13 +742,15 @@ impl PeerSection {
         });
         set(&mut peer.extended_next_hop, self.extended_next_hop);
         set(&mut peer.enabled, self.enabled);
+        set(&mut peer.enforce_first_as, self.enforce_first_as);
+        set(&mut peer.allow_as_set, self.allow_as_set);
+        set(&mut peer.strict_attributes, self.strict_attributes);
+        set(&mut peer.afi_safi_disable, self.afi_safi_disable);
         peer.shutdown_text = self.shutdown_text;
         set(
             &mut peer.dynamic_limit,
             self.dynamic_limit.map(|limit| limit.0),
         );
-        set(&mut peer.enforce_first_as, self.enforce_first_as);
-        set(&mut peer.allow_as_set, self.allow_as_set);
         peer.role = self.role.map(|role| role.0);
         set(&mut peer.strict_role, self.strict_role);
         if peer.strict_role && peer.role.is_none() {
@@ -1295,7 +1330,8 @@ mod tests {
              minimumHoldTime: 3\n  keepalive: 3\n  connectRetry: 500ms\n  idleHold: 1\n  idleHoldMax: 2m\n  sendHold: 480\n  \
              gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h, partialDeployment: true }}\n  password: k\n  ttlSecurity: 1\n  \
              nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
-             export: reject\n  maximumPrefixes: {{ limit: 10, warningOnly: true, restart: 60 }}\n  addPathReceive: false\n  \
+             export: reject\n  maximumPrefixes: {{ limit: 10, discard: true }}\n  connectRetryMax: 1m\n  \
+             delayOpen: 2\n  strictAttributes: true\n  afiSafiDisable: true\n  addPathReceive: false\n  \
              addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n  \
              bfd: {{ minTx: 100, minRx: 50ms, multiplier: 4, multihop: 2, strict: true }}\n"
         ));
@@ -1307,7 +1343,14 @@ mod tests {
         assert_eq!(peer.connect_retry, Duration::from_millis(500));
         assert_eq!(peer.next_hop, NextHopMode::SelfAddress);
         assert_eq!(peer.export.default, Verdict::Reject);
-        assert_eq!(peer.maximum_prefixes.map(|limit| limit.limit), Some(10));
+        let limit = MaximumPrefixes {
+            limit: 10,
+            action: LimitAction::Discard,
+        };
+        assert_eq!(peer.maximum_prefixes, Some(limit));
+        assert_eq!(peer.connect_retry_max, Duration::from_secs(60));
+        assert_eq!(peer.delay_open, Some(Duration::from_secs(2)));
+        assert!(peer.strict_attributes && peer.afi_safi_disable);
         assert_eq!(peer.dynamic_limit, 7);
         let two = 2.try_into().expect("not zero");
         assert_eq!(peer.add_path_send, Some(AddPathSend::Best(two)));

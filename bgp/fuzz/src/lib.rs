@@ -199,6 +199,8 @@ pub fn context(bits: u16) -> CodecContext {
         peer_is_external: bit(8),
         enforce_first_as: bit(9).then_some(Asn(64512)),
         allow_as_set: bit(10),
+        strict_attributes: bit(11),
+        afi_safi_disable: bit(12),
         ..CodecContext::default()
     }
 }

@@ -20,6 +20,7 @@ use super::error::{AttributeFault, DecodeError, EncodeError, FaultAction, FaultK
 use super::iana::{AttributeCode as Code, AttributeFlags as Flags};
 use super::mp_nlri::{MpError, MpReach, MpUnreach};
 use crate::asn::Asn;
+use crate::family::{Afi, Family, FamilySet, Safi};
 use crate::router_id::RouterId;
 
 const WELL_KNOWN: Flags = Flags::TRANSITIVE;
@@ -135,6 +136,8 @@ pub(crate) struct AttributeList<'a> {
     pub(crate) mp_reach: Option<(MpReach<'a>, &'a [u8])>,
     pub(crate) mp_unreach: Option<(MpUnreach<'a>, &'a [u8])>,
     pub(crate) faults: Vec<AttributeFault>,
+    /// Families whose attribute could not be read.
+    pub(crate) disabled: FamilySet,
     seen: CodeSet,
     /// MP_REACH_NLRI of a family not negotiated was there.
     foreign_reach: bool,
@@ -244,15 +247,21 @@ impl<'a> AttributeList<'a> {
         }
         let kind = flags & TRANSITIVE;
         if is_mp {
-            if kind != NON_TRANSITIVE {
-                return Err(raw.mp_error("wrong flags"));
-            }
-            return self.take_mp(raw, context);
+            let taken = if kind == NON_TRANSITIVE {
+                self.take_mp(raw, context)
+            } else {
+                Err(raw.mp_error("wrong flags"))
+            };
+            return taken.or_else(|error| self.disable(code, value, context, error));
         }
         let Some(rule) = rule(code) else {
             match kind {
                 TRANSITIVE => self.pass_on(code, value),
                 NON_TRANSITIVE => {}
+                _ if context.strict_attributes => {
+                    let attribute = Bytes::copy_from_slice(raw.octets);
+                    return Err(DecodeError::UnrecognisedWellKnown(attribute));
+                }
                 // Departs from RFC 7606 §3 b and RFC 4271 §6.3, which end the session: BIRD and
                 // FRR withdraw too, and the routes are as unusable either way.
                 _ => self.fault(code, FaultKind::UnrecognisedWellKnown, TreatAsWithdraw),
@@ -273,6 +282,27 @@ impl<'a> AttributeList<'a> {
         } else if flags.contains(Flags::PARTIAL) {
             self.attributes.partial |= PartialBits::of(code);
         }
+        Ok(())
+    }
+
+    /// Gives up the family of a multiprotocol attribute instead of the session, where that is configured and the family can
+    /// still be read.
+    pub(crate) fn disable(
+        &mut self,
+        code: Code,
+        value: &[u8],
+        context: &CodecContext,
+        error: DecodeError,
+    ) -> Result<(), DecodeError> {
+        let Some((&[high, low, safi], _)) = value.split_first_chunk() else {
+            return Err(error);
+        };
+        let family = Family::new(Afi(u16::from_be_bytes([high, low])), Safi(safi));
+        if !context.afi_safi_disable || !context.families.has(family) {
+            return Err(error);
+        }
+        self.disabled |= FamilySet::of(family);
+        self.fault(code, FaultKind::Multiprotocol, FaultAction::DisableFamily);
         Ok(())
     }
 

@@ -62,6 +62,9 @@ pub enum DecodeError {
         /// The attribute as received.
         attribute: Bytes,
     },
+    /// A well-known attribute of no known type, where that is not tolerated (RFC 4271 §6.3). Holds the attribute.
+    #[error("unrecognised well-known attribute {:?}", .0.get(1))]
+    UnrecognisedWellKnown(Bytes),
     /// BoRR or EoRR of another length than 23 (RFC 7313 §5). Holds the message.
     #[error("bad length of a ROUTE-REFRESH")]
     RouteRefreshLength(Bytes),
@@ -95,6 +98,9 @@ impl From<&DecodeError> for Notification {
             DecodeError::MpNlri { attribute, .. } => {
                 Self::with_data(ErrorCode::OPTIONAL_ATTRIBUTE, attribute.clone())
             }
+            DecodeError::UnrecognisedWellKnown(attribute) => {
+                Self::with_data(ErrorCode::UNRECOGNISED_WELL_KNOWN, attribute.clone())
+            }
             DecodeError::RouteRefreshLength(message) => {
                 Self::with_data(ErrorCode::INVALID_ROUTE_REFRESH_LENGTH, message.clone())
             }
@@ -103,14 +109,16 @@ impl From<&DecodeError> for Notification {
 }
 
 /// What RFC 7606 §2 does about a malformed attribute, weakest first. Session reset, the
-/// strongest, is a [`DecodeError`]. AFI/SAFI disable is not among them: margay resets instead,
-/// because a family that is silently dead is worse for its routes than a restart of the session.
+/// strongest, is a [`DecodeError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FaultAction {
     /// The attribute is ignored and the route used.
     AttributeDiscard,
     /// The prefixes count as withdrawn.
     TreatAsWithdraw,
+    /// Nothing of the family is taken until the session ends. Only where configured; otherwise the session is reset, because a
+    /// family that is silently dead is worse for its routes than that.
+    DisableFamily,
 }
 
 /// What is wrong with an attribute.
@@ -146,6 +154,9 @@ pub enum FaultKind {
     /// AS_SET (RFC 9774).
     #[error("contains an AS_SET")]
     AsSet,
+    /// A multiprotocol attribute that cannot be read.
+    #[error("malformed")]
+    Multiprotocol,
     /// Its family was not negotiated; its prefixes are not looked at.
     #[error("family {0} was not negotiated")]
     Family(Family),

@@ -183,6 +183,10 @@ pub struct CodecContext {
     pub enforce_first_as: Option<Asn>,
     /// Paths with AS_SET are used rather than withdrawn (RFC 9774 §3).
     pub allow_as_set: bool,
+    /// A well-known attribute of no known type ends the session (RFC 4271 §6.3).
+    pub strict_attributes: bool,
+    /// A malformed multiprotocol attribute disables its family rather than end the session (RFC 7606 §2).
+    pub afi_safi_disable: bool,
 }
 
 impl CodecContext {

@@ -57,6 +57,8 @@ pub struct Open {
     /// The sender's AS number: that of the four-octet capability if there is one, else My
     /// Autonomous System. On sending, the capability must be in the list to be sent.
     pub asn: Asn,
+    /// My Autonomous System, where it is neither the capability's number nor AS_TRANS: the sender contradicts itself.
+    pub contradicting_as: Option<u16>,
     /// The hold time the sender proposes.
     pub hold_time: HoldTime,
     /// The sender's BGP Identifier.
@@ -96,7 +98,8 @@ impl Open {
         let mut capabilities = Vec::new();
         read_parameters(opt_len, parameters, &mut capabilities)?;
 
-        let mut asn = Asn(u32::from(u16::from_be_bytes([as_high, as_low])));
+        let my_as = u16::from_be_bytes([as_high, as_low]);
+        let mut asn = Asn(u32::from(my_as));
         for capability in &capabilities {
             if let Capability::FourOctetAs(four_octet_asn) = capability {
                 asn = *four_octet_asn;
@@ -109,8 +112,10 @@ impl Open {
         let router_id = RouterId::new(u32::from_be_bytes(id)).ok_or(DecodeError::RouterId)?;
         let seconds = u16::from_be_bytes([hold_high, hold_low]);
         let hold_time = HoldTime::from_secs(seconds).ok_or(DecodeError::HoldTime(seconds))?;
+        let contradicts = my_as != asn.to_two_octets() && Asn(u32::from(my_as)) != Asn::AS_TRANS;
         Ok(Self {
             asn,
+            contradicting_as: contradicts.then_some(my_as),
             hold_time,
             router_id,
             capabilities,
@@ -130,7 +135,10 @@ impl Open {
         let start = out.len();
         framing::start(MessageType::Open, out);
         out.put_u8(VERSION);
-        out.put_u16(self.asn.to_two_octets());
+        out.put_u16(
+            self.contradicting_as
+                .unwrap_or_else(|| self.asn.to_two_octets()),
+        );
         out.put_u16(self.hold_time.as_secs());
         out.put_u32(self.router_id.get());
         let parameter_len = if capabilities.is_empty() {

@@ -11,7 +11,7 @@ use super::attribute_list::AttributeList;
 use super::error::{AttributeFault, DecodeError, FaultAction, FaultKind};
 use super::iana::AttributeCode;
 use super::nlri::{self, NlriError};
-use crate::family::Family;
+use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 
 /// Path Identifier (RFC 7911): tells the paths of one prefix from one peer apart. Zero is as good
@@ -70,6 +70,8 @@ pub struct Update {
     pub attributes: Option<PathAttributes>,
     /// The message is the End-of-RIB marker of this family (RFC 4724 §2), and says nothing else.
     pub end_of_rib: Option<Family>,
+    /// Families given up for the rest of the session because of a malformed multiprotocol attribute.
+    pub disabled: FamilySet,
     /// What was wrong with the attributes.
     pub faults: Vec<AttributeFault>,
 }
@@ -115,7 +117,8 @@ impl Update {
                 octets,
                 context,
                 &mut update.withdrawn,
-            )?;
+            )
+            .or_else(|error| list.disable(code, &family_octets(unreach.family), context, error))?;
         }
         let mut multiprotocol = Vec::new();
         let reach = list.mp_reach.take();
@@ -128,7 +131,8 @@ impl Update {
                 octets,
                 context,
                 &mut multiprotocol,
-            )?;
+            )
+            .or_else(|error| list.disable(code, &family_octets(reach.family), context, error))?;
         }
         let mut classic = Vec::new();
         read_field(nlri_field, "NLRI", context, &mut classic)?;
@@ -171,6 +175,7 @@ impl Update {
         if !update.announced.is_empty() {
             update.attributes = Some(list.attributes);
         }
+        update.disabled = list.disabled;
         update.faults = list.faults;
         Ok(update)
     }
@@ -180,6 +185,11 @@ impl Update {
             self.announced.push(Announcement { next_hop, nlri });
         }
     }
+}
+
+fn family_octets(family: Family) -> [u8; 3] {
+    let [high, low] = family.afi.0.to_be_bytes();
+    [high, low, family.safi.0]
 }
 
 /// Splits octets behind a two-octet length into what it counts and the rest.
@@ -217,9 +227,14 @@ fn read_mp(
     out: &mut Vec<Nlri>,
 ) -> Result<(), DecodeError> {
     let path_ids = context.add_path_receive.has(family);
-    nlri::read(family, octets, path_ids, out).map_err(|error: NlriError| DecodeError::MpNlri {
-        code,
-        reason: error.reason(),
-        attribute: Bytes::copy_from_slice(attribute),
+    let before = out.len();
+    nlri::read(family, octets, path_ids, out).map_err(|error: NlriError| {
+        // The error may cost no more than the family: nothing of this list counts.
+        out.truncate(before);
+        DecodeError::MpNlri {
+            code,
+            reason: error.reason(),
+            attribute: Bytes::copy_from_slice(attribute),
+        }
     })
 }

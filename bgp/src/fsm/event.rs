@@ -6,7 +6,7 @@
 //! | 2 ManualStop, 8 AutomaticStop | [`Event::Stop`], [`Event::Reset`], [`Event::PrefixLimit`] |
 //! | 9 ConnectRetryTimer, 10 HoldTimer, 13 IdleHoldTimer, 29 SendHoldTimer (RFC 9687) | `Peer::handle_timeout` |
 //! | 11 KeepaliveTimer | the connection task sends KEEPALIVEs on the schedule of `PeerOutput::UseContext` |
-//! | 12 and 20 DelayOpenTimer | not used: RFC 4271 leaves it optional, and dialling sides are chosen so that it helps nobody |
+//! | 12 and 20 DelayOpenTimer | `Peer::handle_timeout` and [`Event::Message`], where the configuration asks for the delay |
 //! | 14 TcpConnection_Valid, 15 Tcp_CR_Invalid | decided before a connection is handed over, see `Peer::admit` |
 //! | 16 Tcp_CR_Acked, 17 TcpConnectionConfirmed | [`Event::ConnectionUp`] |
 //! | 18 TcpConnectionFails | [`Event::ConnectionFailed`], [`Event::ConnectionClosed`] |

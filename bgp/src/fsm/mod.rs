@@ -55,9 +55,9 @@ use std::time::{Duration, Instant};
 use self::collision::Verdict;
 pub use self::event::{Direction, Event, Shutdown};
 use self::negotiation::Offer;
-pub use self::output::{DownCause, DownReason, Negotiated, PeerOutput};
+pub use self::output::{DownCause, DownReason, Negotiated, PeerOutput, PeerWarning};
 pub use self::state::State;
-use self::state::{Connecting, Connection, Established, OpenConfirm, OpenSent, Run};
+use self::state::{Connecting, Connection, Delaying, Established, OpenConfirm, OpenSent, Run};
 use self::timer::{Backoff, Jitter, Timer, Timers};
 use crate::asn::Asn;
 use crate::codec::{ErrorCode, Message, Notification, Open};
@@ -112,6 +112,8 @@ pub struct Peer {
     shows_own_asn: bool,
     /// A session was up since the process started.
     was_established: bool,
+    /// The hold timer of which connections was put off since they were last heard, a bit each.
+    put_off: u8,
     last_error: Option<DownCause>,
     reported: State,
     outputs: VecDeque<PeerOutput>,
@@ -151,6 +153,7 @@ impl Peer {
             without_capabilities_until: None,
             shows_own_asn: false,
             was_established: false,
+            put_off: 0,
             last_error: None,
             reported: State::Idle,
             outputs: VecDeque::new(),
@@ -177,6 +180,9 @@ impl Peer {
             self.timers.stop(Timer::ConnectRetry);
             if matches!(self.outgoing, Some(Connection::Connecting(_))) {
                 self.abort_dialling();
+            }
+            if !waited {
+                self.await_call(now);
             }
         } else if waited
             && self.run == Run::Running
@@ -298,8 +304,11 @@ impl Peer {
         };
         match self.peek(place) {
             None | Some(Connection::Connecting(_)) => Admission::Accept(place),
-            Some(Connection::OpenSent(older)) => {
-                if now.saturating_duration_since(older.since) >= timer::OPEN_GRACE {
+            Some(
+                Connection::OpenSent(OpenSent { since, .. })
+                | Connection::Delaying(Delaying { since, .. }),
+            ) => {
+                if now.saturating_duration_since(*since) >= timer::OPEN_GRACE {
                     Admission::Accept(place)
                 } else {
                     Admission::Close
@@ -341,18 +350,20 @@ impl Peer {
             Event::ConnectionClosed { direction } => self.connection_closed(now, direction),
             Event::Message { direction, message } => self.message(now, direction, message),
             Event::Malformed { direction, error } => {
-                if self.speaks(direction) {
+                if self.stands(direction) {
                     self.refuse(now, direction, Notification::from(&error));
                 }
             }
             Event::BytesAccepted { direction } => self.restart_send_hold(now, direction),
             Event::Heard { direction } => {
-                let later = now + timer::HEARD_EXTENSION;
-                if self
+                let expired = self
                     .timers
                     .deadline(Timer::Hold(direction))
-                    .is_some_and(|deadline| deadline < later)
-                {
+                    .is_some_and(|deadline| deadline <= now);
+                // Once: who has not come to read it ten seconds later has worse troubles than a session.
+                if expired && self.put_off & bit(direction) == 0 {
+                    self.put_off |= bit(direction);
+                    let later = now + timer::HEARD_EXTENSION;
                     self.timers.set(Timer::Hold(direction), later);
                 }
             }
@@ -370,6 +381,18 @@ impl Peer {
                     self.dial(now);
                 }
                 Timer::Stable => self.idle_backoff.reset(),
+                Timer::Call => {
+                    if self.waits() && !self.stands_at_all() {
+                        self.outputs
+                            .push_back(PeerOutput::Warning(PeerWarning::NobodyCalls));
+                    }
+                }
+                Timer::DelayOpen(direction) => {
+                    if let Some(Connection::Delaying(delaying)) = self.peek(direction) {
+                        let (local, remote) = (delaying.local, delaying.remote);
+                        self.open(now, direction, local, remote);
+                    }
+                }
                 Timer::Hold(direction) => self.hold_expired(now, direction),
                 Timer::SendHold => self.send_hold_expired(now),
             }
@@ -388,7 +411,15 @@ impl Peer {
         self.timers.stop(Timer::IdleHold);
         self.idle_backoff.reset();
         self.connect_backoff.reset();
+        self.await_call(now);
         self.dial(now);
+    }
+
+    /// A neighbour that we only wait for, and that never calls, may be waiting for us.
+    fn await_call(&mut self, now: Instant) {
+        if self.waits() && !self.config.remote.is_range() && !self.stands_at_all() {
+            self.timers.set(Timer::Call, now + timer::CALL_PATIENCE);
+        }
     }
 
     /// Ends whatever there is, as an operator or the configuration asks.
@@ -437,6 +468,7 @@ impl Peer {
             let wraps = match &connection {
                 Connection::Established(up) => up.negotiated.notification_graceful,
                 Connection::Connecting(_)
+                | Connection::Delaying(_)
                 | Connection::OpenSent(_)
                 | Connection::OpenConfirm(_) => false,
             };
@@ -483,7 +515,7 @@ impl Peer {
     fn next_retry(&mut self) -> Duration {
         let pause = self
             .connect_backoff
-            .next(self.config.connect_retry, timer::CONNECT_RETRY_MAX);
+            .next(self.config.connect_retry, self.config.connect_retry_max);
         self.pause_at_most(pause)
     }
 
@@ -544,7 +576,18 @@ impl Peer {
                 self.timers.stop(Timer::IdleHold);
             }
         }
-        self.open(now, direction, local, remote);
+        self.timers.stop(Timer::Call);
+        match self.config.delay_open {
+            None => self.open(now, direction, local, remote),
+            Some(delay) => {
+                self.timers.set(Timer::DelayOpen(direction), now + delay);
+                *self.slot(direction) = Some(Connection::Delaying(Delaying {
+                    local,
+                    remote,
+                    since: now,
+                }));
+            }
+        }
     }
 
     /// Sends our OPEN.
@@ -575,6 +618,7 @@ impl Peer {
             remote,
             since: now,
             offer,
+            undecided: None,
         }));
     }
 
@@ -596,10 +640,13 @@ impl Peer {
         let keep = keeps_over_loss(&connection);
         self.ended(&connection, keep, DownCause::ConnectionLost);
         let next = match connection {
-            Connection::Connecting(_) | Connection::OpenSent(_) => Next::Retry,
+            Connection::Connecting(_) | Connection::Delaying(_) | Connection::OpenSent(_) => {
+                Next::Retry
+            }
             Connection::OpenConfirm(_) => Next::Damp { admits: true },
             Connection::Established(_) => Next::Reconnect,
         };
+        self.decide_undecided(now);
         self.then(now, next);
     }
 
@@ -609,6 +656,10 @@ impl Peer {
         let Some(connection) = self.peek(direction) else {
             return;
         };
+        if let Connection::Delaying(delaying) = connection {
+            let (local, remote) = (delaying.local, delaying.remote);
+            return self.spoken_to_first(now, direction, local, remote, message);
+        }
         match (connection.state(), message) {
             (State::Idle | State::Active | State::Connect, _) => {}
             (_, Message::Notification(notification)) => self.notified(now, direction, notification),
@@ -634,6 +685,43 @@ impl Peer {
             (state, unexpected) => {
                 let notification = notice::unexpected_message(state, &unexpected);
                 self.refuse(now, direction, notification);
+            }
+        }
+    }
+
+    /// A message on a connection on which our OPEN is held back (RFC 4271 §8.2.2, events 20 and 24).
+    fn spoken_to_first(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: Message,
+    ) {
+        match message {
+            Message::Open(open) => {
+                self.timers.stop(Timer::DelayOpen(direction));
+                self.open(now, direction, local, remote);
+                self.opened(now, direction, &open);
+            }
+            Message::Notification(notification) => self.notified(now, direction, notification),
+            unexpected @ (Message::Update(_) | Message::Keepalive | Message::RouteRefresh(_)) => {
+                // Before our OPEN nothing is said.
+                let notification = notice::unexpected_message(State::Connect, &unexpected);
+                self.refuse(now, direction, notification);
+            }
+        }
+    }
+
+    /// The end of one connection may have decided what another one waits for.
+    fn decide_undecided(&mut self, now: Instant) {
+        for direction in Direction::ALL {
+            let undecided = match self.slot(direction) {
+                Some(Connection::OpenSent(sent)) => sent.undecided.take(),
+                _ => None,
+            };
+            if let Some(open) = undecided {
+                self.opened(now, direction, &open);
             }
         }
     }
@@ -669,8 +757,16 @@ impl Peer {
                 }
                 continue;
             }
-            match collision::judge(&negotiated, self.identity.router_id, self.peek(other)) {
+            match collision::judge(&negotiated, self.identity.router_id, self.peek(other), now) {
                 Verdict::Both => {}
+                Verdict::Wait => {
+                    if let Some(Connection::OpenSent(sent)) = self.slot(direction) {
+                        sent.undecided = Some(Box::new(open.clone()));
+                    }
+                    self.timers
+                        .set(Timer::Hold(direction), now + timer::COLLISION_GRACE);
+                    return;
+                }
                 Verdict::AbortOther => {
                     self.take(other);
                     self.outputs.push_back(PeerOutput::Close {
@@ -681,6 +777,14 @@ impl Peer {
                 Verdict::CloseOther => self.collide(other),
                 Verdict::CloseThis => return self.collide(direction),
             }
+        }
+        if let Some(my_as) = open.contradicting_as {
+            let asn = open.asn;
+            self.outputs
+                .push_back(PeerOutput::Warning(PeerWarning::ContradictingAs {
+                    my_as,
+                    asn,
+                }));
         }
         self.timers.stop(Timer::ConnectRetry);
         self.outputs.push_back(PeerOutput::Send {
@@ -747,15 +851,18 @@ impl Peer {
             && match &connection {
                 Connection::OpenSent(sent) => sent.offer.works_without_capabilities(),
                 Connection::OpenConfirm(confirm) => !confirm.peer_knows_capabilities,
-                Connection::Connecting(_) | Connection::Established(_) => false,
+                Connection::Connecting(_)
+                | Connection::Delaying(_)
+                | Connection::Established(_) => false,
             };
         let keep = match &connection {
             Connection::Established(up) => {
                 up.negotiated.notification_graceful && !notice::is_hard_reset(&notification)
             }
-            Connection::Connecting(_) | Connection::OpenSent(_) | Connection::OpenConfirm(_) => {
-                false
-            }
+            Connection::Connecting(_)
+            | Connection::Delaying(_)
+            | Connection::OpenSent(_)
+            | Connection::OpenConfirm(_) => false,
         };
         // RFC 7705 §3.4: a neighbour that was moved already knows us by the other number.
         let refuses_asn = notification.code == ErrorCode::BAD_PEER_AS
@@ -771,25 +878,47 @@ impl Peer {
             if self.shows_own_asn {
                 Next::Reconnect
             } else {
-                after_notification(&notification)
+                self.after_notification(&notification)
             }
         } else if refuses_capabilities {
             self.without_capabilities_until = Some(now + timer::CAPABILITY_AMNESIA);
             Next::Reconnect
         } else {
-            after_notification(&notification)
+            self.after_notification(&notification)
         };
         self.ended(
             &connection,
             keep,
             DownCause::NotificationReceived(notification),
         );
+        self.decide_undecided(now);
         self.then(now, next);
+    }
+
+    /// What follows a NOTIFICATION of the neighbour.
+    fn after_notification(&self, notification: &Notification) -> Next {
+        match notice::meaning(notification) {
+            notice::Meaning::Collision | notice::Meaning::Reset => Next::Reconnect,
+            notice::Meaning::Ceased => Next::Rest {
+                pause: timer::CEASED_PAUSE.min(self.config.idle_hold_max),
+                admits: true,
+            },
+            notice::Meaning::Error => Next::Damp { admits: true },
+        }
     }
 
     // Timers.
 
     fn hold_expired(&mut self, now: Instant, direction: Direction) {
+        if matches!(self.peek(direction), Some(Connection::OpenSent(sent)) if sent.undecided.is_some())
+        {
+            return if self.session().is_some() {
+                // Both sides keep it.
+                self.collide(direction);
+            } else {
+                self.decide_undecided(now);
+            };
+        }
         let Some(connection) = self.take(direction) else {
             return;
         };
@@ -800,6 +929,7 @@ impl Peer {
         );
         let keep = notification_keeps(&connection);
         self.ended(&connection, keep, DownCause::HoldTimeExpired);
+        self.decide_undecided(now);
         self.then(now, Next::Damp { admits: true });
     }
 
@@ -818,16 +948,19 @@ impl Peer {
         );
         let keep = notification_keeps(&connection);
         self.ended(&connection, keep, DownCause::SendHoldTimeExpired);
+        self.decide_undecided(now);
         self.then(now, Next::Damp { admits: true });
     }
 
     fn restart_hold(&mut self, now: Instant, direction: Direction) {
+        self.put_off &= !bit(direction);
         let hold_time = match self.peek(direction) {
             Some(
                 Connection::OpenConfirm(OpenConfirm { negotiated, .. })
                 | Connection::Established(Established { negotiated, .. }),
             ) => negotiated.hold_time.duration(),
-            Some(Connection::Connecting(_) | Connection::OpenSent(_)) | None => return,
+            Some(Connection::Connecting(_) | Connection::Delaying(_) | Connection::OpenSent(_))
+            | None => return,
         };
         match hold_time {
             Some(hold_time) => self.timers.set(Timer::Hold(direction), now + hold_time),
@@ -854,6 +987,7 @@ impl Peer {
         self.say_and_close(direction, &connection, &notification);
         let keep = notification_keeps(&connection);
         self.ended(&connection, keep, DownCause::NotificationSent(notification));
+        self.decide_undecided(now);
         self.then(now, Next::Damp { admits: false });
     }
 
@@ -916,7 +1050,7 @@ impl Peer {
             // The attempt that came to nothing was counted when it began.
             Next::Retry => self.pause_at_most(
                 self.connect_backoff
-                    .again(self.config.connect_retry, timer::CONNECT_RETRY_MAX),
+                    .again(self.config.connect_retry, self.config.connect_retry_max),
             ),
             Next::Damp { admits } => {
                 // An error on one connection is no reason to give up the other.
@@ -947,8 +1081,14 @@ impl Peer {
     }
 
     fn rest(&mut self, now: Instant, pause: Duration, admits: bool) {
-        if matches!(self.outgoing, Some(Connection::Connecting(_))) {
-            self.abort_dialling();
+        for direction in Direction::ALL {
+            if self.peek(direction).is_some() {
+                self.take(direction);
+                self.outputs.push_back(PeerOutput::Close {
+                    direction,
+                    linger: false,
+                });
+            }
         }
         self.timers.stop(Timer::ConnectRetry);
         self.run = Run::Resting { admits };
@@ -977,6 +1117,8 @@ impl Peer {
     fn take(&mut self, direction: Direction) -> Option<Connection> {
         let connection = self.slot(direction).take()?;
         self.timers.stop(Timer::Hold(direction));
+        self.timers.stop(Timer::DelayOpen(direction));
+        self.put_off &= !bit(direction);
         Some(connection)
     }
 
@@ -984,6 +1126,25 @@ impl Peer {
     fn speaks(&self, direction: Direction) -> bool {
         self.peek(direction)
             .is_some_and(|connection| connection.state() >= State::OpenSent)
+    }
+
+    /// Whether a TCP connection stands, though perhaps nothing was said on it.
+    fn stands(&self, direction: Direction) -> bool {
+        matches!(
+            self.peek(direction),
+            Some(
+                Connection::Delaying(_)
+                    | Connection::OpenSent(_)
+                    | Connection::OpenConfirm(_)
+                    | Connection::Established(_)
+            )
+        )
+    }
+
+    fn stands_at_all(&self) -> bool {
+        Direction::ALL
+            .into_iter()
+            .any(|direction| self.stands(direction))
     }
 
     fn speaks_at_all(&self) -> bool {
@@ -1021,14 +1182,6 @@ fn notification_keeps(connection: &Connection) -> bool {
     matches!(connection, Connection::Established(up) if up.negotiated.notification_graceful)
 }
 
-/// What follows a NOTIFICATION of the neighbour.
-fn after_notification(notification: &Notification) -> Next {
-    match notice::meaning(notification) {
-        notice::Meaning::Collision | notice::Meaning::Reset => Next::Reconnect,
-        notice::Meaning::Ceased => Next::Rest {
-            pause: timer::CEASED_PAUSE,
-            admits: true,
-        },
-        notice::Meaning::Error => Next::Damp { admits: true },
-    }
+const fn bit(direction: Direction) -> u8 {
+    1 << direction as u8
 }

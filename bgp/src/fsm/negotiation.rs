@@ -42,6 +42,7 @@ impl Offer {
             .unwrap_or(identity.asn);
         let mut open = Open {
             asn,
+            contradicting_as: None,
             hold_time: config.hold_time,
             router_id: identity.router_id,
             capabilities: Vec::new(),
@@ -223,6 +224,8 @@ pub(super) fn negotiate(
         peer_is_external: external,
         enforce_first_as: (external && config.enforce_first_as).then_some(theirs.asn),
         allow_as_set: config.allow_as_set,
+        strict_attributes: config.strict_attributes,
+        afi_safi_disable: config.afi_safi_disable,
     };
 
     // Of several graceful restart capabilities the last counts (RFC 4724 §3).

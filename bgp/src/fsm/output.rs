@@ -57,6 +57,8 @@ pub enum PeerOutput {
     Update(Update),
     /// A request for our routes, or a marker of enhanced refresh, from the Established session.
     RouteRefresh(RouteRefresh),
+    /// Something is not as it should be although nothing was refused for it.
+    Warning(PeerWarning),
     /// The state people see changed.
     StateChanged {
         /// Before.
@@ -116,6 +118,49 @@ impl Negotiated {
         self.peer_graceful_restart
             .as_ref()
             .is_some_and(|capability| !capability.families.is_empty())
+    }
+}
+
+/// What an operator should look into although the session, if there is one, goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerWarning {
+    /// We only wait for the neighbour, and it did not call for a minute: it may be waiting too.
+    NobodyCalls,
+    /// My Autonomous System of its OPEN contradicts the four-octet AS capability beside it, which is what counts.
+    ContradictingAs {
+        /// What the old field says.
+        my_as: u16,
+        /// What the capability says.
+        asn: Asn,
+    },
+    /// It announces more prefixes than configured.
+    PrefixLimit {
+        /// Of which family.
+        family: Family,
+        /// How many it may.
+        limit: usize,
+    },
+    /// Nothing of this family is taken from it until the session ends: it sent a malformed multiprotocol attribute.
+    FamilyDisabled(Family),
+}
+
+impl fmt::Display for PeerWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NobodyCalls => {
+                f.write_str("passive, and the peer has not called for a minute: is it passive too?")
+            }
+            Self::ContradictingAs { my_as, asn } => {
+                write!(f, "its OPEN says AS {my_as} and in the capability {asn}")
+            }
+            Self::PrefixLimit { family, limit } => {
+                write!(f, "more than {limit} prefixes of {family}")
+            }
+            Self::FamilyDisabled(family) => write!(
+                f,
+                "{family} is disabled after a malformed attribute until the session ends"
+            ),
+        }
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) enum Run {
 #[derive(Debug)]
 pub(super) enum Connection {
     Connecting(Connecting),
+    Delaying(Delaying),
     OpenSent(OpenSent),
     OpenConfirm(OpenConfirm),
     Established(Established),
@@ -77,6 +78,17 @@ pub(super) enum Connection {
 /// We are dialling.
 #[derive(Debug)]
 pub(super) struct Connecting;
+
+/// The connection stands, and our OPEN is held back for the neighbour's.
+#[derive(Debug)]
+pub(super) struct Delaying {
+    /// Our end.
+    pub(super) local: SocketAddr,
+    /// The neighbour's end.
+    pub(super) remote: SocketAddr,
+    /// Since when.
+    pub(super) since: Instant,
+}
 
 /// Our OPEN is on its way.
 #[derive(Debug)]
@@ -89,6 +101,8 @@ pub(super) struct OpenSent {
     pub(super) since: Instant,
     /// What our OPEN said.
     pub(super) offer: Offer,
+    /// The neighbour's OPEN, while it is open which of two connections both sides keep.
+    pub(super) undecided: Option<Box<Open>>,
 }
 
 /// Both OPENs agree; a KEEPALIVE is awaited.
@@ -115,7 +129,7 @@ impl Connection {
     /// The state people see for this connection.
     pub(super) const fn state(&self) -> State {
         match self {
-            Self::Connecting(_) => State::Connect,
+            Self::Connecting(_) | Self::Delaying(_) => State::Connect,
             Self::OpenSent(_) => State::OpenSent,
             Self::OpenConfirm(_) => State::OpenConfirm,
             Self::Established(_) => State::Established,

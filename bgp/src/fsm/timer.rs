@@ -19,10 +19,6 @@ pub(super) const DYNAMIC_OPEN_TIME: Duration = Duration::from_secs(10);
 /// By how much the hold timer is put off when octets of the peer wait unread: our CPU was late, not the peer.
 pub(super) const HEARD_EXTENSION: Duration = Duration::from_secs(10);
 
-/// Longest pause between connection attempts. A refused SYN costs nobody anything, while a node that joins a mesh, or a peer
-/// that never dials and is back, waits for this.
-pub(super) const CONNECT_RETRY_MAX: Duration = Duration::from_secs(15);
-
 /// Longest pause of any kind while routes of the neighbour are kept for its return.
 pub(super) const URGENT_RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -38,6 +34,13 @@ pub(super) const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// How long a peer that refused our OPEN parameters is spared them.
 pub(super) const CAPABILITY_AMNESIA: Duration = Duration::from_secs(600);
 
+/// How long a session that just came up may turn out to be the loser of a collision: the other side may have settled on the
+/// other connection before it heard that this one is confirmed.
+pub(super) const COLLISION_GRACE: Duration = Duration::from_secs(2);
+
+/// A neighbour we only wait for has called by then, or an operator is told.
+pub(super) const CALL_PATIENCE: Duration = Duration::from_secs(55);
+
 /// An incoming connection without an OPEN for so long gives way to a newer one.
 pub(super) const OPEN_GRACE: Duration = Duration::from_secs(2);
 
@@ -50,6 +53,10 @@ pub(super) enum Timer {
     IdleHold,
     /// The session is old enough to forget earlier errors.
     Stable,
+    /// We have waited long enough for the neighbour to call.
+    Call,
+    /// Say our OPEN on a connection on which it was held back.
+    DelayOpen(Direction),
     /// Nothing heard on a connection.
     Hold(Direction),
     /// The Established connection took no octets.

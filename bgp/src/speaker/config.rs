@@ -361,11 +361,17 @@ pub struct PeerConfig {
     pub hold_time: HoldTime,
     /// Explicit keepalive interval for the offered hold time; scaled when a smaller hold time is settled.
     pub keepalive: Option<Duration>,
-    /// First pause between connection attempts; grows to a minute while they fail.
+    /// First pause between connection attempts; doubles up to `connect_retry_max` while they fail.
     pub connect_retry: Duration,
+    /// Longest pause between connection attempts. A refused SYN costs nobody anything, while a node that joins a mesh, or a peer
+    /// that never dials and is back, waits for this: a quarter of a minute.
+    pub connect_retry_max: Duration,
+    /// How long to hold our OPEN back on a new connection, so that the peer says its own first (RFC 4271 §8.1.1); not at all
+    /// where absent.
+    pub delay_open: Option<Duration>,
     /// First pause after a protocol error; doubles up to `idle_hold_max`.
     pub idle_hold: Duration,
-    /// Longest pause after protocol errors.
+    /// Longest pause after protocol errors, and after a Cease of the peer's.
     pub idle_hold_max: Duration,
     /// How long the peer's window may stay closed (RFC 9687); computed from the hold time where absent.
     pub send_hold: Option<Duration>,
@@ -410,6 +416,12 @@ pub struct PeerConfig {
     pub enforce_first_as: bool,
     /// Accept AS_SET in its paths although RFC 9774 deprecates it.
     pub allow_as_set: bool,
+    /// End the session at a well-known attribute of no known type with 3/2, as RFC 4271 §6.3 has it, rather than withdraw
+    /// the routes.
+    pub strict_attributes: bool,
+    /// Answer a malformed multiprotocol attribute by giving up its family until the session ends (RFC 7606 §2, "AFI/SAFI
+    /// disable") rather than by a reset. Off, because a family that is silently dead is worse for its routes than a restart.
+    pub afi_safi_disable: bool,
     /// What we are to it (RFC 9234), if it is external; nothing is said where absent.
     pub role: Option<Role>,
     /// Refuse it unless it says its role as well.
@@ -461,6 +473,8 @@ impl PeerConfig {
             hold_time: HoldTime::default(),
             keepalive: None,
             connect_retry: Duration::from_secs(5),
+            connect_retry_max: Duration::from_secs(15),
+            delay_open: None,
             idle_hold: Duration::from_secs(1),
             idle_hold_max: Duration::from_secs(60),
             send_hold: None,
@@ -484,6 +498,8 @@ impl PeerConfig {
             minimum_hold_time: HoldTime::NONE,
             enforce_first_as: true,
             allow_as_set: false,
+            strict_attributes: false,
+            afi_safi_disable: false,
             role: None,
             strict_role: false,
             local_as_mode: LocalAsMode::default(),
@@ -532,6 +548,8 @@ impl PeerConfig {
             || self.minimum_hold_time != other.minimum_hold_time
             || self.enforce_first_as != other.enforce_first_as
             || self.allow_as_set != other.allow_as_set
+            || self.strict_attributes != other.strict_attributes
+            || self.afi_safi_disable != other.afi_safi_disable
             || self.role != other.role
             || self.strict_role != other.strict_role
             || (self.local_as_mode == LocalAsMode::DualAs)
@@ -734,10 +752,22 @@ pub enum NextHopMode {
 pub struct MaximumPrefixes {
     /// The most that is tolerated.
     pub limit: usize,
-    /// Only count and warn.
-    pub warning_only: bool,
-    /// How long the session rests after it was closed for this; for good where absent.
-    pub restart: Option<Duration>,
+    /// What happens at the first one beyond.
+    pub action: LimitAction,
+}
+
+/// What happens to a peer that announces more than it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LimitAction {
+    /// The session ends with 6/1 and rests.
+    #[default]
+    Close,
+    /// The same, and the session is tried again after so long.
+    Restart(Duration),
+    /// Only a warning.
+    Warn,
+    /// What is beyond the limit is not taken, and asked for again once there is room; the session stays.
+    Discard,
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ impl Speaker {
             state_for: now.saturating_duration_since(neighbour.state_since),
             established_count: neighbour.established_count,
             last_error: neighbour.fsm.last_error().map(ToString::to_string),
+            warnings: neighbour.warnings.iter().map(ToString::to_string).collect(),
             router_id: negotiated.map(|negotiated| negotiated.peer_router_id),
             hold_time: negotiated
                 .map(|negotiated| Duration::from_secs(u64::from(negotiated.hold_time.as_secs()))),

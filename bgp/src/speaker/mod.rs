@@ -43,7 +43,9 @@ use crate::codec::error::DecodeError;
 use crate::codec::{CodecContext, ErrorCode, Message, Notification};
 use crate::decision::Options;
 use crate::family::{Family, FamilySet};
-use crate::fsm::{Admission, Direction, Event, LocalIdentity, PeerOutput, Shutdown, State};
+use crate::fsm::{
+    Admission, Direction, Event, LocalIdentity, PeerOutput, PeerWarning, Shutdown, State,
+};
 use crate::graceful_restart::Deferral;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
 use crate::rib::attribute_store::AttributeStore;
@@ -111,6 +113,15 @@ pub enum Output {
         peer: PeerId,
         /// How; nothing where it is to end.
         path: Option<SessionConfig>,
+    },
+    /// Something about a neighbour is not as it should be, and an operator should know.
+    PeerWarning {
+        /// Which.
+        peer: PeerId,
+        /// Its name.
+        name: Arc<str>,
+        /// What.
+        warning: PeerWarning,
     },
     /// The state people see changed.
     PeerStateChanged {
@@ -461,6 +472,7 @@ impl Speaker {
     ) {
         if let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot)) {
             neighbour.set_open(direction, true);
+            neighbour.warnings.remove(&PeerWarning::NobodyCalls);
         }
         let event = Event::ConnectionUp {
             direction,
@@ -607,6 +619,7 @@ impl Speaker {
                 PeerOutput::Down(reason) => self.session_down(slot, &reason, now),
                 PeerOutput::Update(update) => self.import(slot, update, now),
                 PeerOutput::RouteRefresh(refresh) => self.route_refresh(slot, refresh, now),
+                PeerOutput::Warning(warning) => self.warn(slot, warning),
                 PeerOutput::StateChanged { from, to } => {
                     neighbour.state_since = now;
                     let name = Arc::clone(&neighbour.name);
@@ -625,6 +638,21 @@ impl Speaker {
         }
         self.set_timer(slot);
         self.retire_if_gone(slot);
+    }
+
+    /// Tells of something once, and shows it until it is over.
+    fn warn(&mut self, slot: Slot, warning: PeerWarning) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        if neighbour.warnings.insert(warning) {
+            let (peer, name) = (neighbour.id, Arc::clone(&neighbour.name));
+            self.outputs.push_back(Output::PeerWarning {
+                peer,
+                name,
+                warning,
+            });
+        }
     }
 
     /// Moves a neighbour's timer where it became earlier. A later deadline is found out when the earlier one passes:

@@ -1,5 +1,6 @@
 //! One neighbour as the speaker sees it: its machine, its session, what is kept of an earlier one.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use super::config::PeerConfig;
 use super::liveness::Liveness;
 use super::snapshot::MessageCounters;
 use crate::family::{Family, FamilySet};
-use crate::fsm::{Direction, Negotiated, Peer};
+use crate::fsm::{Direction, Negotiated, Peer, PeerWarning};
 use crate::graceful_restart::Retention;
 use crate::rib::adj_rib_out::MemberId;
 
@@ -29,6 +30,8 @@ pub(super) struct Neighbour {
     /// The path to it, where it is watched.
     pub(super) liveness: Option<Liveness>,
     pub(super) established_count: u64,
+    /// What an operator should know of it, as long as it holds.
+    pub(super) warnings: BTreeSet<PeerWarning>,
     pub(super) state_since: Instant,
     /// When the speaker will look at it next.
     pub(super) deadline: Option<Instant>,
@@ -51,6 +54,8 @@ pub(super) struct Session {
     pub(super) negotiated: Arc<Negotiated>,
     pub(super) ipv4: Option<FamilySession>,
     pub(super) ipv6: Option<FamilySession>,
+    /// Families of which nothing is taken any more.
+    pub(super) disabled: FamilySet,
 }
 
 /// One family of a session.
@@ -61,8 +66,12 @@ pub(super) struct FamilySession {
     pub(super) end_of_rib_received: bool,
     /// Between BoRR and EoRR: when what was not repeated goes regardless (RFC 7313 §4.1).
     pub(super) refresh_ends: Option<Instant>,
-    /// It was said already that the peer announces too much.
-    pub(super) over_limit: bool,
+    /// The peer announced prefixes beyond its limit that were not taken.
+    pub(super) discarded: bool,
+    /// When its routes were asked for again for that reason.
+    pub(super) asked: Option<Instant>,
+    /// When to ask for them next.
+    pub(super) ask: Option<Instant>,
 }
 
 impl Session {
@@ -80,6 +89,14 @@ impl Session {
             Family::IPV6_UNICAST => self.ipv6.as_mut(),
             _ => None,
         }
+    }
+
+    /// Whether routes of the peer were not taken because of a limit.
+    pub(super) fn discards(&self) -> bool {
+        [&self.ipv4, &self.ipv6]
+            .into_iter()
+            .flatten()
+            .any(|carried| carried.discarded)
     }
 
     pub(super) fn families(&self) -> FamilySet {
@@ -108,6 +125,7 @@ impl Neighbour {
             counters: MessageCounters::default(),
             liveness: None,
             established_count: 0,
+            warnings: BTreeSet::new(),
             state_since: now,
             deadline: None,
             ipv6_first: false,
@@ -167,7 +185,10 @@ impl Neighbour {
     /// When something is to be done for it.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let session = self.session.as_ref();
-        let refresh = |family| session.and_then(|session| session.family(family)?.refresh_ends);
+        let refresh = |family| {
+            let carried = session?.family(family)?;
+            carried.refresh_ends.into_iter().chain(carried.ask).min()
+        };
         [
             self.fsm.poll_timeout(),
             self.retention.deadline(),

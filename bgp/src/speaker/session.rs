@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::neighbour::{FamilySession, Neighbour, Session};
-use super::{Speaker, Tables, with_rib};
+use super::{Output, Speaker, Tables, with_rib};
 use crate::codec::{NextHop, Nlri, RefreshKind, RouteRefresh, Update};
 use crate::family::{Family, FamilySet};
-use crate::fsm::{DownReason, Event, Negotiated};
+use crate::fsm::{DownReason, Event, Negotiated, PeerWarning};
 use crate::graceful_restart::{GRACE, Step, Steps, Terms};
 use crate::policy::SourceKind;
 use crate::prefix::Prefix;
@@ -20,10 +22,15 @@ use crate::rib::import::{self, ImportContext};
 use crate::rib::table::{Incoming, Walk};
 use crate::rib::{PeerFacts, Slot};
 use crate::router_id::RouterId;
-use crate::speaker::config::{AddPathSend, LocalAsMode, NextHopMode, PeerConfig, SpeakerConfig};
+use crate::speaker::config::{
+    AddPathSend, LimitAction, LocalAsMode, MaximumPrefixes, NextHopMode, PeerConfig, SpeakerConfig,
+};
 
 /// How long a peer may take from BoRR to EoRR.
 const REFRESH_TIME: Duration = Duration::from_secs(360);
+/// Least time between two requests for routes that did not fit the limit: a peer that sends too many and keeps changing them is
+/// not asked with every change.
+const ASK_INTERVAL: Duration = Duration::from_secs(60);
 /// Steps a walk makes between two looks at the budget.
 const WALK_STRIDE: usize = 64;
 
@@ -53,6 +60,7 @@ impl Speaker {
             negotiated: Arc::clone(&negotiated),
             ipv4: None,
             ipv6: None,
+            disabled: FamilySet::empty(),
         });
         self.take_steps(slot, &steps);
         self.refresh_facts(slot);
@@ -85,6 +93,8 @@ impl Speaker {
         let Some(session) = neighbour.session.take() else {
             return;
         };
+        // They were about this session.
+        neighbour.warnings.clear();
         for family in Family::ALL {
             if let Some(carried) = session.family(family) {
                 let (group, member) = (carried.group, carried.member);
@@ -154,8 +164,14 @@ impl Speaker {
             return;
         };
         let mut steps = neighbour.retention.expire(now);
+        let mut ask = FamilySet::empty();
         if let Some(session) = &mut neighbour.session {
             for family in Family::ALL {
+                if let Some(carried) = session.family_mut(family)
+                    && carried.ask.is_some_and(|deadline| deadline <= now)
+                {
+                    ask |= FamilySet::of(family);
+                }
                 if let Some(carried) = session.family_mut(family)
                     && carried.refresh_ends.is_some_and(|deadline| deadline <= now)
                 {
@@ -165,6 +181,9 @@ impl Speaker {
             }
         }
         self.take_steps(slot, &steps);
+        for family in ask.families() {
+            self.request_refresh(slot, family, now);
+        }
     }
 
     /// What the tables know of a neighbour follows its session and configuration. What it tells changed value then.
@@ -243,14 +262,28 @@ impl Speaker {
         else {
             return;
         };
-        let Some(session) = &neighbour.session else {
+        let Some(session) = &mut neighbour.session else {
             return;
         };
+        let newly_disabled = update.disabled - session.disabled;
+        session.disabled |= newly_disabled;
+        let disabled = session.disabled;
+        let discard_beyond = match neighbour.config.maximum_prefixes {
+            Some(MaximumPrefixes {
+                limit,
+                action: LimitAction::Discard,
+            }) => limit,
+            _ => usize::MAX,
+        };
+        let mut discarded = FamilySet::empty();
         let counters = &mut neighbour.counters;
         counters.updates_received += 1;
         counters.attribute_faults += update.faults.len() as u64;
         counters.withdrawals_received += update.withdrawn.len() as u64;
         for Nlri { prefix, path_id } in &update.withdrawn {
+            if disabled.has(prefix.family()) {
+                continue;
+            }
             let path_id = path_id.map(|id| id.0);
             match prefix {
                 Prefix::V4(prefix) => ipv4.table.withdraw(*prefix, slot, path_id, store),
@@ -293,6 +326,25 @@ impl Speaker {
                     received
                 });
                 for Nlri { prefix, path_id } in &announcement.nlri {
+                    if disabled.has(prefix.family()) {
+                        continue;
+                    }
+                    if discard_beyond < usize::MAX
+                        && match prefix {
+                            Prefix::V4(prefix) => {
+                                ipv4.table.fresh_prefixes(slot) >= discard_beyond
+                                    && !ipv4.table.has_fresh(*prefix, slot)
+                            }
+                            Prefix::V6(prefix) => {
+                                ipv6.table.fresh_prefixes(slot) >= discard_beyond
+                                    && !ipv6.table.has_fresh(*prefix, slot)
+                            }
+                        }
+                    {
+                        discarded |= FamilySet::of(prefix.family());
+                        counters.discarded_prefixes += 1;
+                        continue;
+                    }
                     let (attributes, unusable) = match unusable {
                         Some(_) => {
                             store.retain(received);
@@ -316,11 +368,33 @@ impl Speaker {
                 store.release(received);
                 store.release(base);
             }
-            self.enforce_limit(slot, now);
         }
-        if let Some(family) = update.end_of_rib {
+        for family in discarded.families() {
+            if let Some(carried) = session.family_mut(family) {
+                carried.discarded = true;
+            }
+        }
+        self.enforce_limit(slot, now);
+        if let Some(family) = update.end_of_rib
+            && !disabled.has(family)
+        {
             self.end_of_rib(slot, family);
         }
+        for family in newly_disabled.families() {
+            self.disable(slot, family);
+        }
+    }
+
+    /// Gives up a family for the rest of the session: its routes go (RFC 7606 §2, RFC 4760 §7). Nobody waits for its
+    /// End-of-RIB.
+    fn disable(&mut self, slot: Slot, family: Family) {
+        let store = &mut self.tables.store;
+        with_rib!(self.tables, family, |rib| rib
+            .table
+            .begin_epoch(slot, store));
+        self.take_step(slot, Step::DeleteOld(family));
+        self.end_of_rib(slot, family);
+        self.warn(slot, PeerWarning::FamilyDisabled(family));
     }
 
     fn end_of_rib(&mut self, slot: Slot, family: Family) {
@@ -341,7 +415,7 @@ impl Speaker {
         self.end_deferral_where_complete();
     }
 
-    /// Ends the session of a peer that announces more than it may (RFC 4486 §4, 6/1).
+    /// Does what is configured for a peer that announces more than it may; ending the session, 6/1 (RFC 4486 §4).
     pub(super) fn enforce_limit(&mut self, slot: Slot, now: Instant) {
         let Some(neighbour) = self
             .neighbours
@@ -350,27 +424,97 @@ impl Speaker {
         else {
             return;
         };
-        let (Some(maximum), Some(session)) =
-            (neighbour.config.maximum_prefixes, &mut neighbour.session)
-        else {
+        let Some(session) = &mut neighbour.session else {
             return;
         };
+        let maximum = neighbour.config.maximum_prefixes;
+        if maximum.is_none() && !session.discards() {
+            return;
+        }
+        let limit = maximum.map_or(usize::MAX, |maximum| maximum.limit);
+        let mut exceeded = FamilySet::empty();
+        let mut ask = FamilySet::empty();
         for family in Family::ALL {
             let count = with_rib!(self.tables, family, |rib| rib.table.fresh_prefixes(slot));
             let Some(carried) = session.family_mut(family) else {
                 continue;
             };
-            carried.over_limit = count > maximum.limit;
-            if carried.over_limit && !maximum.warning_only {
+            let close = match maximum.map(|maximum| maximum.action) {
+                Some(LimitAction::Close) => Some(None),
+                Some(LimitAction::Restart(pause)) => Some(Some(pause)),
+                Some(LimitAction::Warn | LimitAction::Discard) | None => None,
+            };
+            if count > limit
+                && let Some(restart) = close
+            {
                 let event = Event::PrefixLimit {
                     family,
-                    limit: u32::try_from(maximum.limit).unwrap_or(u32::MAX),
-                    restart: maximum.restart,
+                    limit: u32::try_from(limit).unwrap_or(u32::MAX),
+                    restart,
                 };
                 neighbour.fsm.handle_event(now, event);
                 return;
             }
+            if carried.discarded && count < limit && carried.ask.is_none() {
+                let at = carried.asked.map_or(now, |asked| asked + ASK_INTERVAL);
+                carried.ask = Some(at);
+                if at <= now {
+                    ask |= FamilySet::of(family);
+                }
+            }
+            if count > limit || carried.discarded {
+                exceeded |= FamilySet::of(family);
+            }
         }
+        neighbour.warnings.retain(|warning| match warning {
+            PeerWarning::PrefixLimit {
+                family,
+                limit: known,
+            } => exceeded.has(*family) && *known == limit,
+            _ => true,
+        });
+        for family in exceeded.families() {
+            self.warn(slot, PeerWarning::PrefixLimit { family, limit });
+        }
+        for family in ask.families() {
+            self.request_refresh(slot, family, now);
+        }
+    }
+
+    /// Asks the peer for its routes again (RFC 2918), because some of them were not kept.
+    fn request_refresh(&mut self, slot: Slot, family: Family, now: Instant) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let peer = neighbour.id;
+        let Some(session) = &mut neighbour.session else {
+            return;
+        };
+        let direction = session.negotiated.direction;
+        let answers = session.negotiated.route_refresh;
+        let Some(carried) = session.family_mut(family) else {
+            return;
+        };
+        carried.ask = None;
+        if !answers {
+            // Nothing brings them back but a session anew, which is for an operator to decide.
+            carried.asked = Some(now);
+            return;
+        }
+        carried.asked = Some(now);
+        carried.discarded = false;
+        let mut octets = BytesMut::new();
+        RouteRefresh {
+            family,
+            kind: RefreshKind::Request,
+        }
+        .encode(&mut octets);
+        *neighbour.queued_mut(direction) += octets.len();
+        self.outputs.push_back(Output::Send {
+            peer,
+            direction,
+            chunks: vec![octets.freeze()],
+        });
     }
 
     // ---- refresh --------------------------------------------------------------------------------------------------
@@ -561,7 +705,9 @@ impl Speaker {
             member,
             end_of_rib_received: before.is_some_and(|before| before.end_of_rib_received),
             refresh_ends: before.and_then(|before| before.refresh_ends),
-            over_limit: before.is_some_and(|before| before.over_limit),
+            discarded: before.is_some_and(|before| before.discarded),
+            asked: before.and_then(|before| before.asked),
+            ask: before.and_then(|before| before.ask),
         };
         match family {
             Family::IPV6_UNICAST => session.ipv6 = Some(carried),

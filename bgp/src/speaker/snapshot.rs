@@ -99,6 +99,8 @@ pub struct PeerSnapshot {
     pub established_count: u64,
     /// Why the last session or attempt ended.
     pub last_error: Option<String>,
+    /// What an operator should look into although nothing was refused for it.
+    pub warnings: Vec<String>,
     /// Its BGP Identifier, while established.
     pub router_id: Option<RouterId>,
     /// Settled hold time, while established.
@@ -192,6 +194,8 @@ pub struct MessageCounters {
     pub refreshes_received: u64,
     /// Paths ignored because the peer sent too many of one prefix.
     pub excess_paths: u64,
+    /// Announced prefixes that were not taken because of the peer's limit.
+    pub discarded_prefixes: u64,
 }
 
 /// Which routes to show.

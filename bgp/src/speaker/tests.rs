@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use self::net::{Net, address, originate, peer_config, prefix, speaker_config};
 use super::Clear;
-use super::config::{MaximumPrefixes, NextHopMode, Originate, Remote, SpeakerConfig};
+use super::config::{LimitAction, MaximumPrefixes, NextHopMode, Originate, Remote, SpeakerConfig};
 use super::snapshot::{PathInfo, Unusable};
 use crate::asn::Asn;
 use crate::codec::{Community, LocalPref, Message, NextHop, PathAttributes};
@@ -562,8 +562,7 @@ fn too_many_prefixes_end_the_session() {
     net.configure(0, |config| {
         config.peers[0].maximum_prefixes = Some(MaximumPrefixes {
             limit: 2,
-            warning_only: false,
-            restart: None,
+            action: LimitAction::Close,
         });
     });
     net.configure(1, |config| originate(config, &["10.1.0.0/24"]));
@@ -586,8 +585,7 @@ fn prefixes_kept_of_an_ended_session_do_not_count_towards_the_limit() {
     net.configure(0, |config| {
         config.peers[0].maximum_prefixes = Some(MaximumPrefixes {
             limit: 2,
-            warning_only: false,
-            restart: None,
+            action: LimitAction::Close,
         });
     });
     net.configure(1, |config| originate(config, &["10.1.0.0/24"]));

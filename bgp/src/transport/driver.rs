@@ -471,6 +471,7 @@ impl Driver {
                         .and_modify(|(_, latest)| *latest = to)
                         .or_insert((from, to));
                 }
+                Output::PeerWarning { name, warning, .. } => warn!(peer = %name, "{warning}"),
                 Output::PeerRemoved { peer } => {
                     for direction in Direction::ALL {
                         if let Some(live) = self.connections.remove(&(peer, direction)) {

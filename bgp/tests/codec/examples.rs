@@ -86,6 +86,7 @@ fn open_with_every_capability() {
         "open-full",
         &CodecContext::before_open(),
         Message::Open(Open {
+            contradicting_as: None,
             asn: Asn(64512),
             hold_time: HoldTime::default(),
             router_id: "10.0.0.1".parse().unwrap(),
@@ -118,6 +119,7 @@ fn open_of_a_four_octet_as() {
         "open-as-trans",
         &CodecContext::before_open(),
         Message::Open(Open {
+            contradicting_as: None,
             asn: Asn(4_200_000_001),
             hold_time: HoldTime::default(),
             router_id: "10.0.0.1".parse().unwrap(),

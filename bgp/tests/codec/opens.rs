@@ -183,13 +183,14 @@ fn add_path_tuples_with_an_unknown_mode_are_left_out() {
 }
 
 #[test]
-fn extended_framing_is_written_only_where_it_must_be() {
+fn o24_extended_framing_is_written_only_where_it_must_be() {
     let with_len = |len: usize| {
         let capabilities = (0..len / 2)
             .map(|_| Capability::EnhancedRouteRefresh)
             .chain((len % 2 == 1).then(|| Capability::Role(margay_bgp::codec::Role::Peer)))
             .collect();
         let open = Open {
+            contradicting_as: None,
             asn: Asn(64512),
             hold_time: HoldTime::default(),
             router_id: "10.0.0.1".parse().unwrap(),

@@ -22,7 +22,7 @@ use crate::{bytes_of, message};
 
 /// Contexts in which both directions agreed to the same.
 fn contexts() -> impl Strategy<Value = CodecContext> {
-    any::<[bool; 9]>().prop_map(
+    any::<[bool; 11]>().prop_map(
         |[
             wide,
             v4_ids,
@@ -33,6 +33,8 @@ fn contexts() -> impl Strategy<Value = CodecContext> {
             enhanced,
             external,
             sets,
+            strict,
+            disables,
         ]| {
             let mut ids = FamilySet::empty();
             ids.set(FamilySet::IPV4_UNICAST, v4_ids);
@@ -50,6 +52,8 @@ fn contexts() -> impl Strategy<Value = CodecContext> {
                 peer_is_external: external,
                 enforce_first_as: None,
                 allow_as_set: sets,
+                strict_attributes: strict,
+                afi_safi_disable: disables,
             }
         },
     )

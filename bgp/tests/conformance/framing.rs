@@ -3,6 +3,7 @@
 use super::{KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, message, open, update};
 use margay_bgp::codec::Message;
 use margay_bgp::fsm::State;
+use margay_bgp::speaker::config::{LimitAction, MaximumPrefixes};
 
 fn header(length: u16, number: u8) -> Vec<u8> {
     let mut octets = vec![0xff; 16];
@@ -159,10 +160,9 @@ fn f12_f13_a_notification_is_never_answered_whatever_it_says() {
 #[test]
 fn f18_one_prefix_too_many_ends_with_6_1_family_and_limit() {
     let mut lab = Lab::with(|config| {
-        config.peers[0].maximum_prefixes = Some(margay_bgp::speaker::config::MaximumPrefixes {
+        config.peers[0].maximum_prefixes = Some(MaximumPrefixes {
             limit: 2,
-            warning_only: false,
-            restart: None,
+            action: LimitAction::Close,
         });
     });
     lab.establish(&["a"]);

@@ -293,6 +293,7 @@ impl Lab {
             } => drop(self.paths.insert(peer, path)),
             Output::Watch { peer, path: None } => drop(self.paths.remove(&peer)),
             Output::Reconfigured { .. }
+            | Output::PeerWarning { .. }
             | Output::PeerStateChanged { .. }
             | Output::PeerRemoved { .. } => {}
         }

@@ -113,6 +113,7 @@ impl Script {
 
 fn open() -> Open {
     Open {
+        contradicting_as: None,
         asn: Asn(THEIRS),
         hold_time: HoldTime::default(),
         router_id: router_id(9),

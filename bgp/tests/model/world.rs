@@ -212,6 +212,7 @@ impl World {
             }]));
         }
         let open = Open {
+            contradicting_as: None,
             asn: Asn(asn),
             hold_time: HoldTime::from_secs(0).unwrap(),
             router_id: RouterId::new(id_of(who)).unwrap(),

@@ -39,13 +39,13 @@ fn assert_survivor(open: Open, order: [Direction; 2], survivor: Direction) {
 }
 
 #[test]
-fn our_identifier_is_higher_so_our_connection_survives_in_either_order() {
+fn c1_c6_our_identifier_is_higher_so_our_connection_survives_in_either_order() {
     assert_survivor(open_from(99), [Outgoing, Incoming], Outgoing);
     assert_survivor(open_from(99), [Incoming, Outgoing], Outgoing);
 }
 
 #[test]
-fn our_identifier_is_lower_so_the_peers_connection_survives_in_either_order() {
+fn c2_c6_our_identifier_is_lower_so_the_peers_connection_survives_in_either_order() {
     assert_survivor(open_from(101), [Outgoing, Incoming], Incoming);
     assert_survivor(open_from(101), [Incoming, Outgoing], Incoming);
 }
@@ -56,7 +56,7 @@ fn identifiers_compare_as_unsigned_numbers() {
 }
 
 #[test]
-fn between_equal_identifiers_the_higher_as_survives() {
+fn c3_between_equal_identifiers_the_higher_as_survives() {
     // Ours is 64512, theirs 64600.
     assert_survivor(open_from(100), [Outgoing, Incoming], Incoming);
     assert_survivor(open_from(100), [Incoming, Outgoing], Incoming);
@@ -93,8 +93,9 @@ fn nothing_is_decided_before_the_other_connection_has_its_open() {
 }
 
 #[test]
-fn an_open_beside_an_established_session_is_answered_6_7() {
+fn c4_an_open_beside_an_established_session_is_answered_6_7() {
     let mut lab = Lab::established();
+    lab.wait(SECOND * 2);
     assert!(admits(&lab));
     lab.up(Incoming);
     lab.outputs.clear();
@@ -131,7 +132,7 @@ fn graceful_session(direction: Direction) -> Lab {
 }
 
 #[test]
-fn a_new_session_of_a_gracefully_restarting_peer_replaces_the_old_one_silently() {
+fn c5_a_new_session_of_a_gracefully_restarting_peer_replaces_the_old_one_silently() {
     for (old, new) in [(Outgoing, Incoming), (Incoming, SecondIncoming)] {
         let mut lab = graceful_session(old);
         assert_eq!(admitted(&lab), Some(new));
@@ -204,6 +205,35 @@ fn what_is_left_of_a_collision_does_not_end_a_session_that_just_came_up() {
     lab.up(Incoming);
     assert_eq!(lab.down(), None);
     lab.message(Incoming, Message::Open(graceful_open(false)));
+    // The peer, whose identifier is higher, might yet prefer its own connection.
+    assert!(lab.sent(Incoming).iter().all(|kind| *kind == 1));
+    lab.wait(SECOND * 2);
+    lab.assert_notified(Incoming, ErrorCode::CONNECTION_COLLISION);
+    lab.assert_state(State::Established);
+}
+
+#[test]
+fn a_session_that_the_peer_gives_up_for_the_other_connection_is_followed_there() {
+    let mut lab = two_connections(config());
+    lab.message(Outgoing, Message::Open(open_from(101)));
+    lab.message(Outgoing, Message::Keepalive);
+    lab.assert_state(State::Established);
+    lab.message(Incoming, Message::Open(open_from(101)));
+    assert_eq!(lab.closes(Incoming), None);
+    lab.notification(Outgoing, ErrorCode::CONNECTION_COLLISION);
+    assert!(lab.down().is_some());
+    lab.message(Incoming, Message::Keepalive);
+    lab.assert_state(State::Established);
+    assert_eq!(lab.negotiated().direction, Incoming);
+    assert_eq!(lab.connects(), 0);
+}
+
+#[test]
+fn a_connection_that_loses_to_a_session_by_identifiers_as_well_is_refused_at_once() {
+    let mut lab = two_connections(config());
+    lab.message(Outgoing, Message::Open(open_from(99)));
+    lab.message(Outgoing, Message::Keepalive);
+    lab.message(Incoming, Message::Open(open_from(99)));
     lab.assert_notified(Incoming, ErrorCode::CONNECTION_COLLISION);
     lab.assert_state(State::Established);
 }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    Admission, Direction, DownReason, Event, LocalIdentity, Negotiated, Peer, PeerOutput, Shutdown,
-    State,
+    Admission, Direction, DownReason, Event, LocalIdentity, Negotiated, Peer, PeerOutput,
+    PeerWarning, Shutdown, State,
 };
 use crate::asn::Asn;
 use crate::codec::{
@@ -57,6 +57,7 @@ pub(super) fn config() -> PeerConfig {
 /// The neighbour's OPEN with the capabilities every modern speaker sends.
 pub(super) fn their_open() -> Open {
     Open {
+        contradicting_as: None,
         asn: THEM,
         hold_time: HoldTime::default(),
         router_id: id(200),

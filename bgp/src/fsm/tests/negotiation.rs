@@ -305,7 +305,7 @@ fn open_len(lab: &Lab) -> usize {
 }
 
 #[test]
-fn a_peer_that_refuses_optional_parameters_is_spared_them_for_ten_minutes() {
+fn o25_a_peer_that_refuses_optional_parameters_is_spared_them_for_ten_minutes() {
     for code in [
         ErrorCode::UNSUPPORTED_OPTIONAL_PARAMETER,
         ErrorCode::UNSUPPORTED_CAPABILITY,
@@ -340,7 +340,7 @@ fn a_peer_that_refuses_optional_parameters_is_spared_them_for_ten_minutes() {
 }
 
 #[test]
-fn a_peer_that_refuses_the_plain_open_as_well_is_an_error() {
+fn o25_a_peer_that_refuses_the_plain_open_as_well_is_an_error() {
     let mut lab = refused_with(ErrorCode::UNSUPPORTED_OPTIONAL_PARAMETER);
     lab.notification(Outgoing, ErrorCode::UNSUPPORTED_OPTIONAL_PARAMETER);
     lab.assert_state(State::Idle);

@@ -48,7 +48,7 @@ fn tcp_loss_keeps_nothing_where_we_have_graceful_restart_off() {
 }
 
 #[test]
-fn hold_expiry_keeps_routes_only_with_the_n_bit_on_both_sides() {
+fn g10_hold_expiry_keeps_routes_only_with_the_n_bit_on_both_sides() {
     for notification in [true, false] {
         let mut lab = graceful(notification);
         lab.wait(SECOND * 90);
@@ -176,7 +176,7 @@ fn a_restarted_speaker_sets_r_and_f() {
 }
 
 #[test]
-fn a_freshly_started_speaker_sets_neither_r_nor_f() {
+fn g16_a_freshly_started_speaker_sets_neither_r_nor_f() {
     let capability = offered(identity(), false);
     assert!(!capability.restarting);
     assert!(capability.families.iter().all(|family| !family.forwarding));

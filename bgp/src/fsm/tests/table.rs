@@ -22,7 +22,7 @@ fn idle_start_dials() {
 }
 
 #[test]
-fn idle_passive_start_waits_in_active() {
+fn f16_idle_passive_start_waits_in_active_and_never_dials() {
     let mut lab = Lab::new(PeerConfig {
         passive: true,
         ..config()
@@ -130,8 +130,12 @@ fn connect_failure_leads_to_active() {
 }
 
 #[test]
-fn connect_refused_again_and_again_pauses_longer_up_to_a_quarter_of_a_minute() {
-    let mut lab = Lab::connecting();
+fn f1_connect_refused_again_and_again_pauses_longer_up_to_the_configured_maximum() {
+    let mut lab = Lab::new(PeerConfig {
+        connect_retry_max: SECOND * 60,
+        ..config()
+    });
+    lab.event(Event::Start);
     let mut pauses = Vec::new();
     for _ in 0..6 {
         lab.event(Event::ConnectionFailed {
@@ -139,13 +143,13 @@ fn connect_refused_again_and_again_pauses_longer_up_to_a_quarter_of_a_minute() {
         });
         pauses.push(pause_before_connect(&mut lab));
     }
-    for (pause, full) in pauses.iter().zip([5.0, 10.0, 15.0, 15.0, 15.0, 15.0]) {
+    for (pause, full) in pauses.iter().zip([5.0, 10.0, 20.0, 40.0, 60.0, 60.0]) {
         assert!((full * 0.75..=full + 0.2).contains(pause), "{pauses:?}");
     }
 }
 
 #[test]
-fn connect_takes_an_incoming_connection_and_goes_on_dialling() {
+fn f16_connect_takes_an_incoming_connection_and_goes_on_dialling() {
     let mut lab = Lab::connecting();
     assert!(admits(&lab));
     lab.up(Incoming);
@@ -218,7 +222,7 @@ fn open_sent_deconfigured_sends_6_3() {
 }
 
 #[test]
-fn open_sent_hold_timer_expiry_sends_notification_4_after_four_minutes() {
+fn f2_open_sent_hold_timer_expiry_sends_notification_4_after_four_minutes() {
     let mut lab = Lab::open_sent();
     lab.wait(SECOND * 239);
     lab.assert_state(State::OpenSent);
@@ -391,7 +395,7 @@ fn open_confirm_update_counts_as_keepalive_and_is_not_lost() {
 }
 
 #[test]
-fn open_confirm_hold_timer_is_the_negotiated_one() {
+fn f3_open_confirm_hold_timer_is_the_negotiated_one() {
     let mut lab = Lab::open_confirm();
     lab.wait(SECOND * 89);
     lab.assert_state(State::OpenConfirm);
@@ -474,16 +478,26 @@ fn established_silent_peer_is_dropped_at_the_hold_time_and_not_before() {
 }
 
 #[test]
-fn established_octets_waiting_at_hold_expiry_extend_it_by_ten_seconds() {
-    let mut lab = Lab::established();
-    lab.wait(SECOND * 89);
-    lab.event(Event::Heard {
+fn f5_established_octets_waiting_at_hold_expiry_extend_it_once_by_ten_seconds() {
+    let heard = || Event::Heard {
         direction: Outgoing,
-    });
+    };
+    let mut lab = Lab::established();
+    lab.now += SECOND * 90;
+    lab.event(heard());
     lab.wait(SECOND * 9);
     lab.assert_state(State::Established);
-    lab.wait(SECOND);
+    // What waited is handed over: the peer is heard, and may be late once more.
+    lab.message(Outgoing, Message::Keepalive);
+    lab.now += SECOND * 90;
+    lab.event(heard());
+    lab.wait(SECOND * 9);
+    lab.assert_state(State::Established);
+    lab.now += SECOND;
+    lab.event(heard());
+    lab.wait(Duration::ZERO);
     lab.assert_state(State::Idle);
+    lab.assert_notified(Outgoing, ErrorCode::HOLD_TIMER_EXPIRED);
 }
 
 #[test]
@@ -510,7 +524,7 @@ fn established_hold_time_zero_never_expires() {
 }
 
 #[test]
-fn established_peer_that_takes_nothing_for_the_send_hold_time_is_dropped() {
+fn f8_established_peer_that_takes_nothing_for_the_send_hold_time_is_dropped_with_8_0() {
     let mut lab = Lab::established();
     for _ in 0..47 {
         lab.wait(SECOND * 10);
@@ -526,7 +540,7 @@ fn established_peer_that_takes_nothing_for_the_send_hold_time_is_dropped() {
 }
 
 #[test]
-fn established_peer_that_takes_octets_slowly_is_not_dropped() {
+fn f9_established_peer_that_takes_octets_slowly_is_not_dropped() {
     let mut lab = Lab::established();
     for _ in 0..1000 {
         lab.wait(SECOND * 10);
@@ -589,7 +603,7 @@ fn established_stop_sends_cease_and_stays_idle() {
 }
 
 #[test]
-fn established_shutdown_text_is_cut_at_a_character() {
+fn f10_established_shutdown_text_is_cut_at_a_character() {
     let mut lab = Lab::established();
     lab.stop(Some(&"é".repeat(200)));
     let (_, _, data) = lab.notified(Outgoing).expect("sent");
@@ -648,7 +662,7 @@ fn established_start_again_changes_nothing() {
 // Rests.
 
 #[test]
-fn errors_in_a_row_rest_longer_each_time_up_to_a_minute() {
+fn f15_errors_in_a_row_rest_longer_each_time_up_to_a_minute() {
     let mut lab = Lab::connecting();
     let mut pauses = Vec::new();
     for _ in 0..8 {
@@ -660,7 +674,7 @@ fn errors_in_a_row_rest_longer_each_time_up_to_a_minute() {
 }
 
 #[test]
-fn five_minutes_of_session_clear_earlier_errors() {
+fn f15_five_minutes_of_session_clear_earlier_errors() {
     let mut lab = Lab::open_sent();
     for _ in 0..4 {
         malformed(&mut lab);
@@ -679,7 +693,7 @@ fn five_minutes_of_session_clear_earlier_errors() {
 }
 
 #[test]
-fn a_peer_that_ceased_is_left_alone_for_a_minute_but_may_call() {
+fn f14_a_peer_that_ceased_is_left_alone_for_a_minute_but_may_call() {
     for code in [
         ErrorCode::MAXIMUM_PREFIXES,
         ErrorCode::ADMINISTRATIVE_SHUTDOWN,
@@ -692,6 +706,19 @@ fn a_peer_that_ceased_is_left_alone_for_a_minute_but_may_call() {
         assert!(admits(&lab), "{code}");
         assert!(pause_before_connect(&mut lab) >= 59.9, "{code}");
     }
+}
+
+#[test]
+fn f14_a_configured_longest_rest_holds_for_a_peer_that_ceased_as_well() {
+    let mut lab = Lab::established_with(
+        PeerConfig {
+            idle_hold_max: SECOND,
+            ..config()
+        },
+        their_open(),
+    );
+    lab.notification(Outgoing, ErrorCode::ADMINISTRATIVE_SHUTDOWN);
+    assert!(pause_before_connect(&mut lab) <= 1.1);
 }
 
 #[test]
@@ -729,4 +756,108 @@ fn every_change_of_state_is_reported_once() {
             (State::OpenConfirm, State::Established),
         ]
     );
+}
+
+// DelayOpen.
+
+fn delaying() -> Lab {
+    let mut lab = Lab::new(PeerConfig {
+        delay_open: Some(SECOND * 2),
+        ..config()
+    });
+    lab.event(Event::Start);
+    lab.up(Outgoing);
+    assert!(lab.sent(Outgoing).is_empty());
+    lab.assert_state(State::Connect);
+    lab
+}
+
+#[test]
+fn f17_an_open_while_ours_is_held_back_is_answered_with_open_and_keepalive_at_once() {
+    let mut lab = delaying();
+    lab.wait(SECOND);
+    lab.message(Outgoing, Message::Open(their_open()));
+    assert_eq!(lab.sent(Outgoing), [1, 4]);
+    lab.assert_state(State::OpenConfirm);
+    lab.message(Outgoing, Message::Keepalive);
+    lab.assert_state(State::Established);
+    lab.wait(SECOND * 5);
+    assert_eq!(lab.sent(Outgoing), [1, 4], "not said again");
+}
+
+#[test]
+fn f17_a_held_back_open_is_said_when_its_time_has_come() {
+    let mut lab = delaying();
+    lab.wait(SECOND * 2);
+    assert_eq!(lab.sent(Outgoing), [1]);
+    lab.assert_state(State::OpenSent);
+}
+
+#[test]
+fn connect_with_the_open_held_back_says_nothing_to_an_error_and_rests() {
+    for fault in [0, 1] {
+        let mut lab = delaying();
+        if fault == 0 {
+            malformed(&mut lab);
+        } else {
+            lab.message(Outgoing, Message::Keepalive);
+        }
+        assert!(lab.sent(Outgoing).is_empty());
+        assert_eq!(lab.closes(Outgoing), Some(false));
+        lab.assert_state(State::Idle);
+        lab.wait(SECOND * 2);
+        lab.assert_state(State::Connect);
+    }
+}
+
+// Warnings.
+
+fn warnings(lab: &Lab) -> Vec<PeerWarning> {
+    lab.outputs
+        .iter()
+        .filter_map(|output| match output {
+            PeerOutput::Warning(warning) => Some(*warning),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn c7_waiting_for_a_peer_that_does_not_call_is_warned_of_within_a_minute() {
+    let passive = || PeerConfig {
+        passive: true,
+        ..config()
+    };
+    let mut lab = Lab::new(passive());
+    lab.event(Event::Start);
+    lab.wait(SECOND * 60);
+    assert_eq!(warnings(&lab), [PeerWarning::NobodyCalls]);
+    let mut lab = Lab::new(passive());
+    lab.event(Event::Start);
+    lab.wait(SECOND * 50);
+    lab.up(Incoming);
+    lab.wait(SECOND * 100);
+    assert!(warnings(&lab).is_empty());
+}
+
+#[test]
+fn an_old_as_field_that_contradicts_the_capability_is_warned_of() {
+    let lab = Lab::established_with(config(), their_open());
+    assert!(warnings(&lab).is_empty());
+    let mut lab = Lab::open_sent();
+    lab.message(
+        Outgoing,
+        Message::Open(Open {
+            contradicting_as: Some(7),
+            ..their_open()
+        }),
+    );
+    assert_eq!(
+        warnings(&lab),
+        [PeerWarning::ContradictingAs {
+            my_as: 7,
+            asn: THEM
+        }]
+    );
+    lab.assert_state(State::OpenConfirm);
 }

@@ -20,6 +20,20 @@ impl<F: Key> Table<F> {
         self.peer(peer).map_or(0, |list| list.fresh_prefixes)
     }
 
+    /// Whether the peer announced a prefix since its current epoch began.
+    pub(crate) fn has_fresh(&self, prefix: F, peer: Slot) -> bool {
+        let epoch = self.epoch(peer);
+        let mut at = self.find(prefix).map_or(NONE, |net| self.net(net).first);
+        while at != NONE {
+            let path = self.path(at);
+            if path.peer == peer && path.epoch == epoch {
+                return true;
+            }
+            at = path.next;
+        }
+        false
+    }
+
     pub(crate) fn epoch(&self, peer: Slot) -> u8 {
         self.peer(peer).map_or(0, |list| list.epoch)
     }

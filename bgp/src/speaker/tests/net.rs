@@ -524,6 +524,7 @@ impl Net {
                     end.keepalive = keepalive_interval.map(|interval| (interval, now + interval));
                 }
             }
+            Output::PeerWarning { .. } => {}
             Output::PeerStateChanged { name, to, .. } => self.nodes[node].states.push((name, to)),
             Output::Reconfigured { .. } | Output::Watch { .. } | Output::PeerRemoved { .. } => {}
         }

@@ -86,7 +86,7 @@ fn long_lived_stale_routes_are_the_last_choice_and_go_in_the_end() {
 }
 
 #[test]
-fn a_restarted_speaker_says_nothing_until_it_has_heard_everyone() {
+fn g13_a_restarted_speaker_says_nothing_until_it_has_heard_everyone() {
     let mut net = star(2);
     net.nodes[2].changes.clear();
     let mut config = net.nodes[0].speaker.config().clone();
@@ -128,7 +128,7 @@ fn a_restarted_speaker_gives_a_peer_that_stays_away_a_short_grace() {
 }
 
 #[test]
-fn a_restarted_speaker_waits_no_longer_than_the_deferral() {
+fn g13_a_restarted_speaker_waits_no_longer_than_the_deferral() {
     let mut net = star(2);
     net.cut(0, 1);
     restart(&mut net, 0, |config| {
@@ -168,7 +168,7 @@ fn a_restarted_speaker_awaits_callers_from_a_range_for_the_grace() {
 }
 
 #[test]
-fn two_that_restart_at_once_do_not_wait_for_each_other_and_lose_nothing() {
+fn g14_two_that_restart_at_once_do_not_wait_for_each_other_and_lose_nothing() {
     let mut net = star(1);
     let mut config = net.nodes[1].speaker.config().clone();
     config.restarting = true;
