@@ -5,8 +5,8 @@
 //! can disagree with the state for longer than a scrape.
 
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Seconds from a tenth of a millisecond to ten seconds.
@@ -39,6 +39,18 @@ pub struct Metrics {
     pub bgp_originated: IntGauge,
     /// Sessions kept beyond their configuration until their replacement is complete.
     pub bgp_lingering: IntGauge,
+    /// Paths watched by BFD, by state.
+    pub bfd_sessions: IntGaugeVec,
+    /// Changes of those states.
+    pub bfd_transitions: IntCounter,
+    /// Paths that were up and ended.
+    pub bfd_losses: IntCounter,
+    /// BFD packets sent.
+    pub bfd_sent: IntCounter,
+    /// BFD packets taken by a session.
+    pub bfd_received: IntCounter,
+    /// Datagrams on BFD's ports that were dropped, by reason.
+    pub bfd_dropped: IntCounterVec,
     /// Routes the kernel should hold, by family.
     pub kernel_routes: IntGaugeVec,
     /// Changes that failed and are retried.
@@ -112,6 +124,14 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
+        let bfd_dropped = IntCounterVec::new(
+            Opts::new(
+                "margay_bfd_packets_dropped_total",
+                "Datagrams on BFD's ports that no session took.",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(bfd_dropped.clone()))?;
         let gauge = |name: &str, help: &str| -> prometheus::Result<Gauge> {
             let metric = Gauge::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
@@ -195,6 +215,25 @@ impl Metrics {
                 "margay_bgp_sessions_lingering",
                 "Sessions kept beyond their configuration until what replaces them is complete.",
             )?,
+            bfd_sessions: int_gauges(
+                "margay_bfd_sessions",
+                "Paths watched by BFD, by state.",
+                &["state"],
+            )?,
+            bfd_transitions: counter(
+                "margay_bfd_transitions_total",
+                "Changes of BFD sessions' states.",
+            )?,
+            bfd_losses: counter(
+                "margay_bfd_paths_lost_total",
+                "Paths that were up and ended by nobody's will.",
+            )?,
+            bfd_sent: counter("margay_bfd_packets_sent_total", "BFD packets sent.")?,
+            bfd_received: counter(
+                "margay_bfd_packets_received_total",
+                "BFD packets that a session took.",
+            )?,
+            bfd_dropped,
             kernel_routes: int_gauges(
                 "margay_kernel_routes",
                 "Routes this node's kernel should hold.",

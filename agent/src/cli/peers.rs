@@ -17,6 +17,11 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
         "ACCEPTED",
         "ADVERTISED",
     ];
+    // Few peers are watched by BFD, and most tables have none.
+    let watched = peers.iter().any(|peer| peer.bfd.is_some());
+    if watched {
+        heading.push("BFD");
+    }
     if wide {
         heading.extend([
             "OBJECT",
@@ -29,6 +34,9 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
             "RETENTION",
             "LAST-ERROR",
         ]);
+        if watched {
+            heading.extend(["BFD-FOR", "BFD-DETECT", "BFD-REASON"]);
+        }
     }
     let mut rows = Vec::new();
     for peer in peers {
@@ -37,10 +45,11 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
             state.push_str(" (disabled)");
         }
         if peer.families.is_empty() {
-            rows.push(row(peer, &state, None, wide, true));
+            rows.push(row(peer, &state, None, (wide, watched), true));
         }
         for (position, family) in peer.families.iter().enumerate() {
-            rows.push(row(peer, &state, Some(family), wide, position == 0));
+            let first = position == 0;
+            rows.push(row(peer, &state, Some(family), (wide, watched), first));
         }
     }
     table::draw(&heading, &rows)
@@ -50,7 +59,7 @@ fn row(
     peer: &Peer,
     state: &str,
     family: Option<&crate::server::answer::PeerFamily>,
-    wide: bool,
+    (wide, watched): (bool, bool),
     first: bool,
 ) -> Vec<String> {
     let once = |text: String| if first { text } else { " ".to_owned() };
@@ -68,6 +77,12 @@ fn row(
         of(|family| family.accepted.to_string()),
         of(|family| family.advertised.to_string()),
     ];
+    let of_path = |text: fn(&crate::server::answer::PeerBfd) -> String| {
+        once(peer.bfd.as_ref().map(text).unwrap_or_default())
+    };
+    if watched {
+        row.push(of_path(|path| path.state.clone()));
+    }
     if wide {
         let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
         row.extend([
@@ -85,6 +100,13 @@ fn row(
             of(|family| family.retention.clone()),
             once(peer.last_error.clone().unwrap_or_default()),
         ]);
+        if watched {
+            row.extend([
+                of_path(|path| table::duration(path.since)),
+                of_path(|path| format!("{}ms", path.detection_time)),
+                of_path(|path| path.diagnostic.clone()),
+            ]);
+        }
     }
     row
 }
@@ -127,6 +149,33 @@ mod tests {
         10.0.1.3  64512  mesh    Established      1m05s  ipv4-unicast  3         3         2
                                                          ipv6-unicast  1         1         2
         10.0.1.1  64601  global  Idle (disabled)  0s     -             -         -         -
+        ");
+    }
+
+    #[test]
+    fn a_watched_path_has_a_column() {
+        let peers = [
+            Peer {
+                name: "10.0.1.3".into(),
+                state: "Established".into(),
+                enabled: true,
+                bfd: Some(crate::server::answer::PeerBfd {
+                    state: "Up".into(),
+                    ..Default::default()
+                }),
+                ..Peer::default()
+            },
+            Peer {
+                name: "10.0.1.1".into(),
+                state: "Idle".into(),
+                enabled: true,
+                ..Peer::default()
+            },
+        ];
+        insta::assert_snapshot!(table(&peers, false), @r"
+        PEER      AS  ORIGIN  STATE        FOR  FAMILY  RECEIVED  ACCEPTED  ADVERTISED  BFD
+        10.0.1.3  0   -       Established  0s   -       -         -         -           Up
+        10.0.1.1  0   -       Idle         0s   -       -         -         -           -
         ");
     }
 }

@@ -13,8 +13,10 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use margay_bgp::bfd::State as Path;
 use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
+use margay_bgp::speaker::snapshot::PeerSnapshot;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -325,6 +327,32 @@ impl Scrape {
                 .set(gauge_value(advertised));
         }
         metrics.bgp_stale.set(gauge_value(stale));
+        for state in [Path::AdminDown, Path::Down, Path::Init, Path::Up] {
+            let there = |peer: &&PeerSnapshot| {
+                peer.bfd.is_some_and(|path| {
+                    path.status.map_or(Path::Down, |status| status.state) == state
+                })
+            };
+            metrics
+                .bfd_sessions
+                .with_label_values(&[path_label(state)])
+                .set(gauge_value(peers().filter(there).count()));
+        }
+        if let Some(speaker) = &snapshot {
+            let bfd = &speaker.bfd;
+            raise(&metrics.bfd_transitions, bfd.transitions);
+            raise(&metrics.bfd_losses, bfd.losses);
+            raise(&metrics.bfd_sent, bfd.sent);
+            raise(&metrics.bfd_received, bfd.received);
+            for (reason, count) in [
+                ("malformed", bfd.malformed),
+                ("authenticated", bfd.authenticated),
+                ("ttl", bfd.ttl),
+                ("unknown", bfd.unknown),
+            ] {
+                raise(&metrics.bfd_dropped.with_label_values(&[reason]), count);
+            }
+        }
         metrics.bgp_attribute_sets.set(gauge_value(
             snapshot
                 .as_ref()
@@ -376,6 +404,15 @@ fn family_label(family: Family) -> &'static str {
         "ipv4-unicast"
     } else {
         "ipv6-unicast"
+    }
+}
+
+fn path_label(state: Path) -> &'static str {
+    match state {
+        Path::AdminDown => "admin_down",
+        Path::Down => "down",
+        Path::Init => "init",
+        Path::Up => "up",
     }
 }
 

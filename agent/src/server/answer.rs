@@ -173,6 +173,39 @@ pub struct Peer {
     pub capabilities: Vec<String>,
     /// One entry a family.
     pub families: Vec<PeerFamily>,
+    /// The path to it, where BFD watches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<PeerBfd>,
+}
+
+/// The path to a peer as BFD sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerBfd {
+    /// AdminDown, Down, Init or Up.
+    pub state: String,
+    /// Seconds it has been in that state.
+    pub since: u64,
+    /// Why it changed last.
+    pub diagnostic: String,
+    /// The other end's state.
+    pub remote_state: String,
+    /// Why that changed last.
+    pub remote_diagnostic: String,
+    /// Our session.
+    pub local_discriminator: u32,
+    /// The other end's session; 0 while it is not heard.
+    pub remote_discriminator: u32,
+    /// The other end's BFD outlives its control plane.
+    pub remote_control_plane_independent: bool,
+    /// Milliseconds between packets we send.
+    pub transmit_interval: u64,
+    /// Milliseconds of silence after which the path counts as down.
+    pub detection_time: u64,
+    /// How often the state changed.
+    pub transitions: u64,
+    /// BGP waits for it.
+    pub strict: bool,
 }
 
 /// Routes exchanged with a peer.

@@ -383,6 +383,7 @@ impl Control {
                     router_id: peer.router_id.map(|id| id.to_string()),
                     hold_time: peer.hold_time.map(|time| time.as_secs()),
                     capabilities: peer.capabilities,
+                    bfd: peer.bfd.map(|path| bfd(&path)),
                     families: peer
                         .families
                         .into_iter()
@@ -587,4 +588,26 @@ pub(super) fn encapsulation(encapsulation: Encapsulation) -> String {
         EncapsulationMode::Always => format!("{name} Always"),
         EncapsulationMode::CrossSubnet => format!("{name} CrossSubnet"),
     }
+}
+fn bfd(path: &margay_bgp::speaker::snapshot::BfdSnapshot) -> answer::PeerBfd {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let mut shown = answer::PeerBfd {
+        state: margay_bgp::bfd::State::Down.to_string(),
+        since: path.state_for.as_secs(),
+        strict: path.strict,
+        ..answer::PeerBfd::default()
+    };
+    if let Some(status) = path.status {
+        shown.state = status.state.to_string();
+        shown.diagnostic = status.diagnostic.to_string();
+        shown.remote_state = status.remote_state.to_string();
+        shown.remote_diagnostic = status.remote_diagnostic.to_string();
+        shown.local_discriminator = status.local_discriminator;
+        shown.remote_discriminator = status.remote_discriminator;
+        shown.remote_control_plane_independent = status.remote_control_plane_independent;
+        shown.transmit_interval = milliseconds(status.transmit_interval);
+        shown.detection_time = milliseconds(status.detection_time);
+        shown.transitions = status.transitions;
+    }
+    shown
 }

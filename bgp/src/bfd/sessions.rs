@@ -74,6 +74,10 @@ pub struct Counters {
     pub ttl: u64,
     /// Dropped: for no session.
     pub unknown: u64,
+    /// Changes of sessions' states.
+    pub transitions: u64,
+    /// Paths that were up and ended, by nobody's will.
+    pub losses: u64,
 }
 
 #[derive(Debug)]
@@ -81,6 +85,8 @@ struct Entry<K> {
     session: Session,
     /// Nothing for a session that only says goodbye.
     key: Option<K>,
+    /// Changes of its state that were counted.
+    counted: u64,
     /// When it is forgotten.
     until: Option<Instant>,
     /// When it will be looked at next; its real deadline may be later.
@@ -146,6 +152,7 @@ impl<K: Ord + Copy> Sessions<K> {
         let entry = Entry {
             session,
             key: Some(key),
+            counted: 0,
             until: None,
             deadline: None,
         };
@@ -300,6 +307,9 @@ impl<K: Ord + Copy> Sessions<K> {
         if let Some(key) = entry.key
             && let Some(report) = entry.session.report()
         {
+            self.counters.losses += u64::from(report.loss.is_some());
+            self.counters.transitions += report.status.transitions - entry.counted;
+            entry.counted = report.status.transitions;
             self.outputs.push_back(Output::Report { key, report });
         }
         let next = entry

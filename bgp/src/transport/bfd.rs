@@ -67,6 +67,8 @@ struct SharedCounters {
     authenticated: AtomicU64,
     ttl: AtomicU64,
     unknown: AtomicU64,
+    transitions: AtomicU64,
+    losses: AtomicU64,
 }
 
 impl SharedCounters {
@@ -78,6 +80,9 @@ impl SharedCounters {
             .store(counters.authenticated, Ordering::Relaxed);
         self.ttl.store(counters.ttl, Ordering::Relaxed);
         self.unknown.store(counters.unknown, Ordering::Relaxed);
+        self.transitions
+            .store(counters.transitions, Ordering::Relaxed);
+        self.losses.store(counters.losses, Ordering::Relaxed);
     }
 
     fn load(&self) -> Counters {
@@ -88,6 +93,8 @@ impl SharedCounters {
             authenticated: self.authenticated.load(Ordering::Relaxed),
             ttl: self.ttl.load(Ordering::Relaxed),
             unknown: self.unknown.load(Ordering::Relaxed),
+            transitions: self.transitions.load(Ordering::Relaxed),
+            losses: self.losses.load(Ordering::Relaxed),
         }
     }
 }
