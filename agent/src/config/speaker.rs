@@ -39,9 +39,9 @@ use margay_bgp::policy::{Condition, Policy, PrefixSet, Rule, Verdict};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
-    AddPathSend, Aggregate, BGP_PORT, Bfd, GracefulRestart, HoldTime, LimitAction, LocalAsMode,
-    LongLived, MaximumPrefixes, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs,
-    Secret, SpeakerConfig,
+    AddPathSend, Aggregate, AoAlgorithm, AoKey, BGP_PORT, Bfd, Binding, GracefulRestart, HoldTime,
+    LimitAction, Listen, LocalAsMode, LongLived, MaximumPrefixes, NextHopMode, Originate, PeerAs,
+    PeerConfig, Remote, RemovePrivateAs, Secret, SpeakerConfig,
 };
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -111,7 +111,11 @@ impl File {
     fn into_file(self, tree: &yaml::Node, base: &Path) -> Result<SpeakerFile, Fault> {
         let mut speaker = SpeakerConfig::new(self.asn.0, self.router_id.0);
         speaker.cluster_id = self.cluster_id.map(|id| id.0);
-        speaker.listen = self.listen.into_iter().map(|at| at.0.0).collect();
+        speaker.listen = self
+            .listen
+            .into_iter()
+            .map(ListenItem::into_listen)
+            .collect();
         if let Some(families) = self.families {
             speaker.families = distinct(families);
         }
@@ -196,7 +200,7 @@ struct File {
     #[serde(default)]
     cluster_id: Option<Text<RouterId>>,
     #[serde(default)]
-    listen: Vec<Text<ListenAddress>>,
+    listen: Vec<ListenItem>,
     #[serde(default)]
     kernel: KernelSection,
     #[serde(default)]
@@ -275,6 +279,37 @@ fn plain<T>(list: Vec<Text<T>>) -> Vec<T> {
     list.into_iter().map(|item| item.0).collect()
 }
 
+type ListenItem = ScalarOr<ListenAddress, ListenSection>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ListenSection {
+    address: Text<ListenAddress>,
+    #[serde(default)]
+    device: Option<String>,
+    #[serde(default)]
+    netns: Option<PathBuf>,
+}
+
+impl ListenItem {
+    fn into_listen(self) -> Listen {
+        match self {
+            Self::Scalar(address) => address.0.into(),
+            Self::Section(section) => Listen {
+                address: section.address.0.0,
+                binding: binding(section.device, section.netns),
+            },
+        }
+    }
+}
+
+fn binding(device: Option<String>, netns: Option<PathBuf>) -> Binding {
+    Binding {
+        netns: netns.map(Arc::from),
+        device: device.map(Arc::from),
+    }
+}
+
 type OriginateItem = ScalarOr<Prefix, OriginateSection>;
 
 #[derive(Deserialize)]
@@ -323,14 +358,18 @@ struct PeerSection {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
-    address: Option<Text<IpAddr>>,
+    address: Option<Text<PeerAddress>>,
     #[serde(default)]
     interface: Option<String>,
+    #[serde(default)]
+    device: Option<String>,
+    #[serde(default)]
+    netns: Option<PathBuf>,
     #[serde(default)]
     port: Option<Text<u16>>,
     #[serde(default)]
     range: Option<Text<Prefix>>,
-    asn: Text<Asn>,
+    asn: Text<PeerAs>,
     #[serde(default)]
     local_asn: Option<Text<Asn>>,
     #[serde(default)]
@@ -370,6 +409,8 @@ struct PeerSection {
     #[serde(default)]
     password_file: Option<PathBuf>,
     #[serde(default)]
+    tcp_ao: Option<TcpAoSection>,
+    #[serde(default)]
     ttl_security: Option<Text<u8>>,
     #[serde(default)]
     ttl: Option<Text<u8>>,
@@ -399,6 +440,8 @@ struct PeerSection {
     shutdown_text: Option<String>,
     #[serde(default)]
     dynamic_limit: Option<Text<usize>>,
+    #[serde(default)]
+    half_open_limit: Option<Text<usize>>,
     #[serde(default)]
     enforce_first_as: Option<bool>,
     #[serde(default)]
@@ -435,6 +478,46 @@ struct BfdSection {
     multiplier: Option<Text<u8>>,
     multihop: Option<Text<u8>>,
     strict: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TcpAoSection {
+    keys: Vec<AoKeySection>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AoKeySection {
+    send_id: Text<u8>,
+    receive_id: Text<u8>,
+    #[serde(default)]
+    algorithm: Option<Text<AoAlgorithm>>,
+    secret: String,
+    #[serde(default)]
+    sign_options: Option<bool>,
+}
+
+impl TcpAoSection {
+    fn into_keys(self) -> Result<Vec<AoKey>, Wrong> {
+        if self.keys.is_empty() {
+            return Err(("tcpAo", "expected at least one of `keys`".into()));
+        }
+        self.keys
+            .into_iter()
+            .map(|key| {
+                Ok(AoKey {
+                    send_id: key.send_id.0,
+                    receive_id: key.receive_id.0,
+                    algorithm: key
+                        .algorithm
+                        .map_or_else(AoAlgorithm::default, |text| text.0),
+                    secret: secret("tcpAo.keys.secret", &key.secret)?,
+                    sign_options: key.sign_options.unwrap_or(true),
+                })
+            })
+            .collect()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -583,13 +666,17 @@ fn value<T: FromText>(text: &str) -> Result<T, String> {
 impl PeerSection {
     fn into_peer(self, speaker: &SpeakerConfig, shared: &Shared<'_>) -> Result<PeerConfig, Wrong> {
         let base = shared.base;
+        let interface = match (self.interface, self.address.as_ref()) {
+            (None, Some(Text(PeerAddress { zone, .. }))) => zone.clone(),
+            (interface, _) => interface,
+        };
+        let port = self.port.map_or(BGP_PORT, |port| port.0);
+        if port == 0 {
+            return Err(("port", "expected a port from 1 to 65535, found `0`".into()));
+        }
         let remote = match (self.address, self.range) {
             (Some(address), None) => {
-                let port = self.port.map_or(BGP_PORT, |port| port.0);
-                if port == 0 {
-                    return Err(("port", "expected a port from 1 to 65535, found `0`".into()));
-                }
-                Remote::Address(socket_address(address.0, port, self.interface.as_deref())?)
+                Remote::Address(socket_address(&address.0, port, interface.as_deref())?)
             }
             (None, Some(range)) => {
                 if self.port.is_some() {
@@ -598,24 +685,38 @@ impl PeerSection {
                         "expected no port beside `range`: a range is never dialled".into(),
                     ));
                 }
+                if interface.is_some() {
+                    return Err((
+                        "interface",
+                        "expected no interface beside `range`; `device` binds to one".into(),
+                    ));
+                }
                 Remote::Range(range.0)
             }
             (Some(_), Some(_)) => {
                 return Err(("range", "expected `address` or `range`, found both".into()));
             }
+            // Unnumbered: whoever is at the other end of the link.
+            (None, None) if interface.is_some() => Remote::Unnumbered(port),
             (None, None) => {
                 return Err((
                     "address",
-                    "expected `address` or `range`, found neither".into(),
+                    "expected `address`, `range` or `interface`, found none of them".into(),
                 ));
             }
         };
-        let name = self.name.unwrap_or_else(|| match remote {
-            Remote::Address(address) if address.port() == BGP_PORT => address.ip().to_string(),
-            Remote::Address(_) | Remote::Range(_) => remote.to_string(),
+        let name = self.name.unwrap_or_else(|| match (remote, &interface) {
+            (Remote::Unnumbered(_), Some(interface)) => interface.clone(),
+            (Remote::Address(address), Some(interface)) => format!("{}%{interface}", address.ip()),
+            (Remote::Address(address), None) if address.port() == BGP_PORT => {
+                address.ip().to_string()
+            }
+            _ => remote.to_string(),
         });
         // RFC 8212 §2: where it is asked for, what nobody wrote a policy for passes in neither direction.
-        let external = self.local_asn.map_or(speaker.asn, |asn| asn.0) != self.asn.0;
+        let asn = self.asn.0;
+        let ours = self.local_asn.map_or(speaker.asn, |asn| asn.0);
+        let external = asn.is_external(ours);
         let unwritten = if shared.ebgp_requires_policy && external {
             Verdict::Reject
         } else {
@@ -623,7 +724,7 @@ impl PeerSection {
         };
         let import = policy("import", self.import, unwritten)?;
         let export = policy("export", self.export, unwritten)?;
-        let mut peer = PeerConfig::new(name, remote, self.asn.0, import, export);
+        let mut peer = PeerConfig::new(name, remote, asn, import, export);
         peer.families = self
             .families
             .map_or_else(|| speaker.families.clone(), distinct);
@@ -651,6 +752,16 @@ impl PeerSection {
             }
             (local, _) => local,
         };
+        if let (Some(local), Remote::Unnumbered(_)) = (local, remote)
+            && !matches!(local, IpAddr::V6(v6) if v6.is_unicast_link_local())
+        {
+            return Err((
+                "localAddress",
+                format!("expected a link-local address beside an unnumbered peer, found `{local}`"),
+            ));
+        }
+        peer.interface = interface.map(Arc::from);
+        peer.binding = binding(self.device, self.netns);
         peer.passive = self.passive || remote.is_range();
         peer.route_reflector_client = self.route_reflector_client;
         peer.cluster_id = self.cluster_id.map(|id| id.0);
@@ -708,6 +819,15 @@ impl PeerSection {
                 ));
             }
         };
+        if let Some(section) = self.tcp_ao {
+            if peer.password.is_some() {
+                return Err((
+                    "tcpAo",
+                    "expected `password` (TCP-MD5) or `tcpAo`, found both".into(),
+                ));
+            }
+            peer.tcp_ao = section.into_keys()?;
+        }
         peer.ttl_security = self.ttl_security.map(|hops| hops.0);
         if peer.ttl_security == Some(0) {
             return Err((
@@ -750,6 +870,10 @@ impl PeerSection {
         set(
             &mut peer.dynamic_limit,
             self.dynamic_limit.map(|limit| limit.0),
+        );
+        set(
+            &mut peer.half_open_limit,
+            self.half_open_limit.map(|limit| limit.0),
         );
         peer.role = self.role.map(|role| role.0);
         set(&mut peer.strict_role, self.strict_role);
@@ -876,35 +1000,30 @@ fn distinct(families: Vec<Text<Family>>) -> Vec<Family> {
         .collect()
 }
 
+/// The transport gives a link-local address the scope of its interface, which may not be there yet.
 fn socket_address(
-    address: IpAddr,
+    address: &PeerAddress,
     port: u16,
     interface: Option<&str>,
 ) -> Result<SocketAddr, Wrong> {
-    match (address, interface) {
-        (IpAddr::V6(v6), Some(name)) if v6.is_unicast_link_local() => {
-            let scope = nix::net::if_::if_nametoindex(name).map_err(|error| {
-                (
-                    "interface",
-                    format!(
-                        "expected a network interface, found `{name}`: {}",
-                        error.desc()
-                    ),
-                )
-            })?;
-            Ok(SocketAddr::V6(std::net::SocketAddrV6::new(
-                v6, port, 0, scope,
-            )))
-        }
-        (IpAddr::V6(v6), None) if v6.is_unicast_link_local() => Err((
+    let link_local = matches!(address.ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    match (interface, link_local, &address.zone) {
+        (Some(interface), true, Some(zone)) if interface != zone => Err((
             "interface",
-            format!("expected the interface of the link-local address {v6}"),
+            format!("expected the interface of the address, `{zone}`, found `{interface}`"),
         )),
-        (_, Some(_)) => Err((
+        (Some(_), true, _) | (None, false, _) => Ok(SocketAddr::new(address.ip, port)),
+        (None, true, _) => Err((
             "interface",
-            "expected only beside a link-local address".into(),
+            format!(
+                "expected the interface of the link-local address {}",
+                address.ip
+            ),
         )),
-        (_, None) => Ok(SocketAddr::new(address, port)),
+        (Some(_), false, _) => Err((
+            "interface",
+            "expected only beside a link-local address, or without `address`".into(),
+        )),
     }
 }
 
@@ -1061,6 +1180,57 @@ impl FromText for HoldTime {
     const WANTED: &'static str = "a hold time in seconds: 0, or 3 to 65535";
     fn from_text(text: &str) -> Option<Self> {
         Self::from_secs(u16::try_from(Seconds::from_text(text)?.0.as_secs()).ok()?)
+    }
+}
+
+impl FromText for PeerAs {
+    const WANTED: &'static str =
+        "an AS number (64512 or 1.10), several with commas between, internal, external or any";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "internal" => Some(Self::Internal),
+            "external" => Some(Self::External),
+            "any" => Some(Self::Any),
+            // Text, not a YAML list: 1.10 in one would be the number 1.1.
+            _ if text.contains(',') => text
+                .split(',')
+                .map(|asn| Asn::from_str(asn.trim()).ok())
+                .collect::<Option<_>>()
+                .map(Self::OneOf),
+            _ => Asn::from_str(text).ok().map(Self::Fixed),
+        }
+    }
+}
+
+impl FromText for AoAlgorithm {
+    const WANTED: &'static str = "hmac-sha1, cmac-aes128 or hmac-sha256";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "hmac-sha1" => Some(Self::HmacSha1),
+            "cmac-aes128" => Some(Self::CmacAes128),
+            "hmac-sha256" => Some(Self::HmacSha256),
+            _ => None,
+        }
+    }
+}
+
+/// An address, a link-local one with its interface behind a percent sign.
+#[derive(Clone, Debug)]
+struct PeerAddress {
+    ip: IpAddr,
+    zone: Option<String>,
+}
+
+impl FromText for PeerAddress {
+    const WANTED: &'static str = "an IP address (10.0.0.1, fd00::1 or fe80::1%eth0)";
+    fn from_text(text: &str) -> Option<Self> {
+        let (ip, zone) = match text.split_once('%') {
+            Some((_, "")) => return None,
+            Some((ip, zone)) => (ip, Some(zone.to_owned())),
+            None => (text, None),
+        };
+        let ip = ip.parse().ok()?;
+        Some(Self { ip, zone })
     }
 }
 
@@ -1253,7 +1423,10 @@ mod tests {
         );
         assert_eq!(
             file.speaker.listen,
-            ["10.100.0.1:179".parse().expect("address")]
+            ["10.100.0.1:179"
+                .parse::<SocketAddr>()
+                .expect("address")
+                .into()]
         );
         let [peer] = file.speaker.peers.as_slice() else {
             panic!("one peer")
@@ -1294,8 +1467,114 @@ mod tests {
         let text = mistake(&format!("{HEAD}peers:\n  - name: x\n    asn: 1\n"));
         assert_eq!(
             text,
-            "speaker.yaml:4:5: field `peers[0]`: expected `address` or `range`, found neither"
+            "speaker.yaml:4:5: field `peers[0]`: expected `address`, `range` or `interface`, found none of them"
         );
+    }
+
+    fn peers(text: &str) -> Vec<PeerConfig> {
+        ok(&format!("{HEAD}peers:\n{text}")).speaker.peers
+    }
+
+    #[test]
+    fn a_neighbour_may_be_whoever_is_on_a_link() {
+        let found = peers(
+            "  - { interface: eth0, asn: external }\n  - { interface: eth1, asn: internal, port: 1790 }\n",
+        );
+        assert_eq!(found[0].name, "eth0");
+        assert_eq!(found[0].remote, Remote::Unnumbered(179));
+        assert_eq!(found[0].interface.as_deref(), Some("eth0"));
+        assert_eq!(found[0].asn, PeerAs::External);
+        assert!(found[0].extended_next_hop);
+        assert_eq!(
+            (&found[1].asn, found[1].remote),
+            (&PeerAs::Internal, Remote::Unnumbered(1790))
+        );
+    }
+
+    #[test]
+    fn a_link_local_address_names_its_interface_which_need_not_be_there_yet() {
+        let found = peers(
+            "  - { address: fe80::1%nodev0, asn: 1 }\n  - { address: fe80::1, interface: nodev1, asn: 1 }\n",
+        );
+        assert_eq!(found[0].name, "fe80::1%nodev0");
+        assert_eq!(found[0].interface.as_deref(), Some("nodev0"));
+        assert_eq!(found[1].interface.as_deref(), Some("nodev1"));
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - {{ address: fe80::1, asn: 1 }}\n"
+        ));
+        assert!(
+            text.contains("expected the interface of the link-local address fe80::1"),
+            "{text}"
+        );
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - {{ address: fd00::1, interface: eth0, asn: 1 }}\n"
+        ));
+        assert!(
+            text.contains("expected only beside a link-local address"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_as_may_be_of_a_kind_or_one_of_several() {
+        let found = peers(
+            "  - { address: 10.0.0.1, asn: any }\n  - { range: 10.1.0.0/16, asn: \"64601, 1.10\" }\n  - { address: 10.0.0.2, asn: 64601 }\n",
+        );
+        assert_eq!(found[0].asn, PeerAs::Any);
+        assert_eq!(found[1].asn, PeerAs::OneOf(vec![Asn(64601), Asn(65546)]));
+        assert_eq!(found[2].asn, PeerAs::Fixed(Asn(64601)));
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - address: 10.0.0.1\n    asn: foreign\n"
+        ));
+        assert!(text.contains("`peers[0].asn`"), "{text}");
+        assert!(text.contains("internal, external or any"), "{text}");
+    }
+
+    #[test]
+    fn sockets_may_be_in_a_namespace_and_on_a_device() {
+        let file = ok(&format!(
+            "{HEAD}listen:\n  - 10.0.0.9\n  - {{ address: \"10.0.0.9:1790\", device: vrf-red, netns: /run/netns/x }}\npeers:\n  \
+             - {{ address: 10.0.0.1, asn: 1, device: vrf-red, netns: /run/netns/x }}\n"
+        ));
+        assert_eq!(file.speaker.listen[0].binding, Binding::default());
+        assert_eq!(
+            file.speaker.listen[1].binding,
+            file.speaker.peers[0].binding
+        );
+        assert_eq!(
+            file.speaker.listen[1].binding.device.as_deref(),
+            Some("vrf-red")
+        );
+    }
+
+    #[test]
+    fn tcp_ao_keys_are_read_and_exclude_a_password() {
+        let ao = "tcpAo: { keys: [{ sendId: 1, receiveId: 2, algorithm: cmac-aes128, secret: hunter2 }] }";
+        let found = peers(&format!("  - {{ address: 10.0.0.1, asn: 1, {ao} }}\n"));
+        let [key] = found[0].tcp_ao.as_slice() else {
+            panic!("one key")
+        };
+        assert_eq!(
+            (key.send_id, key.receive_id, key.algorithm),
+            (1, 2, AoAlgorithm::CmacAes128)
+        );
+        assert!(key.sign_options);
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: x, {ao} }}\n"
+        ));
+        assert!(
+            text.contains("expected `password` (TCP-MD5) or `tcpAo`, found both"),
+            "{text}"
+        );
+        let twice = ao.replace("}] }", "}, { sendId: 1, receiveId: 3, secret: x }] }");
+        let text = mistake(&format!(
+            "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, {twice} }}\n"
+        ));
+        assert!(
+            text.contains("two TCP-AO keys of peer 10.0.0.1 have the id 1"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]
@@ -1332,7 +1611,7 @@ mod tests {
              nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
              export: reject\n  maximumPrefixes: {{ limit: 10, discard: true }}\n  connectRetryMax: 1m\n  \
              delayOpen: 2\n  strictAttributes: true\n  afiSafiDisable: true\n  addPathReceive: false\n  \
-             addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n  \
+             addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n  halfOpenLimit: 5\n  \
              bfd: {{ minTx: 100, minRx: 50ms, multiplier: 4, multihop: 2, strict: true }}\n"
         ));
         let [peer] = file.speaker.peers.as_slice() else {
@@ -1351,7 +1630,7 @@ mod tests {
         assert_eq!(peer.connect_retry_max, Duration::from_secs(60));
         assert_eq!(peer.delay_open, Some(Duration::from_secs(2)));
         assert!(peer.strict_attributes && peer.afi_safi_disable);
-        assert_eq!(peer.dynamic_limit, 7);
+        assert_eq!((peer.dynamic_limit, peer.half_open_limit), (7, 5));
         let two = 2.try_into().expect("not zero");
         assert_eq!(peer.add_path_send, Some(AddPathSend::Best(two)));
         assert!(

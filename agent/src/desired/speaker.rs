@@ -30,7 +30,7 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
     let (sessions, mut problems) = sessions(cluster);
     let mut config = SpeakerConfig::new(cluster.asn_of(own), router_id(own));
     config.cluster_id = own.route_reflector_cluster_id;
-    config.listen = listen(cluster, own);
+    config.listen = listen(cluster, own).into_iter().map(Into::into).collect();
     config.originate = originate(cluster);
     let mut policies = Policies::default();
     config.peers = sessions

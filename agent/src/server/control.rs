@@ -371,7 +371,7 @@ impl Control {
                     name: peer.name.to_string(),
                     address: peer.address.ip().to_string(),
                     port: peer.address.port(),
-                    asn: peer.asn.0,
+                    asn: peer.asn.map_or(0, |asn| asn.0),
                     local_asn: peer.local_asn.0,
                     state: peer.state.to_string(),
                     since: peer.state_for.as_secs(),

@@ -607,7 +607,8 @@ impl Peer {
             direction,
             bytes: offer.encode(),
         });
-        let patience = if self.config.remote.is_range() || self.session().is_some() {
+        // Whoever is never dialled is a caller from a range: anybody, until its OPEN.
+        let patience = if !self.config.can_dial() || self.session().is_some() {
             timer::DYNAMIC_OPEN_TIME
         } else {
             timer::LARGE_HOLD_TIME

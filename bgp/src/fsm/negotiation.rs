@@ -169,7 +169,7 @@ pub(super) fn negotiate(
     remote: SocketAddr,
 ) -> Result<Negotiated, Notification> {
     let ours = &offer.open;
-    if theirs.asn != config.asn {
+    if !config.asn.accepts(theirs.asn, ours.asn) {
         return Err(Notification::new(ErrorCode::BAD_PEER_AS));
     }
     let external = theirs.asn != ours.asn;

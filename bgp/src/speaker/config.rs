@@ -4,6 +4,9 @@
 //! The speaker compares two configurations field by field and touches only the sessions whose part differs,
 //! so equality is meaningful on every type.
 
+mod peer_as;
+mod socket;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
@@ -12,6 +15,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use self::peer_as::PeerAs;
+pub use self::socket::{AoAlgorithm, AoKey, Binding, Listen};
 use crate::asn::Asn;
 pub use crate::codec::HoldTime;
 use crate::codec::{Community, LargeCommunity, LocalPref, Med, Role};
@@ -37,7 +42,7 @@ pub struct SpeakerConfig {
     /// Our cluster as a route reflector (RFC 4456); the router ID where absent.
     pub cluster_id: Option<RouterId>,
     /// Where to accept connections; none at all for a speaker that only dials.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Families the speaker has tables for.
     pub families: Vec<Family>,
     /// Routes of our own.
@@ -139,7 +144,13 @@ impl SpeakerConfig {
                         reason,
                     })?;
             }
-            let key = (format!("{}", peer.remote), peer.local_address);
+            // A link-local address is one of its interface, and an address one of its namespace and VRF.
+            let key = (
+                peer.remote.to_string(),
+                peer.interface.as_deref(),
+                &peer.binding,
+                peer.local_address,
+            );
             if let Some(other) = remotes.insert(key, peer.name.as_str()) {
                 return Err(ConfigError::DuplicateRemote {
                     remote: peer.remote,
@@ -150,6 +161,7 @@ impl SpeakerConfig {
             if peer.local_as_mode == LocalAsMode::DualAs && peer.remote.is_range() {
                 return Err(ConfigError::DualAsOfRange(peer.name.clone()));
             }
+            peer.validate_socket()?;
         }
         let mut ours: std::collections::BTreeSet<Prefix> =
             self.originate.iter().map(|route| route.prefix).collect();
@@ -192,6 +204,20 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         reason: BfdError,
     },
+    /// TCP has room for one signature.
+    #[error("peer {0} has a password (TCP-MD5) and TCP-AO keys, which exclude each other")]
+    TwoSignatures(String),
+    /// The kernel tells keys apart by their ids.
+    #[error("two TCP-AO keys of peer {peer} have the id {id}")]
+    DuplicateAoKey {
+        /// Whose.
+        peer: String,
+        /// Which.
+        id: u8,
+    },
+    /// A link-local address is ambiguous, and a neighbour without an address unknown.
+    #[error("peer {0} has no interface, which its link-local or missing address needs")]
+    NoInterface(String),
 }
 
 impl ConfigError {
@@ -203,15 +229,19 @@ impl ConfigError {
             Self::DuplicateName(name) => (Some(name), "name"),
             Self::DuplicateRemote { remote, second, .. } => (
                 Some(second),
-                if remote.is_range() {
-                    "range"
-                } else {
-                    "address"
+                match remote {
+                    Remote::Address(_) => "address",
+                    Remote::Range(_) => "range",
+                    Remote::Unnumbered(_) => "interface",
                 },
             ),
             Self::DuplicateOrigin(_) => (None, "aggregates"),
             Self::DualAsOfRange(name) => (Some(name), "localAsMode"),
             Self::Bfd { name, .. } => (Some(name), "bfd"),
+            Self::TwoSignatures(name) | Self::DuplicateAoKey { peer: name, .. } => {
+                (Some(name), "tcpAo")
+            }
+            Self::NoInterface(name) => (Some(name), "interface"),
         }
     }
 }
@@ -317,6 +347,10 @@ pub enum Remote {
     Address(SocketAddr),
     /// Any neighbour of a range, created when it connects and forgotten when it left.
     Range(Prefix),
+    /// Whoever is the router at the other end of [`PeerConfig::interface`] ("unnumbered"): its link-local address is
+    /// learned, the port is where we dial. The transport puts an [`Remote::Address`] in its place as soon as it knows it, and
+    /// does the reverse for a link-local address whose interface is gone.
+    Unnumbered(u16),
 }
 
 impl Remote {
@@ -332,6 +366,7 @@ impl fmt::Display for Remote {
         match self {
             Self::Address(address) => write!(f, "{address}"),
             Self::Range(prefix) => write!(f, "{prefix}"),
+            Self::Unnumbered(port) => write!(f, "the router on the link, port {port}"),
         }
     }
 }
@@ -344,9 +379,14 @@ pub struct PeerConfig {
     /// Address or range.
     pub remote: Remote,
     /// The AS the neighbour must show.
-    pub asn: Asn,
+    pub asn: PeerAs,
     /// The AS we show it instead of the speaker's.
     pub local_asn: Option<Asn>,
+    /// The link it is on: needed by a link-local address, whose scope it gives, and by [`Remote::Unnumbered`]. When the
+    /// interface goes, or comes back as another one of that name, the session ends.
+    pub interface: Option<Arc<str>>,
+    /// Namespace and device of our socket. Connections are taken only from listeners with the same.
+    pub binding: Binding,
     /// Source of our connections, and the only destination its connections may have.
     pub local_address: Option<IpAddr>,
     /// Only wait, unless this speaker is restarting itself and its peers keep routes for a time.
@@ -381,6 +421,9 @@ pub struct PeerConfig {
     pub long_lived: Option<LongLived>,
     /// TCP-MD5 key (RFC 2385).
     pub password: Option<Secret>,
+    /// TCP-AO keys (RFC 5925), the first of which we want used; none where empty. Where the kernel has no TCP-AO there is no
+    /// session, never an unprotected one.
+    pub tcp_ao: Vec<AoKey>,
     /// GTSM: the peer is at most so many hops away (RFC 5082).
     pub ttl_security: Option<u8>,
     /// TTL of what we send where [`PeerConfig::ttl_security`] is absent; 64, the usual multihop, where absent too.
@@ -443,6 +486,8 @@ pub struct PeerConfig {
     pub dynamic_limit: usize,
     /// Liveness of the path to it (RFC 5880); not watched where absent.
     pub bfd: Option<Bfd>,
+    /// For a range: how many of them may be without a session at once. Whoever only connects must not keep others out.
+    pub half_open_limit: usize,
 }
 
 impl PeerConfig {
@@ -452,19 +497,22 @@ impl PeerConfig {
     pub fn new(
         name: impl Into<String>,
         remote: Remote,
-        asn: Asn,
+        asn: impl Into<PeerAs>,
         import: Arc<Policy>,
         export: Arc<Policy>,
     ) -> Self {
         let over_ipv6 = match remote {
             Remote::Address(address) => address.is_ipv6(),
             Remote::Range(prefix) => prefix.family() == Family::IPV6_UNICAST,
+            Remote::Unnumbered(_) => true,
         };
         Self {
             name: name.into(),
             remote,
-            asn,
+            asn: asn.into(),
             local_asn: None,
+            interface: None,
+            binding: Binding::default(),
             local_address: None,
             passive: false,
             route_reflector_client: false,
@@ -481,6 +529,7 @@ impl PeerConfig {
             graceful_restart: Some(GracefulRestart::default()),
             long_lived: None,
             password: None,
+            tcp_ao: Vec::new(),
             ttl_security: None,
             ttl: None,
             next_hop: NextHopMode::Auto,
@@ -510,6 +559,7 @@ impl PeerConfig {
             drain: false,
             dynamic_limit: 10_000,
             bfd: None,
+            half_open_limit: 4_096,
         }
     }
 
@@ -526,6 +576,30 @@ impl PeerConfig {
         matches!(self.remote, Remote::Address(remote) if remote.port() != 0)
     }
 
+    /// What concerns the socket and no single field can say.
+    fn validate_socket(&self) -> Result<(), ConfigError> {
+        let needs_interface = match self.remote {
+            Remote::Address(SocketAddr::V6(address)) => {
+                address.ip().is_unicast_link_local() && address.scope_id() == 0
+            }
+            Remote::Unnumbered(_) => true,
+            Remote::Address(SocketAddr::V4(_)) | Remote::Range(_) => false,
+        };
+        if needs_interface && self.interface.is_none() {
+            return Err(ConfigError::NoInterface(self.name.clone()));
+        }
+        if self.password.is_some() && !self.tcp_ao.is_empty() {
+            return Err(ConfigError::TwoSignatures(self.name.clone()));
+        }
+        match socket::shared_id(&self.tcp_ao) {
+            Some(id) => Err(ConfigError::DuplicateAoKey {
+                peer: self.name.clone(),
+                id,
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether `other` needs another TCP connection or other OPENs than `self`: what differs is part of the session itself,
     /// not of the routes carried over it.
     #[must_use]
@@ -535,6 +609,10 @@ impl PeerConfig {
             || self.asn != other.asn
             || self.local_asn != other.local_asn
             || self.local_address != other.local_address
+            || self.interface != other.interface
+            || self.binding != other.binding
+            // A session whose first segments were not signed with TCP-AO cannot be from there on.
+            || self.tcp_ao.is_empty() != other.tcp_ao.is_empty()
             || self.families != other.families
             || self.hold_time != other.hold_time
             || self.keepalive != other.keepalive

@@ -2,6 +2,9 @@
 //!
 //! | What changed | What happens |
 //! |---|---|
+//! | an unnumbered peer's address is learned | it is dialled |
+//! | an interface went, or a link-local address is another's | as a peer that went, and one that came |
+//! | password, TCP-AO keys | the running connection is given them |
 //! | a peer came or went | it starts; it is told 6/3 and its routes go |
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
@@ -14,11 +17,11 @@
 //! | our AS or BGP Identifier | every session that shows it is reset |
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::{Originate, PeerConfig, Remote, SpeakerConfig};
+use super::config::{Binding, Originate, PeerConfig, Remote, SpeakerConfig};
 use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
 use crate::codec::{Aggregator, Communities, LargeCommunities, NextHop, Origin, PathAttributes};
@@ -116,7 +119,9 @@ impl Speaker {
                             continue;
                         }
                         become_dynamic(&mut peer, neighbour.address);
-                    } else if !same_host(&peer.remote, neighbour.address) {
+                    } else if !neighbour.address.ip().is_unspecified()
+                        && !same_host(&peer.remote, neighbour.address)
+                    {
                         // Another neighbour under an old name.
                         gone.push(*slot);
                         continue;
@@ -140,9 +145,8 @@ impl Speaker {
             .cloned()
             .collect();
         for peer in new {
-            if let Remote::Address(address) = peer.remote {
-                self.add(peer, address, None, now);
-            }
+            let address = address_of(&peer.remote);
+            self.add(peer, address, None, now);
         }
     }
 
@@ -198,11 +202,12 @@ impl Speaker {
         &mut self,
         remote: SocketAddr,
         local: SocketAddr,
+        binding: &Binding,
         now: Instant,
     ) -> Option<Slot> {
         let range_of = |peer: &PeerConfig| match peer.remote {
             Remote::Range(range) => Some(range),
-            Remote::Address(_) => None,
+            Remote::Address(_) | Remote::Unnumbered(_) => None,
         };
         let (_, template) = self
             .config
@@ -212,21 +217,22 @@ impl Speaker {
             .filter(|(range, peer)| {
                 range.contains_addr(remote.ip())
                     && peer.enabled
+                    && peer.binding == *binding
                     && peer
                         .local_address
                         .is_none_or(|address| address == local.ip())
             })
             .max_by_key(|(range, _)| range.len())?;
         let range: Arc<str> = Arc::from(template.name.as_str());
-        let members = self
-            .names
-            .values()
-            .filter(|slot| {
-                self.neighbour(**slot)
-                    .is_some_and(|neighbour| neighbour.range.as_ref() == Some(&range))
-            })
-            .count();
-        if members >= template.dynamic_limit {
+        let (mut members, mut half_open) = (0, 0);
+        for neighbour in self.names.values().filter_map(|slot| self.neighbour(*slot)) {
+            if neighbour.range.as_ref() == Some(&range) {
+                members += 1;
+                // Whoever has routes kept here was somebody once.
+                half_open += usize::from(neighbour.established_count == 0);
+            }
+        }
+        if members >= template.dynamic_limit || half_open >= template.half_open_limit {
             return None;
         }
         let mut config = template.clone();
@@ -290,7 +296,12 @@ impl Speaker {
         let new = Arc::new(config);
         let old = std::mem::replace(&mut neighbour.config, Arc::clone(&new));
         neighbour.fsm.set_config(now, Arc::clone(&new));
-        if let (Remote::Address(address), None) = (new.remote, &neighbour.range) {
+        let mut moved = None;
+        if neighbour.range.is_none() {
+            let address = address_of(&new.remote);
+            if address.ip() != neighbour.address.ip() {
+                moved = Some(address.ip());
+            }
             neighbour.address = address;
         }
         self.refresh_liveness(slot, now);
@@ -300,6 +311,7 @@ impl Speaker {
         let id = neighbour.id;
         let connected = neighbour.is_connected();
         let may_start = neighbour.may_start();
+        let keys_changed = old.password != new.password || old.tcp_ao != new.tcp_ao;
         match (old.enabled, new.enabled) {
             (true, false) => {
                 let text = new.shutdown_text.clone();
@@ -320,15 +332,18 @@ impl Speaker {
             // Enabled, or no longer waiting for BFD.
             (_, true) if held && may_start => neighbour.fsm.handle_event(now, Event::Start),
             (_, true)
-                if may_start
-                    && (old.password != new.password
-                        || old.maximum_prefixes != new.maximum_prefixes) =>
+                if may_start && (keys_changed || old.maximum_prefixes != new.maximum_prefixes) =>
             {
                 neighbour.fsm.handle_event(now, Event::Start);
             }
             _ => {}
         }
-        if old.password != new.password && connected {
+        if let Some(address) = moved {
+            // An unnumbered peer was found.
+            self.forget_address(slot);
+            self.addresses.entry(address).or_default().push(slot);
+        }
+        if keys_changed && connected {
             self.outputs.push_back(Output::Reconfigured {
                 peer: id,
                 config: Arc::clone(&new),
@@ -562,7 +577,13 @@ impl Speaker {
 }
 
 fn become_dynamic(config: &mut PeerConfig, remote: SocketAddr) {
-    config.name = format!("{}-{}", config.name, remote.ip());
+    config.name = match remote {
+        // On two links there may be two of one link-local address.
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+            format!("{}-{}%{}", config.name, v6.ip(), v6.scope_id())
+        }
+        _ => format!("{}-{}", config.name, remote.ip()),
+    };
     // The port it called from is nobody's to dial, and another one each time.
     let mut address = remote;
     address.set_port(0);
@@ -579,12 +600,27 @@ fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
         || old.drain != new.drain
 }
 
+/// Where a peer is, all zeroes while that is not known: nobody calls from there.
+fn address_of(remote: &Remote) -> SocketAddr {
+    match remote {
+        Remote::Address(address) => *address,
+        Remote::Range(_) | Remote::Unnumbered(_) => {
+            SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)
+        }
+    }
+}
+
 fn holds(remote: &Remote, address: IpAddr) -> bool {
     matches!(remote, Remote::Range(range) if range.contains_addr(address))
 }
 
 fn same_host(remote: &Remote, address: SocketAddr) -> bool {
-    matches!(remote, Remote::Address(wanted) if wanted.ip() == address.ip())
+    let scope = |address: &SocketAddr| match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+        _ => 0,
+    };
+    matches!(remote, Remote::Address(wanted)
+        if wanted.ip() == address.ip() && scope(wanted) == scope(&address))
 }
 
 fn originated(route: &Originate, store: &mut AttributeStore) -> Incoming {

@@ -107,15 +107,23 @@ impl Speaker {
             address: neighbour.address,
             dynamic: neighbour.range.is_some(),
             local_address: neighbour.local_address().or(config.local_address),
-            asn: config.asn,
+            asn: negotiated
+                .map(|negotiated| negotiated.peer_asn)
+                .or_else(|| config.asn.known(local_asn)),
             local_asn,
-            external: config.asn != local_asn,
+            external: negotiated.map_or_else(
+                || config.asn.is_external(local_asn),
+                |negotiated| negotiated.external,
+            ),
             route_reflector_client: config.route_reflector_client,
             enabled: config.enabled,
             state: neighbour.fsm.state(),
             state_for: now.saturating_duration_since(neighbour.state_since),
             established_count: neighbour.established_count,
-            last_error: neighbour.fsm.last_error().map(ToString::to_string),
+            last_error: neighbour.trouble.as_deref().map_or_else(
+                || neighbour.fsm.last_error().map(ToString::to_string),
+                |trouble| Some(trouble.to_owned()),
+            ),
             warnings: neighbour.warnings.iter().map(ToString::to_string).collect(),
             router_id: negotiated.map(|negotiated| negotiated.peer_router_id),
             hold_time: negotiated

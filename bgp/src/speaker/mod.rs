@@ -374,12 +374,24 @@ impl Speaker {
     /// Whose connection a newly accepted one is: the peer of that address, else a new one of the narrowest range that
     /// holds it.
     pub fn accept(&mut self, remote: SocketAddr, local: SocketAddr, now: Instant) -> Accepted {
+        self.accept_on(remote, local, &config::Binding::default(), now)
+    }
+
+    /// The same for a connection of a listener that is bound to a device or in another network namespace: it is one of a peer
+    /// with the same binding or of nobody.
+    pub fn accept_on(
+        &mut self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        binding: &config::Binding,
+        now: Instant,
+    ) -> Accepted {
         if self.stopped {
             return Accepted::Refused(None);
         }
         let slot = self
-            .expected(remote, local, now)
-            .or_else(|| self.add_dynamic(remote, local, now));
+            .expected(remote, local, binding, now)
+            .or_else(|| self.add_dynamic(remote, local, binding, now));
         let Some((slot, neighbour)) = slot.and_then(|slot| Some((slot, self.neighbour(slot)?)))
         else {
             return Accepted::Refused(None);
@@ -415,7 +427,13 @@ impl Speaker {
     }
 
     /// The neighbour of this address; of several, the one whose own address was called and that has room.
-    fn expected(&self, remote: SocketAddr, local: SocketAddr, now: Instant) -> Option<Slot> {
+    fn expected(
+        &self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        binding: &config::Binding,
+        now: Instant,
+    ) -> Option<Slot> {
         let fits = |slot: &&Slot| {
             self.neighbour(**slot).is_some_and(|neighbour| {
                 let config = &neighbour.config;
@@ -426,6 +444,7 @@ impl Speaker {
                     _ => true,
                 };
                 scope
+                    && config.binding == *binding
                     && config
                         .local_address
                         .is_none_or(|address| address == local.ip())
@@ -449,6 +468,15 @@ impl Speaker {
     pub fn peer_config(&self, peer: PeerId) -> Option<&Arc<PeerConfig>> {
         let slot = self.known(peer)?;
         self.neighbour(slot).map(|neighbour| &neighbour.config)
+    }
+
+    /// Notes why no TCP connection to the peer comes about, for people; forgotten with the next session.
+    pub fn note_trouble(&mut self, peer: PeerId, trouble: &str) {
+        if let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot))
+            && neighbour.session.is_none()
+        {
+            neighbour.trouble = Some(Arc::from(trouble));
+        }
     }
 
     fn event(&mut self, peer: PeerId, event: Event, now: Instant) {

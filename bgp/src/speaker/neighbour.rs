@@ -39,6 +39,8 @@ pub(super) struct Neighbour {
     pub(super) ipv6_first: bool,
     /// Waits in the queue of peers to be given octets.
     pub(super) ready: bool,
+    /// Why its TCP connection does not come about, in words; nothing once it has a session.
+    pub(super) trouble: Option<Arc<str>>,
     /// No longer configured: goes when its routes are gone.
     pub(super) leaving: bool,
     /// Which of its connections stand, by direction.
@@ -130,6 +132,7 @@ impl Neighbour {
             deadline: None,
             ipv6_first: false,
             ready: false,
+            trouble: None,
             leaving: false,
             open: [false; 3],
             was_open: false,

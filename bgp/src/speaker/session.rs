@@ -9,6 +9,7 @@ use bytes::BytesMut;
 
 use super::neighbour::{FamilySession, Neighbour, Session};
 use super::{Output, Speaker, Tables, with_rib};
+use crate::asn::Asn;
 use crate::codec::{NextHop, Nlri, RefreshKind, RouteRefresh, Update};
 use crate::family::{Family, FamilySet};
 use crate::fsm::{DownReason, Event, Negotiated, PeerWarning};
@@ -47,6 +48,7 @@ impl Speaker {
         }
         let families: FamilySet = negotiated.families.iter().copied().collect();
         neighbour.established_count += 1;
+        neighbour.trouble = None;
         neighbour.address = match neighbour.range {
             Some(_) => negotiated.remote,
             None => neighbour.address,
@@ -740,7 +742,11 @@ impl<'a> Ours<'a> {
                 source_kind(peer, negotiated)
             }),
             peer: name,
-            peer_asn: peer.asn,
+            // Only roles ask for it, and without a session there is none.
+            peer_asn: negotiated
+                .map(|negotiated| negotiated.peer_asn)
+                .or_else(|| peer.asn.known(shown))
+                .unwrap_or(Asn(0)),
             own_asns: match peer.local_as_mode {
                 LocalAsMode::Session => [shown, shown],
                 LocalAsMode::Prepend

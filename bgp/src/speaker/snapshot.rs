@@ -81,8 +81,8 @@ pub struct PeerSnapshot {
     pub dynamic: bool,
     /// Our address on the session.
     pub local_address: Option<IpAddr>,
-    /// Its AS.
-    pub asn: Asn,
+    /// Its AS; nothing while several are possible and it has not shown its own.
+    pub asn: Option<Asn>,
     /// The AS we show.
     pub local_asn: Asn,
     /// It is in another AS.

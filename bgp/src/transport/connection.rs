@@ -30,14 +30,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::sockopt;
+use super::sockopt::{self, Role, Signature};
 use crate::codec::{
     CodecContext, DecodeError, EXTENDED_MAX_LEN, KEEPALIVE, Message, MessageType, decode, framing,
 };
 use crate::fsm::Direction;
 use crate::prefix::Prefix;
 use crate::speaker::PeerId;
-use crate::speaker::config::Secret;
 
 /// Batches of one connection that may wait for the speaker: one in work, one behind it.
 const BATCHES: usize = 2;
@@ -145,7 +144,7 @@ pub(super) struct Shared {
 struct Outbox {
     chunks: VecDeque<Bytes>,
     keepalive: Option<Duration>,
-    key: Option<(Prefix, Option<Secret>)>,
+    key: Option<(Prefix, Signature, Signature)>,
     ending: Ending,
 }
 
@@ -194,9 +193,13 @@ impl Shared {
         self.out_changed.notify_one();
     }
 
-    /// Changes the TCP-MD5 key of the socket under the running session.
-    pub(super) fn sign(&self, peer: Prefix, key: Option<Secret>) {
-        lock(&self.out).key = Some((peer, key));
+    /// Changes the keys of the socket under the running session.
+    pub(super) fn sign(&self, peer: Prefix, from: Signature, to: Signature) {
+        let mut out = lock(&self.out);
+        // Of two changes the task has not made yet, the socket is at the beginning of the first.
+        let from = out.key.take().map_or(from, |(_, first, _)| first);
+        out.key = Some((peer, from, to));
+        drop(out);
         self.out_changed.notify_one();
     }
 
@@ -492,10 +495,10 @@ async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
         let ending = {
             let mut out = lock(&shared.out);
             queue.append(&mut out.chunks);
-            if let Some((peer, key)) = out.key.take()
-                && let Err(error) = sockopt::set_md5(stream, peer, key.as_ref())
+            if let Some((peer, from, to)) = out.key.take()
+                && let Err(error) = sockopt::sign(stream, peer, &from, &to, Role::Connection)
             {
-                warn!(%peer, %error, "cannot change a TCP-MD5 key");
+                warn!(%peer, %error, "cannot change how segments are signed");
             }
             if out.keepalive != interval {
                 interval = out.keepalive;

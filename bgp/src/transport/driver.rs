@@ -6,7 +6,6 @@
 //! themselves, nor a timer by more than a slice.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,8 @@ use tracing::{debug, info, warn};
 use super::bfd::Paths;
 use super::connection::{self, Attention, ConnectionId, News, Report, Shared};
 use super::listener::{Arrival, Listeners};
-use super::{Command, SpeakerEvent, StartError, sockopt};
+use super::sockopt::{self, Role, Signature};
+use super::{Command, SpeakerEvent, StartError};
 use crate::bfd;
 use crate::fsm::{Direction, State};
 use crate::prefix::Prefix;
@@ -72,6 +72,8 @@ struct Live {
     shared: Arc<Shared>,
     /// The other end, once there is one.
     remote: Option<SocketAddr>,
+    /// How its segments are signed.
+    signature: Signature,
 }
 
 /// Everything the task owns.
@@ -327,7 +329,9 @@ impl Driver {
             remote,
             listener,
         } = arrival;
-        let accepted = self.speaker.accept(remote, local, now());
+        let accepted = self
+            .speaker
+            .accept_on(remote, local, &listener.binding, now());
         // An earlier connection of the same peer may have to go first.
         self.carry_out();
         let (peer, direction) = match accepted {
@@ -337,18 +341,28 @@ impl Driver {
         let Some(config) = self.speaker.peer_config(peer).cloned() else {
             return;
         };
-        let prepared = if self.listeners.protects(listener, &config, remote) {
-            sockopt::prepare(&stream, &config, remote.is_ipv6())
-        } else {
-            Err(io::Error::other("the password is not in force"))
-        };
+        let signature = Signature::of(&config);
+        let prepared = self
+            .listeners
+            .protects(&listener, &config, remote)
+            // It has the keys the listener had when the first segment came, which may have been others.
+            .and_then(|()| {
+                let peer = Prefix::host(remote.ip());
+                let none = Signature::None;
+                sockopt::sign(&stream, peer, &none, &signature, Role::Connection)
+            })
+            .and_then(|()| sockopt::prepare(&stream, &config, remote.is_ipv6()));
         if let Err(error) = prepared {
             warn!(peer = %config.name, %error, "cannot take a connection");
+            self.speaker.note_trouble(
+                peer,
+                &format!("cannot take a connection of {}: {error}", config.name),
+            );
             self.speaker.handle_closed(peer, direction, now());
             self.carry_out();
             return;
         }
-        let shared = self.insert(peer, direction, Some(remote));
+        let shared = self.insert(peer, direction, Some(remote), signature);
         self.tasks
             .spawn(connection::accepted(stream, shared, self.reports.clone()));
         self.speaker
@@ -392,8 +406,10 @@ impl Driver {
                     .and_then(|()| {
                         let listening = self.listeners.configure(&config);
                         self.speaker.configure(*config, now());
-                        listening
-                            .map_err(|(address, source)| StartError::Listen { address, source })
+                        listening.map_err(|(address, source)| StartError::Listen {
+                            address: Box::new(address),
+                            source,
+                        })
                     });
                 self.carry_out();
                 drop(reply.send(result));
@@ -484,7 +500,7 @@ impl Driver {
     }
 
     fn dial(&mut self, peer: PeerId, remote: SocketAddr, config: Arc<PeerConfig>) {
-        let shared = self.insert(peer, Direction::Outgoing, None);
+        let shared = self.insert(peer, Direction::Outgoing, None, Signature::of(&config));
         let dial = async move {
             let socket = sockopt::dialler(&config, remote)?;
             TcpSocket::from_std_stream(socket.into())
@@ -501,6 +517,7 @@ impl Driver {
         peer: PeerId,
         direction: Direction,
         remote: Option<SocketAddr>,
+        signature: Signature,
     ) -> Arc<Shared> {
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
@@ -508,6 +525,7 @@ impl Driver {
         let live = Live {
             shared: Arc::clone(&shared),
             remote,
+            signature,
         };
         if let Some(earlier) = self.connections.insert((peer, direction), live) {
             earlier.shared.close(false);
@@ -515,14 +533,17 @@ impl Driver {
         shared
     }
 
-    /// Gives the sockets of a neighbour the key that holds now.
-    fn sign(&self, peer: PeerId, config: &PeerConfig) {
+    /// Gives the sockets of a neighbour the keys that hold now.
+    fn sign(&mut self, peer: PeerId, config: &PeerConfig) {
+        let to = Signature::of(config);
         for direction in Direction::ALL {
-            if let Some(live) = self.connections.get(&(peer, direction))
+            if let Some(live) = self.connections.get_mut(&(peer, direction))
                 && let Some(remote) = live.remote
+                && live.signature != to
             {
+                let from = std::mem::replace(&mut live.signature, to.clone());
                 live.shared
-                    .sign(Prefix::host(remote.ip()), config.password.clone());
+                    .sign(Prefix::host(remote.ip()), from, to.clone());
             }
         }
     }

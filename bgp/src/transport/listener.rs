@@ -1,4 +1,4 @@
-//! Accepting connections: one task and one set of TCP-MD5 keys per address.
+//! Accepting connections: one task and one set of keys per address, device and namespace.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,9 +13,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::sockopt;
+use super::sockopt::{self, Role, Signature};
 use crate::prefix::Prefix;
-use crate::speaker::config::{PeerConfig, Remote, Secret, SpeakerConfig};
+use crate::speaker::config::{Binding, Listen, PeerConfig, Remote, SpeakerConfig};
 
 /// Pause after accepting failed for want of descriptors or memory; at once it would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -30,11 +30,11 @@ pub(super) struct Arrival {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     /// On which listener.
-    pub(super) listener: SocketAddr,
+    pub(super) listener: Listen,
 }
 
 /// Who must sign, and with what.
-type Keys = BTreeMap<Prefix, Secret>;
+type Keys = BTreeMap<Prefix, Signature>;
 
 /// A listening socket with its task. Dropping it closes the socket.
 #[derive(Debug)]
@@ -44,16 +44,19 @@ struct Listener {
     /// The address it got, which differs from the one asked for where that had port 0.
     local: SocketAddr,
     keys: Keys,
+    /// What the kernel said to the keys it did not take.
+    refused: Option<Box<str>>,
     _task: DropGuard,
 }
 
 /// Every listening socket, by the address asked for.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    open: BTreeMap<SocketAddr, Listener>,
+    open: BTreeMap<Listen, Listener>,
     /// What is configured, open or not.
-    wanted: Vec<SocketAddr>,
-    keys: Keys,
+    wanted: Vec<Listen>,
+    /// By binding: a peer's keys are on the listeners that take its connections.
+    keys: BTreeMap<Binding, Keys>,
     /// When the addresses that are missing are tried again.
     retry_at: Option<Instant>,
     accepted: mpsc::Sender<Arrival>,
@@ -65,7 +68,7 @@ impl Listeners {
         Self {
             open: BTreeMap::new(),
             wanted: Vec::new(),
-            keys: Keys::new(),
+            keys: BTreeMap::new(),
             retry_at: None,
             accepted,
             tasks,
@@ -76,31 +79,28 @@ impl Listeners {
     ///
     /// # Errors
     /// The first address that cannot be listened on; the others are open all the same, and it is tried again ([`Self::retry`]).
-    pub(super) fn configure(
-        &mut self,
-        config: &SpeakerConfig,
-    ) -> Result<(), (SocketAddr, io::Error)> {
+    pub(super) fn configure(&mut self, config: &SpeakerConfig) -> Result<(), (Listen, io::Error)> {
         self.keys = keys(&config.peers);
         self.wanted.clone_from(&config.listen);
         self.open
             .retain(|address, _| config.listen.contains(address));
-        for listener in self.open.values_mut() {
-            listener.sign(&self.keys);
+        for (listen, listener) in &mut self.open {
+            listener.sign(keys_of(&self.keys, &listen.binding));
         }
         self.open_missing()
     }
 
-    fn open_missing(&mut self) -> Result<(), (SocketAddr, io::Error)> {
+    fn open_missing(&mut self) -> Result<(), (Listen, io::Error)> {
         let mut first_error = Ok(());
-        for address in &self.wanted {
-            if self.open.contains_key(address) {
+        for listen in &self.wanted {
+            if self.open.contains_key(listen) {
                 continue;
             }
-            match self.listen(*address, &self.keys) {
+            match self.listen(listen, keys_of(&self.keys, &listen.binding)) {
                 Ok(listener) => {
-                    self.open.insert(*address, listener);
+                    self.open.insert(listen.clone(), listener);
                 }
-                Err(error) => first_error = first_error.and(Err((*address, error))),
+                Err(error) => first_error = first_error.and(Err((listen.clone(), error))),
             }
         }
         self.retry_at = first_error.is_err().then(|| Instant::now() + RETRY);
@@ -124,8 +124,8 @@ impl Listeners {
         !self.open.is_empty() || self.wanted.is_empty()
     }
 
-    fn listen(&self, address: SocketAddr, keys: &Keys) -> io::Result<Listener> {
-        let socket = sockopt::listener(address)?;
+    fn listen(&self, listen: &Listen, keys: &Keys) -> io::Result<Listener> {
+        let socket = sockopt::listener(listen)?;
         let stop = CancellationToken::new();
         let mut listener = Listener {
             local: socket
@@ -134,6 +134,7 @@ impl Listeners {
                 .ok_or_else(|| io::Error::other("a TCP socket without an address"))?,
             socket: socket.try_clone()?,
             keys: Keys::new(),
+            refused: None,
             _task: stop.clone().drop_guard(),
         };
         // Keys come before the first SYN.
@@ -141,7 +142,7 @@ impl Listeners {
         socket.listen(sockopt::BACKLOG)?;
         let accepting = accept(
             TcpListener::from_std(socket.into())?,
-            address,
+            listen.clone(),
             self.accepted.clone(),
         );
         self.tasks
@@ -162,30 +163,41 @@ impl Listeners {
 
     /// Whether a connection of `peer` that came in on `listener` is as protected as it is configured to be: where setting its key
     /// failed, there is no session rather than an open one.
+    ///
+    /// # Errors
+    /// Why it is not.
     pub(super) fn protects(
         &self,
-        listener: SocketAddr,
+        listener: &Listen,
         peer: &PeerConfig,
         remote: SocketAddr,
-    ) -> bool {
-        let Some(secret) = &peer.password else {
-            return true;
-        };
-        self.open.get(&listener).is_some_and(|listener| {
+    ) -> io::Result<()> {
+        let signature = Signature::of(peer);
+        if signature == Signature::None {
+            return Ok(());
+        }
+        let open = self.open.get(listener);
+        let in_force = open.and_then(|listener| {
             listener
                 .keys
                 .iter()
                 .filter(|(prefix, _)| prefix.contains_addr(remote.ip()))
                 .max_by_key(|(prefix, _)| prefix.len())
-                .is_some_and(|(_, key)| key == secret)
-        })
+        });
+        if in_force.is_some_and(|(_, key)| *key == signature) {
+            return Ok(());
+        }
+        let refused = open
+            .and_then(|listener| listener.refused.as_deref())
+            .unwrap_or("its keys are not in force on the listener");
+        Err(io::Error::other(refused.to_owned()))
     }
 }
 
 impl Listener {
     /// Brings the socket's keys to `wanted`, as far as they are of its family.
     fn sign(&mut self, wanted: &Keys) {
-        let ours = |prefix: &Prefix| prefix.addr().is_ipv4() == self.local.is_ipv4();
+        self.refused = None;
         let gone: Vec<Prefix> = self
             .keys
             .keys()
@@ -193,44 +205,56 @@ impl Listener {
             .copied()
             .collect();
         for prefix in gone {
-            if let Err(error) = sockopt::set_md5(&self.socket, prefix, None) {
-                warn!(%prefix, %error, "cannot remove a TCP-MD5 key");
-            }
-            self.keys.remove(&prefix);
+            self.change(prefix, Signature::None);
         }
-        for (prefix, secret) in wanted.iter().filter(|(prefix, _)| ours(prefix)) {
-            if self.keys.get(prefix) == Some(secret) {
-                continue;
+        for (prefix, signature) in wanted {
+            if prefix.addr().is_ipv4() == self.local.is_ipv4() {
+                self.change(*prefix, signature.clone());
             }
-            match sockopt::set_md5(&self.socket, *prefix, Some(secret)) {
-                Ok(()) => {
-                    self.keys.insert(*prefix, secret.clone());
-                }
-                Err(error) => {
-                    warn!(%prefix, %error, "cannot set a TCP-MD5 key: no session with this peer");
-                    self.keys.remove(prefix);
-                }
-            }
+        }
+    }
+
+    fn change(&mut self, prefix: Prefix, to: Signature) {
+        let from = self.keys.remove(&prefix).unwrap_or_default();
+        if from != to
+            && let Err(error) = sockopt::sign(&self.socket, prefix, &from, &to, Role::Listener)
+        {
+            warn!(%prefix, %error, "cannot set a peer's keys: no session with it");
+            self.refused = Some(error.to_string().into());
+            return;
+        }
+        if to != Signature::None {
+            self.keys.insert(prefix, to);
         }
     }
 }
 
+fn keys_of<'a>(keys: &'a BTreeMap<Binding, Keys>, binding: &Binding) -> &'a Keys {
+    static NONE: Keys = Keys::new();
+    keys.get(binding).unwrap_or(&NONE)
+}
+
 /// The keys of all peers that have one.
-fn keys(peers: &[PeerConfig]) -> Keys {
-    peers
-        .iter()
-        .filter_map(|peer| {
-            let prefix = match peer.remote {
-                Remote::Address(address) => Prefix::host(address.ip()),
-                Remote::Range(prefix) => prefix,
-            };
-            Some((prefix, peer.password.clone()?))
-        })
-        .collect()
+fn keys(peers: &[PeerConfig]) -> BTreeMap<Binding, Keys> {
+    let mut keys: BTreeMap<Binding, Keys> = BTreeMap::new();
+    for peer in peers {
+        let prefix = match peer.remote {
+            Remote::Address(address) => Prefix::host(address.ip()),
+            Remote::Range(prefix) => prefix,
+            Remote::Unnumbered(_) => continue,
+        };
+        let signature = Signature::of(peer);
+        if signature != Signature::None {
+            keys.entry(peer.binding.clone())
+                .or_default()
+                .insert(prefix, signature);
+        }
+    }
+    keys
 }
 
 /// Accepts until cancelled. Cancel-safe: a connection is either in the channel or still the kernel's or dropped with the task.
-async fn accept(listener: TcpListener, address: SocketAddr, accepted: mpsc::Sender<Arrival>) {
+async fn accept(listener: TcpListener, listen: Listen, accepted: mpsc::Sender<Arrival>) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -241,7 +265,7 @@ async fn accept(listener: TcpListener, address: SocketAddr, accepted: mpsc::Send
                     stream,
                     local,
                     remote,
-                    listener: address,
+                    listener: listen.clone(),
                 };
                 if accepted.send(connection).await.is_err() {
                     return;
@@ -249,7 +273,7 @@ async fn accept(listener: TcpListener, address: SocketAddr, accepted: mpsc::Send
             }
             Err(error) => {
                 // A connection that was reset before it was accepted costs nothing; want of descriptors passes.
-                warn!(%address, %error, "cannot accept");
+                warn!(%listen, %error, "cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -271,11 +295,11 @@ mod tests {
         let mut listeners = Listeners::new(accepted, TaskTracker::new());
         let id = RouterId::new(1).expect("not zero");
         let mut config = SpeakerConfig::new(Asn(64512), id);
-        config.listen = vec![taken];
+        config.listen = vec![taken.into()];
         assert!(listeners.configure(&config).is_err() && !listeners.any());
-        config.listen.push(free);
+        config.listen.push(free.into());
         let (refused, _) = listeners.configure(&config).expect_err("it is taken");
-        assert_eq!(refused, taken);
+        assert_eq!(refused.address, taken);
         assert_eq!(listeners.addresses().len(), 1);
         assert!(listeners.any() && listeners.retry_at().is_some());
         drop(blocker);
@@ -287,7 +311,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_this_host_does_not_have_yet_can_be_listened_on() {
-        assert!(sockopt::listener("192.0.2.1:0".parse().expect("an address")).is_ok());
-        assert!(sockopt::listener("[2001:db8::1]:0".parse().expect("an address")).is_ok());
+        for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
+            let address: SocketAddr = address.parse().expect("an address");
+            assert!(sockopt::listener(&address.into()).is_ok(), "{address}");
+        }
     }
 }

@@ -42,7 +42,7 @@ use self::listener::Listeners;
 use crate::family::Family;
 use crate::fsm::State;
 use crate::rib::RouteChange;
-use crate::speaker::config::{ConfigError, SpeakerConfig};
+use crate::speaker::config::{ConfigError, Listen, SpeakerConfig};
 use crate::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 use crate::speaker::{Clear, Speaker, SpeakerShutdown};
 
@@ -104,8 +104,8 @@ pub enum StartError {
     /// An address cannot be listened on. Where the speaker runs already, all else of the configuration is in force.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address.
-        address: SocketAddr,
+        /// The address, with its device and namespace.
+        address: Box<Listen>,
         /// What the kernel says.
         source: io::Error,
     },
@@ -166,7 +166,10 @@ pub async fn spawn(
     let mut listeners = Listeners::new(accepted, tasks.clone());
     if let Err((address, source)) = listeners.configure(&config) {
         if !listeners.any() {
-            return Err(StartError::Listen { address, source });
+            return Err(StartError::Listen {
+                address: Box::new(address),
+                source,
+            });
         }
         tracing::warn!(%address, error = %source, "cannot listen, and tries again");
     }

@@ -1,29 +1,39 @@
 //! Sockets as BGP wants them: who may sign, how far a peer may be, how long silence is borne.
 //!
-//! Beside `bfd_socket.rs` the only file of the crate with `unsafe`: the kernel's TCP-MD5 and minimum-TTL options have no safe wrapper among our
-//! dependencies. Each block passes the address and the exact size of a plain value that outlives the call, to a descriptor that
-//! the borrowed socket keeps open.
+//! Beside `bfd_socket.rs` the only file of the crate with `unsafe`: the kernel's TCP-MD5, TCP-AO and minimum-TTL options and `setns`
+//! have no safe wrapper among our dependencies. Each block passes the address and the exact size of a plain value that outlives the
+//! call, to a descriptor that the borrowed socket or file keeps open.
 
 #![expect(
     unsafe_code,
-    reason = "two socket options have no safe wrapper, see above"
+    reason = "some socket options and setns have no safe wrapper, see above"
 )]
 
+use std::fs::File;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::prefix::Prefix;
-use crate::speaker::config::{HoldTime, MAX_SECRET_LEN, PeerConfig, Secret};
+use crate::speaker::config::{AoKey, HoldTime, Listen, MAX_SECRET_LEN, PeerConfig, Secret};
 
 /// `TCP_MD5SIG_EXT` of linux/tcp.h: TCP-MD5 with a prefix length.
 const TCP_MD5SIG_EXT: libc::c_int = 32;
 /// `TCP_MD5SIG_FLAG_PREFIX` of linux/tcp.h: `prefixlen` counts.
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
+/// `TCP_AO_ADD_KEY`, `TCP_AO_DEL_KEY` and `TCP_AO_INFO` of linux/tcp.h.
+const TCP_AO_ADD_KEY: libc::c_int = 38;
+const TCP_AO_DEL_KEY: libc::c_int = 39;
+const TCP_AO_INFO: libc::c_int = 40;
+/// `TCP_AO_KEYF_EXCLUDE_OPT` of linux/tcp.h: other TCP options are not signed.
+const TCP_AO_KEYF_EXCLUDE_OPT: u8 = 2;
+/// Octets of a signature (RFC 5926 §2: 96 bits).
+const AO_MAC_LEN: u8 = 12;
 /// `IP_MINTTL` of linux/in.h.
 const IP_MINTTL: libc::c_int = 21;
 /// `IPV6_MINHOPCOUNT` of linux/in6.h.
@@ -51,21 +61,325 @@ const _: () = assert!(
     "the kernel's struct tcp_md5sig has 216 octets"
 );
 
+/// `struct tcp_ao_add` of linux/tcp.h.
+#[repr(C, align(8))]
+struct AoAdd {
+    address: libc::sockaddr_storage,
+    algorithm: [u8; 64],
+    ifindex: i32,
+    flags: u32,
+    reserved: u16,
+    prefix_len: u8,
+    send_id: u8,
+    receive_id: u8,
+    mac_len: u8,
+    key_flags: u8,
+    key_len: u8,
+    key: [u8; MAX_SECRET_LEN],
+}
+
+/// `struct tcp_ao_del` of linux/tcp.h.
+#[repr(C, align(8))]
+struct AoDelete {
+    address: libc::sockaddr_storage,
+    ifindex: i32,
+    flags: u32,
+    reserved: u16,
+    prefix_len: u8,
+    send_id: u8,
+    receive_id: u8,
+    current: u8,
+    receive_next: u8,
+    key_flags: u8,
+}
+
+/// `struct tcp_ao_info_opt` of linux/tcp.h.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct AoInfo {
+    flags: u32,
+    reserved: u16,
+    current: u8,
+    receive_next: u8,
+    counters: [u64; 5],
+}
+
+const _: () = assert!(
+    size_of::<AoAdd>() == 288 && size_of::<AoDelete>() == 144 && size_of::<AoInfo>() == 48,
+    "the kernel's struct tcp_ao_add has 288 octets, tcp_ao_del 144, tcp_ao_info_opt 48"
+);
+
+/// The n-th bit field of a C structure's `__u32`.
+const fn bit_field(n: u32) -> u32 {
+    if cfg!(target_endian = "big") {
+        1 << (31 - n)
+    } else {
+        1 << n
+    }
+}
+const AO_SET_CURRENT: u32 = bit_field(0);
+const AO_SET_RECEIVE_NEXT: u32 = bit_field(1);
+
+/// How segments of a peer are signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Signature {
+    /// Not at all.
+    #[default]
+    None,
+    /// TCP-MD5 (RFC 2385).
+    Md5(Secret),
+    /// TCP-AO (RFC 5925); the first key is the one we want used.
+    Ao(Vec<AoKey>),
+}
+
+impl Signature {
+    pub(super) fn of(config: &PeerConfig) -> Self {
+        match &config.password {
+            Some(secret) => Self::Md5(secret.clone()),
+            None if config.tcp_ao.is_empty() => Self::None,
+            None => Self::Ao(config.tcp_ao.clone()),
+        }
+    }
+
+    fn ao(&self) -> &[AoKey] {
+        match self {
+            Self::Ao(keys) => keys,
+            Self::None | Self::Md5(_) => &[],
+        }
+    }
+}
+
+/// What a socket is, as far as its keys care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It listens: its children inherit keys, none of which is in use.
+    Listener,
+    /// It has, or is about to have, one peer.
+    Connection,
+}
+
+/// Brings the keys of a socket for `peers` from what was set to what is wanted. Between both, no segment goes unsigned: new keys
+/// come before old ones go. A connection goes on: both ends converge by retransmission (TCP-MD5) or by the key identifiers in
+/// each segment (TCP-AO).
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::Unsupported`] where it has no such signature.
+pub(super) fn sign(
+    socket: &impl AsFd,
+    peers: Prefix,
+    from: &Signature,
+    to: &Signature,
+    role: Role,
+) -> io::Result<()> {
+    if matches!(from, Signature::Md5(_)) && !matches!(to, Signature::Md5(_)) {
+        set_md5(socket, peers, None)?;
+    }
+    match to {
+        Signature::Md5(_) if from == to => {}
+        Signature::Md5(secret) => {
+            remove_ao(socket, peers, from.ao(), None, role)?;
+            set_md5(socket, peers, Some(secret))?;
+        }
+        Signature::Ao(keys) => {
+            let first = keys.first().filter(|_| role == Role::Connection);
+            for key in keys.iter().filter(|key| !from.ao().contains(key)) {
+                // A key whose octets changed keeps its ids, and the kernel takes no second one of these.
+                let same_ids =
+                    |old: &&AoKey| old.send_id == key.send_id || old.receive_id == key.receive_id;
+                for old in from.ao().iter().filter(same_ids) {
+                    delete_ao(socket, peers, old, first.filter(|first| *first != key))?;
+                }
+                let starts = from.ao().is_empty() && first == Some(key);
+                add_ao(socket, peers, key, starts)?;
+            }
+            let gone: Vec<AoKey> = from
+                .ao()
+                .iter()
+                .filter(|old| {
+                    keys.iter()
+                        .all(|key| key.send_id != old.send_id && key.receive_id != old.receive_id)
+                })
+                .cloned()
+                .collect();
+            if let (Some(first), false) = (first, from.ao().is_empty()) {
+                prefer_ao(socket, first)?;
+            }
+            remove_ao(socket, peers, &gone, first, role)?;
+        }
+        Signature::None => remove_ao(socket, peers, from.ao(), None, role)?,
+    }
+    Ok(())
+}
+
+/// The octets of a key, in the kernel's fixed room for them.
+fn key_octets(secret: &Secret) -> ([u8; MAX_SECRET_LEN], u8) {
+    let mut octets = [0; MAX_SECRET_LEN];
+    for (to, from) in octets.iter_mut().zip(secret.expose()) {
+        *to = *from;
+    }
+    let length = secret.expose().len().min(MAX_SECRET_LEN);
+    (octets, u8::try_from(length).unwrap_or(0))
+}
+
+fn ao_add(peers: Prefix, key: &AoKey, in_use: bool) -> AoAdd {
+    let mut algorithm = [0; 64];
+    for (to, from) in algorithm
+        .iter_mut()
+        .zip(key.algorithm.kernel_name().bytes())
+    {
+        *to = from;
+    }
+    let (octets, key_len) = key_octets(&key.secret);
+    AoAdd {
+        address: storage(peers),
+        algorithm,
+        ifindex: 0,
+        flags: if in_use {
+            AO_SET_CURRENT | AO_SET_RECEIVE_NEXT
+        } else {
+            0
+        },
+        reserved: 0,
+        prefix_len: peers.len(),
+        send_id: key.send_id,
+        receive_id: key.receive_id,
+        mac_len: AO_MAC_LEN,
+        key_flags: if key.sign_options {
+            0
+        } else {
+            TCP_AO_KEYF_EXCLUDE_OPT
+        },
+        key_len,
+        key: octets,
+    }
+}
+
+fn ao_delete(peers: Prefix, key: &AoKey, instead: Option<&AoKey>) -> AoDelete {
+    AoDelete {
+        address: storage(peers),
+        ifindex: 0,
+        flags: match instead {
+            Some(_) => AO_SET_CURRENT | AO_SET_RECEIVE_NEXT,
+            None => 0,
+        },
+        reserved: 0,
+        prefix_len: peers.len(),
+        send_id: key.send_id,
+        receive_id: key.receive_id,
+        current: instead.map_or(0, |key| key.send_id),
+        receive_next: instead.map_or(0, |key| key.receive_id),
+        key_flags: 0,
+    }
+}
+
+fn add_ao(socket: &impl AsFd, peers: Prefix, key: &AoKey, in_use: bool) -> io::Result<()> {
+    let add = ao_add(peers, key, in_use);
+    match set_option(socket, libc::IPPROTO_TCP, TCP_AO_ADD_KEY, &add) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this kernel has no TCP-AO (it needs Linux 6.7 with CONFIG_TCP_AO), and without it nothing is sent",
+        )),
+        // Cloned from the listener that has it.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
+fn delete_ao(
+    socket: &impl AsFd,
+    peers: Prefix,
+    key: &AoKey,
+    instead: Option<&AoKey>,
+) -> io::Result<()> {
+    let delete = ao_delete(peers, key, instead);
+    match set_option(socket, libc::IPPROTO_TCP, TCP_AO_DEL_KEY, &delete) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+fn remove_ao(
+    socket: &impl AsFd,
+    peers: Prefix,
+    keys: &[AoKey],
+    instead: Option<&AoKey>,
+    role: Role,
+) -> io::Result<()> {
+    let instead = instead.filter(|_| role == Role::Connection);
+    keys.iter()
+        .try_for_each(|key| delete_ao(socket, peers, key, instead))
+}
+
+/// Asks the peer to sign with this key from here on (RFC 5925 §3.3, RNextKeyID); what we sign with follows what it asks for.
+fn prefer_ao(socket: &impl AsFd, key: &AoKey) -> io::Result<()> {
+    let info = AoInfo {
+        flags: AO_SET_RECEIVE_NEXT,
+        receive_next: key.receive_id,
+        ..AoInfo::default()
+    };
+    set_option(socket, libc::IPPROTO_TCP, TCP_AO_INFO, &info)
+}
+
+/// The first address of a prefix as the kernel's structures carry it.
+fn storage(peers: Prefix) -> libc::sockaddr_storage {
+    let address = SockAddr::from(SocketAddr::new(peers.addr(), 0));
+    // SAFETY: `sockaddr_storage` is plain integers, for which all zeroes is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    // SAFETY: the source is `address.len()` octets of a socket address, never longer than the storage it is copied into, and
+    // the two do not overlap.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            address.as_ptr().cast::<u8>(),
+            std::ptr::from_mut(&mut storage).cast::<u8>(),
+            (address.len() as usize).min(size_of::<libc::sockaddr_storage>()),
+        );
+    }
+    storage
+}
+
+/// Runs `work` in a network namespace: what it makes stays there. A namespace is one of a thread, so it has a thread of its own,
+/// never one of the runtime's.
+///
+/// # Errors
+/// The namespace cannot be entered, or what `work` says.
+pub(super) fn in_netns<T: Send>(
+    netns: Option<&Path>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let Some(path) = netns else {
+        return work();
+    };
+    let cannot = |error: io::Error| {
+        let text = format!("cannot enter network namespace {}: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    };
+    let file = File::open(path).map_err(cannot)?;
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, || {
+                // SAFETY: the descriptor is open as long as `file` is, and the call takes no memory of ours.
+                let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+                if result != 0 {
+                    return Err(cannot(io::Error::last_os_error()));
+                }
+                work()
+            })?
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
+    })
+}
+
 /// Sets or, with no key, removes the TCP-MD5 key for every peer in `peers` (RFC 2385). On a listener the longest matching
 /// prefix counts. Segments without the right signature are dropped by the kernel without a word.
 ///
 /// # Errors
 /// What the kernel says: a kernel without TCP-MD5 has no such option. Removing a key that is not there is no error.
-pub(super) fn set_md5(socket: &impl AsFd, peers: Prefix, key: Option<&Secret>) -> io::Result<()> {
-    let (address, full) = match peers {
-        Prefix::V4(prefix) => (SocketAddr::from((prefix.addr(), 0)), 32),
-        Prefix::V6(prefix) => (SocketAddr::from((prefix.addr(), 0)), 128),
-    };
+fn set_md5(socket: &impl AsFd, peers: Prefix, key: Option<&Secret>) -> io::Result<()> {
+    let full = if peers.addr().is_ipv4() { 32 } else { 128 };
     let prefix_len = peers.len();
-    let address = SockAddr::from(address);
     let mut signature = Md5Signature {
-        // SAFETY: `sockaddr_storage` is plain integers, for which all zeroes is a value.
-        address: unsafe { mem::zeroed() },
+        address: storage(peers),
         flags: if prefix_len < full {
             TCP_MD5SIG_FLAG_PREFIX
         } else {
@@ -73,24 +387,14 @@ pub(super) fn set_md5(socket: &impl AsFd, peers: Prefix, key: Option<&Secret>) -
         },
         prefix_len: if prefix_len < full { prefix_len } else { 0 },
         key_len: 0,
+        // Only a VRF's would be taken, and without one a key holds in every VRF the socket is in.
         ifindex: 0,
         key: [0; MAX_SECRET_LEN],
     };
-    // SAFETY: the source is `address.len()` octets of a socket address, never longer than the storage it is copied into, and
-    // the two do not overlap.
-    unsafe {
-        std::ptr::copy_nonoverlapping(
-            address.as_ptr().cast::<u8>(),
-            std::ptr::from_mut(&mut signature.address).cast::<u8>(),
-            (address.len() as usize).min(size_of::<libc::sockaddr_storage>()),
-        );
-    }
     if let Some(secret) = key {
-        let octets = secret.expose();
-        for (to, from) in signature.key.iter_mut().zip(octets) {
-            *to = *from;
-        }
-        signature.key_len = u16::try_from(octets.len().min(MAX_SECRET_LEN)).unwrap_or(0);
+        let (octets, length) = key_octets(secret);
+        signature.key = octets;
+        signature.key_len = u16::from(length);
     }
     let option = if prefix_len < full {
         TCP_MD5SIG_EXT
@@ -143,15 +447,26 @@ pub(super) fn set_option<T>(
 /// # Errors
 /// What the kernel says; where a key was asked for and cannot be had there is no socket, so nothing goes out unprotected.
 pub(super) fn dialler(config: &PeerConfig, remote: SocketAddr) -> io::Result<Socket> {
+    in_netns(config.binding.netns.as_deref(), || {
+        dialler_here(config, remote)
+    })
+}
+
+fn dialler_here(config: &PeerConfig, remote: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(remote),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_nonblocking(true)?;
-    if let Some(secret) = &config.password {
-        set_md5(&socket, Prefix::host(remote.ip()), Some(secret))?;
-    }
+    bind_device(&socket, config.binding.device.as_deref())?;
+    sign(
+        &socket,
+        Prefix::host(remote.ip()),
+        &Signature::None,
+        &Signature::of(config),
+        Role::Connection,
+    )?;
     prepare(&socket, config, remote.is_ipv6())?;
     if let Some(local) = config.local_address {
         let mut source = SocketAddr::new(local, 0);
@@ -163,6 +478,20 @@ pub(super) fn dialler(config: &PeerConfig, remote: SocketAddr) -> io::Result<Soc
         socket.bind(&source.into())?;
     }
     Ok(socket)
+}
+
+fn bind_device(socket: &Socket, device: Option<&str>) -> io::Result<()> {
+    let Some(device) = device else {
+        return Ok(());
+    };
+    socket
+        .bind_device(Some(device.as_bytes()))
+        .map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot bind to device {device}: {error}"),
+            )
+        })
 }
 
 /// Settings of every connection, dialled or accepted.
@@ -209,12 +538,17 @@ fn user_timeout(config: &PeerConfig) -> Duration {
     }
 }
 
-/// A non-blocking socket bound to `address`, not listening yet. IPv6 ones take IPv6 only, so that each family has its own and TCP-MD5 keys need no mapped
+/// A non-blocking socket bound to what `listen` says, not listening yet. IPv6 ones take IPv6 only, so that each family has its own and TCP-MD5 keys need no mapped
 /// addresses.
 ///
 /// # Errors
 /// What the kernel says: address in use or not ours, no privilege for the port.
-pub(super) fn listener(address: SocketAddr) -> io::Result<Socket> {
+pub(super) fn listener(listen: &Listen) -> io::Result<Socket> {
+    in_netns(listen.binding.netns.as_deref(), || listener_here(listen))
+}
+
+fn listener_here(listen: &Listen) -> io::Result<Socket> {
+    let address = listen.address;
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -222,6 +556,7 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<Socket> {
     )?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    bind_device(&socket, listen.binding.device.as_deref())?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         // The address may come later than we, as one of a VRRP pair or one whose duplicate detection runs.
@@ -247,7 +582,7 @@ mod tests {
     use super::*;
     use crate::asn::Asn;
     use crate::policy::Policy;
-    use crate::speaker::config::Remote;
+    use crate::speaker::config::{AoAlgorithm, Remote};
 
     fn prefix(text: &str) -> Prefix {
         text.parse().expect("a prefix")
@@ -259,7 +594,8 @@ mod tests {
 
     /// A listener whose peers in `peers` must sign, and its address.
     fn signed_listener(peers: &[(&str, &str)]) -> (TcpListener, SocketAddr) {
-        let socket = listener((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = listener(&address.into()).expect("a socket");
         for (peer, key) in peers {
             set_md5(&socket, prefix(peer), Some(&secret(key))).expect("a kernel with TCP-MD5");
         }
@@ -358,6 +694,74 @@ mod tests {
             .expect("listens");
         let address = plain.local_addr().expect("bound");
         assert!(dial(&config, address).await.is_none());
+    }
+
+    fn ao_key(send_id: u8, receive_id: u8) -> AoKey {
+        AoKey {
+            send_id,
+            receive_id,
+            algorithm: AoAlgorithm::CmacAes128,
+            secret: secret("sesame"),
+            sign_options: false,
+        }
+    }
+
+    /// The octets the kernel would read.
+    fn octets<T>(value: &T) -> Vec<u8> {
+        let start = std::ptr::from_ref(value).cast::<u8>();
+        // SAFETY: a plain value without padding, read within its size while it is borrowed.
+        unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+    }
+
+    #[test]
+    fn a_tcp_ao_key_is_laid_out_as_the_kernel_reads_it() {
+        let octets = octets(&ao_add(prefix("192.0.2.0/24"), &ao_key(7, 8), true));
+        let native = |value: u16| value.to_ne_bytes();
+        assert_eq!(octets[0..2], native(2), "AF_INET");
+        assert_eq!(octets[4..8], [192, 0, 2, 0]);
+        assert_eq!(octets[128..141], *b"cmac(aes128)\0");
+        assert_eq!(octets[192..196], [0; 4], "no interface");
+        assert_eq!(octets[196..200], 3_u32.to_ne_bytes(), "current and rnext");
+        assert_eq!(octets[200..202], [0; 2], "reserved");
+        // Prefix, send id, receive id, MAC length, flags (options excluded), key length.
+        assert_eq!(octets[202..208], [24, 7, 8, 12, 2, 6]);
+        assert_eq!(octets[208..215], *b"sesame\0");
+        assert_eq!(octets.len(), 288);
+    }
+
+    #[test]
+    fn a_removed_tcp_ao_key_names_the_one_that_takes_its_place() {
+        let (old, new) = (ao_key(7, 8), ao_key(9, 10));
+        let octets = octets(&ao_delete(prefix("2001:db8::1/128"), &old, Some(&new)));
+        assert_eq!(octets[0..2], 10_u16.to_ne_bytes(), "AF_INET6");
+        assert_eq!(octets[128..132], [0; 4], "no interface");
+        assert_eq!(octets[132..136], 3_u32.to_ne_bytes(), "current and rnext");
+        // Reserved, prefix, send id, receive id, current, rnext, flags.
+        assert_eq!(octets[136..144], [0, 0, 128, 7, 8, 9, 10, 0]);
+    }
+
+    #[test]
+    fn tcp_ao_is_had_or_refused_with_the_reason() {
+        let mut config = peer_config(None, [127, 0, 0, 2]);
+        config.tcp_ao = vec![ao_key(1, 1)];
+        config.tcp_ao[0].algorithm = AoAlgorithm::HmacSha1;
+        if let Err(error) = dialler(&config, (Ipv4Addr::LOCALHOST, 179).into()) {
+            // This kernel may have it or not; there is no third answer and never an unprotected socket.
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            assert!(error.to_string().contains("CONFIG_TCP_AO"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_there_is_named() {
+        let mut config = peer_config(None, [127, 0, 0, 2]);
+        config.binding.netns = Some(Path::new("/nonexistent/netns").into());
+        let error = dialler(&config, (Ipv4Addr::LOCALHOST, 179).into()).expect_err("no such file");
+        assert!(error.to_string().contains("/nonexistent/netns"), "{error}");
+        config.binding.netns = None;
+        config.binding.device = Some("nodev0".into());
+        let error = dialler(&config, (Ipv4Addr::LOCALHOST, 179).into()).expect_err("no device");
+        assert!(error.to_string().contains("nodev0"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ const THEIRS: u32 = 64600;
 /// A speaker waiting for a neighbour of AS 64600 at `peer_address`.
 async fn speaker(own: &str, peer_address: &str) -> Running {
     let mut config = SpeakerConfig::new(Asn(OURS), router_id(1));
-    config.listen.push(SocketAddr::new(address(own), 0));
+    config.listen.push(SocketAddr::new(address(own), 0).into());
     let remote = Remote::Address(SocketAddr::new(address(peer_address), 179));
     config.peers.push(PeerConfig {
         passive: true,
@@ -166,7 +166,7 @@ async fn version_5_is_answered_2_1_with_our_version() {
 #[tokio::test]
 async fn another_as_is_answered_2_2() {
     let mut wrong = open();
-    wrong.asn = Asn(64601);
+    wrong.asn = Asn(64601).into();
     wrong.capabilities = vec![Capability::FourOctetAs(Asn(64601))];
     let octets = Message::Open(wrong)
         .to_bytes(&CodecContext::before_open())
@@ -329,7 +329,7 @@ async fn neighbours_of_a_range_come_and_go() {
     let mut config = SpeakerConfig::new(Asn(OURS), router_id(1));
     config
         .listen
-        .push(SocketAddr::new(address("127.0.34.1"), 0));
+        .push(SocketAddr::new(address("127.0.34.1"), 0).into());
     config.peers.push(peer(
         "clients",
         Remote::Range(prefix("127.0.34.0/25")),

@@ -11,7 +11,7 @@ const ASN: u32 = 64512;
 /// One that waits at `own` for the other at `other`, both in one AS.
 fn waiting(own: &str, other: &str) -> SpeakerConfig {
     let mut config = SpeakerConfig::new(Asn(ASN), router_id(1));
-    config.listen.push(SocketAddr::new(address(own), 0));
+    config.listen.push(SocketAddr::new(address(own), 0).into());
     let remote = Remote::Address(SocketAddr::new(address(other), 179));
     config.peers.push(PeerConfig {
         passive: true,
@@ -209,7 +209,7 @@ async fn both_sides_dialling_end_up_with_one_session() {
     let (one, two) = (free("127.0.16.1"), free("127.0.16.2"));
     let config = |own: SocketAddr, other: SocketAddr, id: u32| {
         let mut config = SpeakerConfig::new(Asn(ASN), router_id(id));
-        config.listen.push(own);
+        config.listen.push(own.into());
         config.peers.push(PeerConfig {
             local_address: Some(own.ip()),
             connect_retry: Duration::from_millis(200),

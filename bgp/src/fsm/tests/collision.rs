@@ -61,7 +61,7 @@ fn c3_between_equal_identifiers_the_higher_as_survives() {
     assert_survivor(open_from(100), [Outgoing, Incoming], Incoming);
     assert_survivor(open_from(100), [Incoming, Outgoing], Incoming);
     let mut lab = two_connections(PeerConfig {
-        asn: Asn(100),
+        asn: Asn(100).into(),
         ..config()
     });
     let open = Open {

@@ -39,7 +39,7 @@ fn our_identifier_from_an_internal_peer_is_refused_with_2_3() {
         ..their_open()
     };
     let internal = PeerConfig {
-        asn: US,
+        asn: US.into(),
         ..config()
     };
     assert_refused(internal, open, ErrorCode::BAD_BGP_IDENTIFIER);

@@ -266,7 +266,7 @@ fn disabling_a_peer_that_is_away_removes_exactly_its_routes() {
 fn a_peer_that_is_away_and_gets_another_as_loses_its_routes() {
     let mut net = star(2);
     net.cut(0, 1);
-    net.configure(0, |config| config.peers[0].asn = Asn(64999));
+    net.configure(0, |config| config.peers[0].asn = Asn(64999).into());
     assert!(net.route(0, "10.65.2.0/26").is_none());
     assert!(net.route(2, "10.65.2.0/26").is_none());
 }
@@ -275,10 +275,10 @@ fn a_peer_that_is_away_and_gets_another_as_loses_its_routes() {
 fn a_corrected_peer_is_tried_at_once() {
     let mut net = star(1);
     net.configure(0, |config| {
-        (config.peers[0].asn, config.peers[0].passive) = (Asn(64999), false);
+        (config.peers[0].asn, config.peers[0].passive) = (Asn(64999).into(), false);
     });
     net.advance(300 * SECOND);
     assert_ne!(net.peer(0, "n2").state, State::Established);
-    net.configure(0, |config| config.peers[0].asn = Asn(64512));
+    net.configure(0, |config| config.peers[0].asn = Asn(64512).into());
     net.assert_established(0, "n2");
 }
