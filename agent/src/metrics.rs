@@ -35,6 +35,8 @@ pub struct Metrics {
     pub bgp_established: IntCounter,
     /// Sessions that were lost.
     pub bgp_lost: IntCounter,
+    /// Malformed messages of peers, by where the mistake is and what was done.
+    pub bgp_errors: IntCounterVec,
     /// Prefixes this node originates.
     pub bgp_originated: IntGauge,
     /// Sessions kept beyond their configuration until their replacement is complete.
@@ -132,6 +134,12 @@ impl Metrics {
             &["reason"],
         )?;
         registry.register(Box::new(bfd_dropped.clone()))?;
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
         let gauge = |name: &str, help: &str| -> prometheus::Result<Gauge> {
             let metric = Gauge::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
@@ -206,6 +214,11 @@ impl Metrics {
             bgp_lost: counter(
                 "margay_bgp_sessions_lost_total",
                 "Sessions that left Established.",
+            )?,
+            bgp_errors: counters(
+                "margay_bgp_errors_total",
+                "Mistakes in messages of peers, by where they are and what was done.",
+                &["class", "action"],
             )?,
             bgp_originated: int_gauge(
                 "margay_bgp_routes_originated",

@@ -31,6 +31,7 @@ use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
 use margay_bgp::rib::{BestRoute, RouteChange, RouteSource};
 use margay_bgp::speaker::config::SpeakerConfig;
+use margay_bgp::speaker::events::PeerEvent;
 use margay_bgp::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 use margay_bgp::speaker::{Clear, SpeakerShutdown};
 use margay_bgp::transport::{self, SpeakerEvent, SpeakerHandle, SpeakerOptions, StartError};
@@ -164,6 +165,20 @@ impl Routing {
     /// It does not run.
     pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteInfo>, NotRunning> {
         self.handle()?.routes(query).await.map_err(|_| NotRunning)
+    }
+
+    /// What happened to peers behind the event of this number.
+    ///
+    /// # Errors
+    /// The speaker does not run.
+    pub async fn events(&self, after: u64) -> Result<Vec<PeerEvent>, NotRunning> {
+        self.handle()?.events(after).await.map_err(|_| NotRunning)
+    }
+
+    /// The number of the latest event, while the speaker runs.
+    #[must_use]
+    pub fn latest_event(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.handle().ok()?.latest_event())
     }
 
     /// Clears a session; false where there is no such peer.

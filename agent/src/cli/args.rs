@@ -36,6 +36,8 @@ pub enum Command {
     Status(AskArgs),
     /// BGP peers: sessions, what they sent, what they were sent.
     Peers(PeersArgs),
+    /// What happened to BGP peers: every change of state with its reason, and messages that were wrong.
+    Events(EventsArgs),
     /// BGP routes: every path, the best one, and the step of the decision that chose it.
     Routes(RoutesArgs),
     /// Pools and blocks, and how full they are.
@@ -213,6 +215,22 @@ pub enum PeerAction {
     },
 }
 
+/// Flags of `margay events`.
+#[derive(Args, Clone, Debug)]
+pub struct EventsArgs {
+    /// Flags shared by all questions. With `--follow`, `-o json` writes one object a line.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Only of this peer.
+    pub name: Option<String>,
+    /// Stay and tell what happens.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only events behind this number.
+    #[arg(long, default_value_t = 0)]
+    pub after: u64,
+}
+
 /// Flags of `margay routes`.
 #[derive(Args, Clone, Debug)]
 pub struct RoutesArgs {
@@ -287,6 +305,7 @@ mod tests {
             "margay peers clear --soft-in 10.0.0.1",
             "margay routes 10.65.0.0/26 --peer 10.0.0.1 -o yaml",
             "margay explain 10.65.3.7",
+            "margay events --follow -o json --after 7 10.0.0.1",
         ] {
             assert!(parse(words).is_ok(), "{words}");
         }

@@ -5,6 +5,7 @@
 pub mod args;
 mod client;
 mod config;
+mod events;
 mod explain;
 mod ipam;
 mod peers;
@@ -76,6 +77,10 @@ fn dispatch(command: Command) -> Result<bool> {
             Ok(status.healthy)
         }
         Command::Peers(args) => peers(args),
+        Command::Events(args) => {
+            events::run(args)?;
+            Ok(true)
+        }
         Command::Routes(args) => {
             let request = Request::Routes {
                 prefix: args.prefix,

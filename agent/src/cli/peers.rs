@@ -32,6 +32,7 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
             "EOR-OUT",
             "LAG",
             "RETENTION",
+            "ERRORS",
             "LAST-ERROR",
         ]);
         if watched {
@@ -52,7 +53,52 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
             rows.push(row(peer, &state, Some(family), (wide, watched), first));
         }
     }
-    table::draw(&heading, &rows)
+    let mut text = table::draw(&heading, &rows);
+    if let [peer] = peers {
+        text.push_str(&mistakes(peer));
+    }
+    text
+}
+
+/// What one peer got wrong: how often each kind, and the latest messages, to be shown to whoever runs it.
+fn mistakes(peer: &Peer) -> String {
+    let mut text = String::new();
+    if !peer.errors.is_empty() {
+        let rows: Vec<Vec<String>> = peer
+            .errors
+            .iter()
+            .map(|error| {
+                vec![
+                    error.count.to_string(),
+                    error
+                        .attribute
+                        .clone()
+                        .unwrap_or_else(|| error.class.clone()),
+                    error.reason.clone(),
+                    error.action.clone(),
+                ]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&table::draw(&["ERRORS", "WHERE", "WHAT", "ACTION"], &rows));
+    }
+    for offence in &peer.offences {
+        text.push_str(&format!(
+            "\n{} ago: {} ({}), {} octets{}{}\n  {}\n",
+            table::duration(offence.ago),
+            offence.reason,
+            offence.action,
+            offence.length,
+            if offence.prefixes.is_empty() {
+                ""
+            } else {
+                ", about "
+            },
+            offence.prefixes.join(" "),
+            offence.octets,
+        ));
+    }
+    text
 }
 
 fn row(
@@ -98,6 +144,13 @@ fn row(
                 .unwrap_or_default(),
             of(|family| family.lag.to_string()),
             of(|family| family.retention.clone()),
+            once(
+                peer.errors
+                    .iter()
+                    .map(|error| error.count)
+                    .sum::<u64>()
+                    .to_string(),
+            ),
             once(peer.last_error.clone().unwrap_or_default()),
         ]);
         if watched {

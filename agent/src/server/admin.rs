@@ -353,6 +353,14 @@ impl Scrape {
                 raise(&metrics.bfd_dropped.with_label_values(&[reason]), count);
             }
         }
+        for (class, action, count) in snapshot.iter().flat_map(|speaker| speaker.errors.iter()) {
+            raise(
+                &metrics
+                    .bgp_errors
+                    .with_label_values(&[class.name(), action.name()]),
+                count,
+            );
+        }
         metrics.bgp_attribute_sets.set(gauge_value(
             snapshot
                 .as_ref()

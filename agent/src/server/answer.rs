@@ -18,6 +18,15 @@ pub enum Request {
         /// Only this one.
         name: Option<String>,
     },
+    /// A list of [`Event`], then with `follow` each further one on a line of its own until the connection is closed.
+    Events {
+        /// Only those behind this number.
+        after: u64,
+        /// Only of this peer.
+        peer: Option<String>,
+        /// Stay and tell what happens.
+        follow: bool,
+    },
     /// A list of [`Route`].
     Routes {
         /// Only this prefix, or for an address every prefix that covers it.
@@ -169,10 +178,28 @@ pub struct Peer {
     pub router_id: Option<String>,
     /// Settled hold time in seconds.
     pub hold_time: Option<u64>,
+    /// Seconds between KEEPALIVEs of ours.
+    pub keepalive: Option<f64>,
+    /// Seconds until something is done for it by itself.
+    pub next_timer: Option<f64>,
     /// Capabilities in force.
     pub capabilities: Vec<String>,
+    /// What our OPEN listed.
+    pub capabilities_sent: Vec<String>,
+    /// What its OPEN listed.
+    pub capabilities_received: Vec<String>,
+    /// Graceful restart as it asks for it.
+    pub graceful_restart: Option<GracefulRestart>,
     /// One entry a family.
     pub families: Vec<PeerFamily>,
+    /// Messages since the speaker started.
+    pub messages: Messages,
+    /// Octets handed to the connection it has not written yet.
+    pub queued_octets: usize,
+    /// What it got wrong, by kind.
+    pub errors: Vec<ErrorCount>,
+    /// The latest of its messages that were wrong, oldest first.
+    pub offences: Vec<Offence>,
     /// The path to it, where BFD watches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<PeerBfd>,
@@ -208,6 +235,133 @@ pub struct PeerBfd {
     pub strict: bool,
 }
 
+/// Graceful restart with a peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GracefulRestart {
+    /// Seconds its routes are to be kept for its return.
+    pub restart_time: u64,
+    /// It has just restarted.
+    pub restarting: bool,
+    /// Routes outlive NOTIFICATIONs (RFC 8538).
+    pub notification: bool,
+    /// Long-lived graceful restart is on as well (RFC 9494).
+    pub long_lived: bool,
+}
+
+/// What went over a peer's sessions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Messages {
+    /// UPDATEs received.
+    pub updates_received: u64,
+    /// Prefixes announced to us.
+    pub announcements_received: u64,
+    /// Prefixes withdrawn from us.
+    pub withdrawals_received: u64,
+    /// ROUTE-REFRESH requests received.
+    pub refreshes_received: u64,
+    /// Attribute errors the session survived (RFC 7606).
+    pub attribute_faults: u64,
+    /// Paths ignored because there were too many of one prefix.
+    pub excess_paths: u64,
+    /// Octets of UPDATEs sent.
+    pub octets_sent: u64,
+}
+
+/// How often a peer made one kind of mistake.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorCount {
+    /// header, open, update, nlri, attribute or route-refresh.
+    pub class: String,
+    /// The attribute, where it is one.
+    pub attribute: Option<String>,
+    /// What is wrong, in a word.
+    pub reason: String,
+    /// reset, treat-as-withdraw or attribute-discard.
+    pub action: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A message that was wrong.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offence {
+    /// Seconds ago.
+    pub ago: u64,
+    /// What is wrong with it.
+    pub reason: String,
+    /// reset, treat-as-withdraw or attribute-discard.
+    pub action: String,
+    /// The prefixes in it, or some of them.
+    pub prefixes: Vec<String>,
+    /// The message in hexadecimal, cut after 4096 octets; empty where it is not known.
+    pub octets: String,
+    /// Octets it had.
+    pub length: usize,
+}
+
+/// Something that happened to a peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// From 1, without gaps: one that does not follow the last says that events were lost.
+    pub sequence: u64,
+    /// When, in RFC 3339 with milliseconds.
+    pub time: String,
+    /// The peer's name.
+    pub peer: String,
+    /// Its address.
+    pub address: String,
+    /// state, malformed, warning or removed.
+    pub kind: String,
+    /// For a state: the one before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from: Option<String>,
+    /// For a state: the one it is in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to: Option<String>,
+    /// Why, in words.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// Whose doing: operator, local, peer, timer or network.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by: Option<String>,
+    /// The NOTIFICATION that was sent or received.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub notification: Option<Notification>,
+    /// For a malformed message: what was done.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub action: Option<String>,
+    /// For a malformed message: the prefixes in it, or some of them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub prefixes: Vec<String>,
+    /// For a malformed message: the message in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub octets: Option<String>,
+}
+
+/// A NOTIFICATION.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Notification {
+    /// It came from the peer; otherwise we said it.
+    pub received: bool,
+    /// Error code.
+    pub code: u8,
+    /// Error subcode.
+    pub subcode: u8,
+    /// What the two mean.
+    pub name: String,
+    /// The shutdown text (RFC 9003).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text: Option<String>,
+    /// The data in hexadecimal.
+    pub data: String,
+}
+
 /// Routes exchanged with a peer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -230,6 +384,8 @@ pub struct PeerFamily {
     pub end_of_rib_sent: bool,
     /// none, stale or long-lived-stale.
     pub retention: String,
+    /// The group of peers that are told the same.
+    pub update_group: Option<u32>,
 }
 
 /// A prefix in BGP.

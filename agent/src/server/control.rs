@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{self, Done, Finding, Reply, Request};
-use super::explain;
+use super::{events, explain};
 use crate::datastore::Store;
 use crate::desired::peers::Session;
 use crate::health::Health;
@@ -169,6 +169,11 @@ async fn connection(control: &Control, stream: UnixStream) -> io::Result<()> {
             Ok(Ok(_)) => {}
         }
         let reply = match serde_json::from_slice(&line) {
+            Ok(Request::Events {
+                after,
+                peer,
+                follow: true,
+            }) => return events::follow(control, after, peer, &mut read, &mut write).await,
             Ok(request) => control.answer(request).await,
             Err(error) => Reply::Error(format!("not a request: {error}")),
         };
@@ -193,6 +198,10 @@ impl Control {
                     }
                     ok(&peers)
                 }
+                Err(NotRunning) => not_running(),
+            },
+            Request::Events { after, peer, .. } => match events::after(self, after, &peer).await {
+                Ok((events, _)) => ok(&events),
                 Err(NotRunning) => not_running(),
             },
             Request::Routes { prefix, peer } => self.routes(prefix.as_deref(), peer).await,
@@ -382,8 +391,32 @@ impl Control {
                     local_address: peer.local_address.map(|address| address.to_string()),
                     router_id: peer.router_id.map(|id| id.to_string()),
                     hold_time: peer.hold_time.map(|time| time.as_secs()),
+                    keepalive: peer.keepalive.map(|time| time.as_secs_f64()),
+                    next_timer: peer.next_timer.map(|time| time.as_secs_f64()),
                     capabilities: peer.capabilities,
                     bfd: peer.bfd.map(|path| bfd(&path)),
+                    capabilities_sent: peer.capabilities_sent,
+                    capabilities_received: peer.capabilities_received,
+                    graceful_restart: peer.graceful_restart.map(|restart| {
+                        answer::GracefulRestart {
+                            restart_time: restart.restart_time.as_secs(),
+                            restarting: restart.restarting,
+                            notification: restart.notification,
+                            long_lived: restart.long_lived,
+                        }
+                    }),
+                    messages: answer::Messages {
+                        updates_received: peer.messages.updates_received,
+                        announcements_received: peer.messages.announcements_received,
+                        withdrawals_received: peer.messages.withdrawals_received,
+                        refreshes_received: peer.messages.refreshes_received,
+                        attribute_faults: peer.messages.attribute_faults,
+                        excess_paths: peer.messages.excess_paths,
+                        octets_sent: peer.messages.octets_sent,
+                    },
+                    queued_octets: peer.queued_octets,
+                    errors: peer.errors.into_iter().map(events::error_count).collect(),
+                    offences: peer.offences.into_iter().map(events::offence).collect(),
                     families: peer
                         .families
                         .into_iter()
@@ -397,6 +430,7 @@ impl Control {
                             end_of_rib_received: family.end_of_rib_received,
                             end_of_rib_sent: family.end_of_rib_sent,
                             retention: family.retention.to_string(),
+                            update_group: family.update_group,
                         })
                         .collect(),
                 }

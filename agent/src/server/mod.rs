@@ -4,4 +4,5 @@ pub mod admin;
 pub mod answer;
 pub mod cni;
 pub mod control;
+mod events;
 mod explain;

@@ -86,7 +86,13 @@ pub fn decode(message: &[u8], context: &CodecContext) -> Result<Message, DecodeE
     };
     Ok(match message_type {
         MessageType::Open => Message::Open(Open::decode(body)?),
-        MessageType::Update => Message::Update(Update::decode(body, context)?),
+        MessageType::Update => {
+            let mut update = Update::decode(body, context)?;
+            if !update.faults.is_empty() {
+                update.malformed = Some(Bytes::copy_from_slice(message));
+            }
+            Message::Update(update)
+        }
         MessageType::Notification => Message::Notification(Notification::decode(body)?),
         MessageType::Keepalive => Message::Keepalive,
         MessageType::RouteRefresh => Message::RouteRefresh(RouteRefresh::decode(message, context)?),

@@ -74,6 +74,8 @@ pub struct Update {
     pub disabled: FamilySet,
     /// What was wrong with the attributes.
     pub faults: Vec<AttributeFault>,
+    /// The whole message as it came, where something was wrong with it: to be shown, not to be read.
+    pub malformed: Option<Bytes>,
 }
 
 impl Update {

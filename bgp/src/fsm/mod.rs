@@ -115,6 +115,8 @@ pub struct Peer {
     /// The hold timer of which connections was put off since they were last heard, a bit each.
     put_off: u8,
     last_error: Option<DownCause>,
+    /// What ended a connection since the state was reported last.
+    cause: Option<DownCause>,
     reported: State,
     outputs: VecDeque<PeerOutput>,
 }
@@ -155,6 +157,7 @@ impl Peer {
             was_established: false,
             put_off: 0,
             last_error: None,
+            cause: None,
             reported: State::Idle,
             outputs: VecDeque::new(),
         }
@@ -627,6 +630,7 @@ impl Peer {
         if matches!(self.peek(direction), Some(Connection::Connecting(_))) {
             self.take(direction);
             self.last_error = Some(DownCause::ConnectFailed);
+            self.cause = Some(DownCause::ConnectFailed);
             // The timer that would have ended the attempt now ends the pause.
             if !self.timers.runs(Timer::ConnectRetry) {
                 self.then(now, Next::Retry);
@@ -1026,6 +1030,7 @@ impl Peer {
     /// Books the end of a connection that was taken out.
     fn ended(&mut self, connection: &Connection, keep_routes: bool, cause: DownCause) {
         self.last_error = Some(cause.clone());
+        self.cause = Some(cause.clone());
         if let Connection::Established(up) = connection {
             self.down(up, keep_routes, cause);
         }
@@ -1156,10 +1161,12 @@ impl Peer {
 
     fn report(&mut self) {
         let to = self.state();
+        // What ended a connection without changing the state people see is no reason of a later change.
+        let cause = self.cause.take();
         if to != self.reported {
             let from = std::mem::replace(&mut self.reported, to);
             self.outputs
-                .push_back(PeerOutput::StateChanged { from, to });
+                .push_back(PeerOutput::StateChanged { from, to, cause });
         }
     }
 }

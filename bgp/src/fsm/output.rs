@@ -65,6 +65,8 @@ pub enum PeerOutput {
         from: State,
         /// Now.
         to: State,
+        /// What ended a session or the attempt at one, if that is what happened.
+        cause: Option<DownCause>,
     },
 }
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::{Binding, Originate, PeerConfig, Remote, SpeakerConfig};
+use super::events::PeerEventKind;
 use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
 use crate::codec::{Aggregator, Communities, LargeCommunities, NextHop, Origin, PathAttributes};
@@ -257,7 +258,7 @@ impl Speaker {
         self.forget_kept(slot, now);
         self.deferral.settle(slot, FamilySet::all());
         self.end_deferral_where_complete();
-        self.retire_if_gone(slot);
+        self.retire_if_gone(slot, now);
     }
 
     /// Routes kept of an ended session go: their return is awaited no more.
@@ -373,7 +374,7 @@ impl Speaker {
     }
 
     /// Lets a neighbour go that left, once nothing of it is there.
-    pub(super) fn retire_if_gone(&mut self, slot: Slot) {
+    pub(super) fn retire_if_gone(&mut self, slot: Slot, now: Instant) {
         let Some(neighbour) = self.neighbour(slot) else {
             return;
         };
@@ -387,6 +388,7 @@ impl Speaker {
         }
         let (id, name) = (neighbour.id, Arc::clone(&neighbour.name));
         let neighbour_is_watched = neighbour.liveness.is_some();
+        let address = neighbour.address;
         if let Some(deadline) = neighbour.deadline {
             self.timers.remove(&(deadline, slot));
         }
@@ -404,6 +406,8 @@ impl Speaker {
             });
         }
         self.retired.push(slot);
+        self.events
+            .push(now, &name, address, PeerEventKind::Removed);
         self.outputs.push_back(Output::PeerRemoved { peer: id });
     }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::neighbour::Neighbour;
 use super::snapshot::{
-    BfdSnapshot, Matching, MemorySnapshot, PathInfo, PeerFamilySnapshot, PeerSnapshot, Retention,
-    RouteInfo, RouteQuery, SpeakerSnapshot, TableSnapshot,
+    BfdSnapshot, GracefulRestartSnapshot, Matching, MemorySnapshot, PathInfo, PeerFamilySnapshot,
+    PeerSnapshot, Retention, RouteInfo, RouteQuery, SpeakerSnapshot, TableSnapshot,
 };
 use super::{Speaker, with_rib_ref};
+use crate::codec::{Capability, HEADER_LEN, Open};
 use crate::decision::{self, Step};
 use crate::family::{AddressFamily, Family};
 use crate::prefix::Prefix;
@@ -88,6 +89,7 @@ impl Speaker {
                         .map(|(_, group)| group.memory())
                         .sum::<usize>(),
             },
+            errors: self.errors,
             deferring: Family::ALL
                 .into_iter()
                 .filter(|family| with_rib_ref!(self.tables, *family, |rib| rib.is_deferred()))
@@ -128,6 +130,24 @@ impl Speaker {
             router_id: negotiated.map(|negotiated| negotiated.peer_router_id),
             hold_time: negotiated
                 .map(|negotiated| Duration::from_secs(u64::from(negotiated.hold_time.as_secs()))),
+            keepalive: negotiated.and_then(|negotiated| negotiated.keepalive_interval),
+            next_timer: neighbour
+                .next_deadline()
+                .map(|deadline| deadline.saturating_duration_since(now)),
+            capabilities_sent: negotiated.map_or_else(Vec::new, |negotiated| {
+                listed(&sent_capabilities(neighbour.opens(negotiated.direction).0))
+            }),
+            capabilities_received: negotiated
+                .map_or_else(Vec::new, |negotiated| listed(&negotiated.peer_capabilities)),
+            graceful_restart: negotiated.and_then(|negotiated| {
+                let capability = negotiated.peer_graceful_restart.as_ref()?;
+                Some(GracefulRestartSnapshot {
+                    restart_time: Duration::from_secs(u64::from(capability.restart_time)),
+                    restarting: capability.restarting,
+                    notification: negotiated.notification_graceful,
+                    long_lived: negotiated.peer_long_lived.is_some(),
+                })
+            }),
             capabilities: negotiated.map_or_else(Vec::new, |negotiated| capabilities(negotiated)),
             families: config
                 .families
@@ -135,6 +155,8 @@ impl Speaker {
                 .map(|family| self.peer_family(slot, neighbour, *family))
                 .collect(),
             messages: neighbour.counters,
+            errors: neighbour.errors.counts(),
+            offences: neighbour.errors.recent(now),
             queued_octets: direction.map_or(0, |direction| neighbour.queued(direction)),
             bfd: neighbour.liveness.map(|liveness| BfdSnapshot {
                 status: liveness.status,
@@ -458,6 +480,64 @@ fn covers<F: AddressFamily>(prefix: F) -> impl Iterator<Item = F> {
     (0..=whole.len())
         .rev()
         .filter_map(move |len| F::from_prefix(Prefix::new(whole.addr(), len).ok()?))
+}
+
+/// What our OPEN, as it was on the wire, listed.
+fn sent_capabilities(open: &[u8]) -> Vec<Capability> {
+    open.get(HEADER_LEN..)
+        .and_then(|body| Open::decode(body).ok())
+        .map(|open| open.capabilities)
+        .unwrap_or_default()
+}
+
+/// Capabilities as people read them.
+fn listed(capabilities: &[Capability]) -> Vec<String> {
+    capabilities
+        .iter()
+        .map(|capability| match capability {
+            Capability::Multiprotocol(family) => format!("multiprotocol {family}"),
+            Capability::RouteRefresh => "route-refresh".into(),
+            Capability::ExtendedNextHop(families) => {
+                let families: Vec<String> = families
+                    .iter()
+                    .map(|entry| format!("{} afi {}", entry.family, entry.next_hop_afi.0))
+                    .collect();
+                format!("extended-next-hop {}", families.join(", "))
+            }
+            Capability::ExtendedMessage => "extended-message".into(),
+            Capability::Role(role) => format!("role {role:?}"),
+            Capability::GracefulRestart(restart) => {
+                let mut text = format!("graceful-restart {} s", restart.restart_time);
+                if restart.restarting {
+                    text.push_str(", restarting");
+                }
+                for family in &restart.families {
+                    text.push_str(&format!(", {}", family.family));
+                }
+                text
+            }
+            Capability::FourOctetAs(asn) => format!("four-octet-as {asn}"),
+            Capability::AddPath(families) => {
+                let families: Vec<String> = families
+                    .iter()
+                    .map(|entry| format!("{} {:?}", entry.family, entry.mode))
+                    .collect();
+                format!("add-path {}", families.join(", "))
+            }
+            Capability::EnhancedRouteRefresh => "enhanced-route-refresh".into(),
+            Capability::LongLivedGracefulRestart(families) => {
+                let families: Vec<String> = families
+                    .iter()
+                    .map(|entry| entry.family.to_string())
+                    .collect();
+                format!("long-lived-graceful-restart {}", families.join(", "))
+            }
+            // The peer's words: escaped.
+            Capability::Fqdn { host, domain } => format!("fqdn {host:?} {domain:?}"),
+            Capability::LinkLocalNextHop => "link-local-next-hop".into(),
+            Capability::Unknown { code, data } => format!("capability {code} {data:x}"),
+        })
+        .collect()
 }
 
 fn capabilities(negotiated: &crate::fsm::Negotiated) -> Vec<String> {

@@ -21,6 +21,8 @@
 
 pub mod config;
 mod configure;
+pub mod errors;
+pub mod events;
 mod inspect;
 mod liveness;
 mod neighbour;
@@ -33,14 +35,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
 use crate::bfd::SessionConfig;
 use crate::codec::error::DecodeError;
-use crate::codec::{CodecContext, ErrorCode, Message, Notification};
+use crate::codec::{CodecContext, ErrorCode, HEADER_LEN, Message, MessageType, Notification};
 use crate::decision::Options;
 use crate::family::{Family, FamilySet};
 use crate::fsm::{
@@ -53,6 +55,8 @@ use crate::rib::table::Walk;
 use crate::rib::{FamilyRib, LOCAL, News, PeerFacts, RouteChange, Slot, View};
 use crate::router_id::RouterId;
 use config::{PeerConfig, SpeakerConfig};
+use errors::ErrorTotals;
+use events::{EventLog, PeerEvent, PeerEventKind};
 
 /// A neighbour the speaker knows at present. An id is not used again for another neighbour while events for the old one
 /// may still be on their way.
@@ -218,6 +222,8 @@ pub struct Speaker {
     ready: VecDeque<Slot>,
     /// Slots of peers that left, until nothing refers to them.
     retired: Vec<Slot>,
+    events: EventLog,
+    errors: ErrorTotals,
     /// The table `poll_table_event` asks first; they take turns.
     ipv6_first: bool,
 }
@@ -315,6 +321,8 @@ impl Speaker {
             timers: BTreeSet::new(),
             ready: VecDeque::new(),
             retired: Vec::new(),
+            events: EventLog::default(),
+            errors: ErrorTotals::default(),
             ipv6_first: false,
             config: empty,
         };
@@ -416,7 +424,7 @@ impl Speaker {
                 if let Some(neighbour) = self.neighbour_mut(slot) {
                     neighbour.was_open = true;
                 }
-                self.retire_if_gone(slot);
+                self.retire_if_gone(slot, now);
                 Accepted::Refused(match refused {
                     Admission::Accept(_) | Admission::Close => None,
                     Admission::Reject => refusal(ErrorCode::CONNECTION_REJECTED),
@@ -532,7 +540,24 @@ impl Speaker {
         message: Message,
         now: Instant,
     ) {
+        if let Message::Open(open) = &message
+            && let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot))
+            && neighbour.opens_mut(direction).1.is_empty()
+        {
+            // Nobody said how it came ([`Speaker::handle_open_octets`]): the same in our own words.
+            let mut octets = BytesMut::new();
+            if open.encode(&mut octets).is_ok() {
+                neighbour.opens_mut(direction).1 = octets.freeze();
+            }
+        }
         self.event(peer, Event::Message { direction, message }, now);
+    }
+
+    /// An OPEN came in these octets, and is about to be handed over: whoever monitors the session is shown it as it came.
+    pub fn handle_open_octets(&mut self, peer: PeerId, direction: Direction, octets: Bytes) {
+        if let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot)) {
+            neighbour.opens_mut(direction).1 = octets;
+        }
     }
 
     /// Octets came that are no message.
@@ -543,6 +568,21 @@ impl Speaker {
         error: DecodeError,
         now: Instant,
     ) {
+        self.handle_offence(peer, direction, error, &[], now);
+    }
+
+    /// These octets came, and are no message.
+    pub fn handle_offence(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        error: DecodeError,
+        octets: &[u8],
+        now: Instant,
+    ) {
+        if let Some(slot) = self.known(peer) {
+            self.book_fatal(slot, &error, octets, now);
+        }
         self.event(peer, Event::Malformed { direction, error }, now);
     }
 
@@ -618,6 +658,9 @@ impl Speaker {
                     }
                 }
                 PeerOutput::Send { direction, bytes } => {
+                    if bytes.get(HEADER_LEN - 1) == Some(&(MessageType::Open as u8)) {
+                        *neighbour.opens_mut(direction) = (bytes.clone(), Bytes::new());
+                    }
                     *neighbour.queued_mut(direction) += bytes.len();
                     self.outputs.push_back(Output::Send {
                         peer,
@@ -647,10 +690,13 @@ impl Speaker {
                 PeerOutput::Down(reason) => self.session_down(slot, &reason, now),
                 PeerOutput::Update(update) => self.import(slot, update, now),
                 PeerOutput::RouteRefresh(refresh) => self.route_refresh(slot, refresh, now),
-                PeerOutput::Warning(warning) => self.warn(slot, warning),
-                PeerOutput::StateChanged { from, to } => {
+                PeerOutput::Warning(warning) => self.warn(slot, warning, now),
+                PeerOutput::StateChanged { from, to, cause } => {
                     neighbour.state_since = now;
                     let name = Arc::clone(&neighbour.name);
+                    let kind = PeerEventKind::State { from, to, cause };
+                    let address = neighbour.address;
+                    self.events.push(now, &name, address, kind);
                     self.outputs.push_back(Output::PeerStateChanged {
                         peer,
                         name,
@@ -665,16 +711,19 @@ impl Speaker {
             neighbour.fsm.set_urgent(now, urgent);
         }
         self.set_timer(slot);
-        self.retire_if_gone(slot);
+        self.retire_if_gone(slot, now);
     }
 
     /// Tells of something once, and shows it until it is over.
-    fn warn(&mut self, slot: Slot, warning: PeerWarning) {
+    fn warn(&mut self, slot: Slot, warning: PeerWarning, now: Instant) {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
         if neighbour.warnings.insert(warning) {
             let (peer, name) = (neighbour.id, Arc::clone(&neighbour.name));
+            let address = neighbour.address;
+            self.events
+                .push(now, &name, address, PeerEventKind::Warning(warning));
             self.outputs.push_back(Output::PeerWarning {
                 peer,
                 name,
@@ -777,6 +826,37 @@ impl Speaker {
 
     const fn decision_options(&self) -> Options {
         self.config.decision_options()
+    }
+
+    // ---- what went wrong ------------------------------------------------------------------------------------------
+
+    /// Counts what the session does not survive.
+    fn book_fatal(&mut self, slot: Slot, error: &DecodeError, octets: &[u8], now: Instant) {
+        let Some(neighbour) = self
+            .neighbours
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let offence = neighbour
+            .errors
+            .fatal(error, octets, &mut self.errors, now)
+            .clone();
+        session::tell_offence(neighbour, &offence, &mut self.events, now);
+    }
+
+    /// Events behind the one of this number, oldest first. Numbers have no gaps: a first one that does not follow says that
+    /// some were lost.
+    #[must_use]
+    pub fn events_after(&self, sequence: u64) -> Vec<PeerEvent> {
+        self.events.after(sequence).cloned().collect()
+    }
+
+    /// The number of the latest event.
+    #[must_use]
+    pub const fn last_event(&self) -> u64 {
+        self.events.last()
     }
 
     // ---- operators ------------------------------------------------------------------------------------------------

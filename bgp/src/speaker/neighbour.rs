@@ -5,8 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::PeerId;
 use super::config::PeerConfig;
+use super::errors::ErrorLog;
 use super::liveness::Liveness;
 use super::snapshot::MessageCounters;
 use crate::family::{Family, FamilySet};
@@ -29,6 +32,12 @@ pub(super) struct Neighbour {
     pub(super) counters: MessageCounters,
     /// The path to it, where it is watched.
     pub(super) liveness: Option<Liveness>,
+    pub(super) errors: ErrorLog,
+    /// When its latest malformed message had an event, and how many had none since.
+    pub(super) malformed_told: Option<Instant>,
+    pub(super) malformed_untold: u64,
+    /// Our OPEN and its own on each connection, as they were on the wire.
+    opens: [(Bytes, Bytes); 3],
     pub(super) established_count: u64,
     /// What an operator should know of it, as long as it holds.
     pub(super) warnings: BTreeSet<PeerWarning>,
@@ -126,6 +135,10 @@ impl Neighbour {
             retention: Retention::default(),
             counters: MessageCounters::default(),
             liveness: None,
+            errors: ErrorLog::default(),
+            malformed_told: None,
+            malformed_untold: 0,
+            opens: Default::default(),
             established_count: 0,
             warnings: BTreeSet::new(),
             state_since: now,
@@ -183,6 +196,27 @@ impl Neighbour {
             Direction::Incoming => incoming,
             Direction::SecondIncoming => second,
         } = open;
+    }
+
+    /// Our OPEN and the neighbour's on a connection.
+    pub(super) const fn opens_mut(&mut self, direction: Direction) -> &mut (Bytes, Bytes) {
+        let [outgoing, incoming, second] = &mut self.opens;
+        match direction {
+            Direction::Outgoing => outgoing,
+            Direction::Incoming => incoming,
+            Direction::SecondIncoming => second,
+        }
+    }
+
+    /// The same, to look at.
+    pub(super) const fn opens(&self, direction: Direction) -> (&Bytes, &Bytes) {
+        let [outgoing, incoming, second] = &self.opens;
+        let (ours, theirs) = match direction {
+            Direction::Outgoing => outgoing,
+            Direction::Incoming => incoming,
+            Direction::SecondIncoming => second,
+        };
+        (ours, theirs)
     }
 
     /// When something is to be done for it.

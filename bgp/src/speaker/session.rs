@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::errors::Offence;
+use super::events::{EventLog, MALFORMED_INTERVAL, PeerEventKind};
 use super::neighbour::{FamilySession, Neighbour, Session};
 use super::{Output, Speaker, Tables, with_rib};
 use crate::asn::Asn;
@@ -256,6 +258,8 @@ impl Speaker {
             config,
             own_addresses,
             cluster_ids,
+            events,
+            errors,
             ..
         } = self;
         let Some(neighbour) = neighbours
@@ -264,6 +268,13 @@ impl Speaker {
         else {
             return;
         };
+        if neighbour.session.is_none() {
+            return;
+        }
+        neighbour.counters.updates_received += 1;
+        if let Some(offence) = neighbour.errors.survived(&update, errors, now).cloned() {
+            tell_offence(neighbour, &offence, events, now);
+        }
         let Some(session) = &mut neighbour.session else {
             return;
         };
@@ -279,7 +290,6 @@ impl Speaker {
         };
         let mut discarded = FamilySet::empty();
         let counters = &mut neighbour.counters;
-        counters.updates_received += 1;
         counters.attribute_faults += update.faults.len() as u64;
         counters.withdrawals_received += update.withdrawn.len() as u64;
         for Nlri { prefix, path_id } in &update.withdrawn {
@@ -383,20 +393,20 @@ impl Speaker {
             self.end_of_rib(slot, family);
         }
         for family in newly_disabled.families() {
-            self.disable(slot, family);
+            self.disable(slot, family, now);
         }
     }
 
     /// Gives up a family for the rest of the session: its routes go (RFC 7606 §2, RFC 4760 §7). Nobody waits for its
     /// End-of-RIB.
-    fn disable(&mut self, slot: Slot, family: Family) {
+    fn disable(&mut self, slot: Slot, family: Family, now: Instant) {
         let store = &mut self.tables.store;
         with_rib!(self.tables, family, |rib| rib
             .table
             .begin_epoch(slot, store));
         self.take_step(slot, Step::DeleteOld(family));
         self.end_of_rib(slot, family);
-        self.warn(slot, PeerWarning::FamilyDisabled(family));
+        self.warn(slot, PeerWarning::FamilyDisabled(family), now);
     }
 
     fn end_of_rib(&mut self, slot: Slot, family: Family) {
@@ -476,7 +486,7 @@ impl Speaker {
             _ => true,
         });
         for family in exceeded.families() {
-            self.warn(slot, PeerWarning::PrefixLimit { family, limit });
+            self.warn(slot, PeerWarning::PrefixLimit { family, limit }, now);
         }
         for family in ask.families() {
             self.request_refresh(slot, family, now);
@@ -765,6 +775,32 @@ impl<'a> Ours<'a> {
             drained: peer.drain || config.drain,
         }
     }
+}
+
+/// Makes an event of a malformed message, unless the peer had one a moment ago: a peer that sends nothing else must not wash
+/// everything else out of the log.
+pub(super) fn tell_offence(
+    neighbour: &mut Neighbour,
+    offence: &Offence,
+    events: &mut EventLog,
+    now: Instant,
+) {
+    if neighbour
+        .malformed_told
+        .is_some_and(|told| now.saturating_duration_since(told) < MALFORMED_INTERVAL)
+    {
+        neighbour.malformed_untold += 1;
+        return;
+    }
+    neighbour.malformed_told = Some(now);
+    let kind = PeerEventKind::Malformed {
+        reason: offence.reason.clone(),
+        action: offence.action,
+        prefixes: offence.prefixes.clone(),
+        octets: offence.octets.clone(),
+        more: std::mem::take(&mut neighbour.malformed_untold),
+    };
+    events.push(now, &neighbour.name, neighbour.address, kind);
 }
 
 fn walk_table<F: crate::rib::table::Key>(

@@ -8,10 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::errors::{ErrorAction, ErrorClass, ErrorTotals};
 use crate::asn::Asn;
 use crate::bfd;
-use crate::codec::NextHop;
 use crate::codec::attribute::PathAttributes;
+use crate::codec::{AttributeCode, NextHop};
 use crate::decision::Step;
 use crate::family::Family;
 use crate::fsm::State;
@@ -34,6 +37,8 @@ pub struct SpeakerSnapshot {
     pub attribute_sets: usize,
     /// Octets the tables hold, as far as the speaker accounts for them.
     pub memory: MemorySnapshot,
+    /// Malformed messages of all peers, also of those that left.
+    pub errors: ErrorTotals,
     /// Selection is still deferred after a restart of ours, for these families.
     pub deferring: Vec<Family>,
     /// Datagrams of BFD, counted by whoever has the sockets.
@@ -105,12 +110,26 @@ pub struct PeerSnapshot {
     pub router_id: Option<RouterId>,
     /// Settled hold time, while established.
     pub hold_time: Option<Duration>,
+    /// How often we send KEEPALIVEs, while established.
+    pub keepalive: Option<Duration>,
+    /// Time until something is done for it by itself: the next attempt, a hold timer, the end of kept routes.
+    pub next_timer: Option<Duration>,
     /// Names of the capabilities in force, while established.
     pub capabilities: Vec<String>,
+    /// What our OPEN listed, while established.
+    pub capabilities_sent: Vec<String>,
+    /// What its OPEN listed, while established.
+    pub capabilities_received: Vec<String>,
+    /// Graceful restart as it asks for it, while established.
+    pub graceful_restart: Option<GracefulRestartSnapshot>,
     /// One entry per configured family.
     pub families: Vec<PeerFamilySnapshot>,
     /// Messages by kind.
     pub messages: MessageCounters,
+    /// What it got wrong since the speaker started, by kind.
+    pub errors: Vec<ErrorCount>,
+    /// The latest of its messages that were wrong, oldest first.
+    pub offences: Vec<OffenceSnapshot>,
     /// Octets handed to the connection it has not written yet.
     pub queued_octets: usize,
     /// The path to it, where BFD watches it.
@@ -126,6 +145,51 @@ pub struct BfdSnapshot {
     pub state_for: Duration,
     /// Sessions of BGP wait for it.
     pub strict: bool,
+}
+
+/// What a peer's OPEN says of graceful restart (RFC 4724), where we have it on as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GracefulRestartSnapshot {
+    /// How long its routes are to be kept for its return.
+    pub restart_time: Duration,
+    /// It has just restarted.
+    pub restarting: bool,
+    /// Routes outlive NOTIFICATIONs (RFC 8538).
+    pub notification: bool,
+    /// Long-lived graceful restart is on as well (RFC 9494).
+    pub long_lived: bool,
+}
+
+/// How often a peer made one kind of mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorCount {
+    /// Where in the message.
+    pub class: ErrorClass,
+    /// The attribute, where it is one.
+    pub attribute: Option<AttributeCode>,
+    /// What is wrong, in a word.
+    pub reason: &'static str,
+    /// What was done.
+    pub action: ErrorAction,
+    /// How often.
+    pub count: u64,
+}
+
+/// A message that was wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffenceSnapshot {
+    /// How long ago it came.
+    pub ago: Duration,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What was done.
+    pub action: ErrorAction,
+    /// The prefixes in it, or some of them.
+    pub prefixes: Vec<Prefix>,
+    /// The message, cut where it is long; empty where it is not known.
+    pub octets: Bytes,
+    /// Octets it had.
+    pub length: usize,
 }
 
 /// Routes of one family exchanged with one neighbour.

@@ -32,7 +32,8 @@ use tracing::warn;
 
 use super::sockopt::{self, Role, Signature};
 use crate::codec::{
-    CodecContext, DecodeError, EXTENDED_MAX_LEN, KEEPALIVE, Message, MessageType, decode, framing,
+    CodecContext, DecodeError, EXTENDED_MAX_LEN, HEADER_LEN, KEEPALIVE, Message, MessageType,
+    decode, framing,
 };
 use crate::fsm::Direction;
 use crate::prefix::Prefix;
@@ -93,9 +94,13 @@ pub(super) enum News {
     /// Dialling failed.
     ConnectFailed(io::Error),
     /// Messages came, in this order.
-    Messages(Vec<Message>),
+    Messages {
+        messages: Vec<Message>,
+        /// How the last one came, if it is an OPEN.
+        open: Bytes,
+    },
     /// Octets came that are no message; nothing more is read.
-    Malformed(DecodeError),
+    Malformed(DecodeError, Bytes),
     /// The peer closed, or the socket failed.
     Closed(Option<io::Error>),
 }
@@ -333,8 +338,8 @@ enum ReadEnd {
 struct Batch {
     messages: Vec<Message>,
     end: Option<News>,
-    /// An OPEN came last: what follows is to be read as the speaker will say.
-    open: bool,
+    /// An OPEN came last, in these octets: what follows is to be read as the speaker will say.
+    open: Option<Bytes>,
 }
 
 async fn read(
@@ -358,13 +363,17 @@ async fn read(
             poll_fn(|task| Poll::Ready(look(stream, task, &mut left, &context, look_again))).await;
         look_again = false;
         if !batch.messages.is_empty() {
-            let report = shared.report(News::Messages(batch.messages), Some(permit));
+            let news = News::Messages {
+                messages: batch.messages,
+                open: batch.open.clone().unwrap_or_default(),
+            };
+            let report = shared.report(news, Some(permit));
             if reports.send(report).await.is_err() {
                 return ReadEnd::Gone;
             }
         }
         if let Some(end) = batch.end {
-            let malformed = matches!(end, News::Malformed(_));
+            let malformed = matches!(end, News::Malformed(..));
             let told = reports.send(shared.report(end, None)).await;
             return if malformed && told.is_ok() {
                 ReadEnd::Malformed
@@ -372,7 +381,7 @@ async fn read(
                 ReadEnd::Gone
             };
         }
-        if batch.open {
+        if batch.open.is_some() {
             context = settled(shared).await;
             look_again = true;
         }
@@ -422,22 +431,22 @@ fn look(
             return Batch {
                 messages: Vec::new(),
                 end,
-                open: false,
+                open: None,
             };
         }
         let octets = scratch.get(..kept + read).unwrap_or_default();
         let (messages, used, stop) = decode_all(octets, context);
         left.clear();
         left.extend_from_slice(octets.get(used..).unwrap_or_default());
-        let mut open = false;
+        let mut open = None;
         match stop {
             Stop::Short => {}
             // Octets wait behind the OPEN, and so does the end of the stream.
-            Stop::Open => {
-                open = true;
+            Stop::Open(octets) => {
+                open = Some(octets);
                 end = None;
             }
-            Stop::Malformed(error) => end = Some(News::Malformed(error)),
+            Stop::Malformed(error, octets) => end = Some(News::Malformed(error, octets)),
         }
         Batch {
             messages,
@@ -451,9 +460,10 @@ fn look(
 enum Stop {
     /// The next one is not whole.
     Short,
-    /// An OPEN changes how to read on.
-    Open,
-    Malformed(DecodeError),
+    /// An OPEN, which came in these octets, changes how to read on.
+    Open(Bytes),
+    /// These octets are no message.
+    Malformed(DecodeError, Bytes),
 }
 
 /// Decodes messages from the front; says how many octets they took.
@@ -465,18 +475,26 @@ fn decode_all(octets: &[u8], context: &CodecContext) -> (Vec<Message>, usize, St
         let (message_type, length) = match framing::peek(rest, context.max_receive_len()) {
             Ok(Some(found)) => found,
             Ok(None) => return (messages, used, Stop::Short),
-            Err(error) => return (messages, used, Stop::Malformed(error)),
+            Err(error) => {
+                // Where the message would end is not known: its header is what can be shown.
+                let header = rest.get(..HEADER_LEN).unwrap_or(rest);
+                let octets = Bytes::copy_from_slice(header);
+                return (messages, used, Stop::Malformed(error, octets));
+            }
         };
         let Some(frame) = rest.get(..length) else {
             return (messages, used, Stop::Short);
         };
         match decode(frame, context) {
             Ok(message) => messages.push(message),
-            Err(error) => return (messages, used, Stop::Malformed(error)),
+            Err(error) => {
+                let octets = Bytes::copy_from_slice(frame);
+                return (messages, used, Stop::Malformed(error, octets));
+            }
         }
         used += length;
         if message_type == MessageType::Open {
-            return (messages, used, Stop::Open);
+            return (messages, used, Stop::Open(Bytes::copy_from_slice(frame)));
         }
     }
 }
@@ -675,6 +693,6 @@ mod tests {
         octets.extend_from_slice(&[0; 19]);
         let (messages, _, stop) = decode_all(&octets, &CodecContext::before_open());
         assert_eq!(messages, [Message::Keepalive]);
-        assert!(matches!(stop, Stop::Malformed(DecodeError::Marker)));
+        assert!(matches!(stop, Stop::Malformed(DecodeError::Marker, _)));
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -27,6 +27,7 @@ use crate::bfd;
 use crate::fsm::{Direction, State};
 use crate::prefix::Prefix;
 use crate::speaker::config::PeerConfig;
+use crate::speaker::events::{Origin, PeerEventKind};
 use crate::speaker::snapshot::RouteInfo;
 use crate::speaker::{Accepted, Output, PeerId, RouteDump, Speaker, SpeakerShutdown, TableEvent};
 
@@ -96,6 +97,9 @@ pub(super) struct Driver {
     dumps: VecDeque<(RouteDump, oneshot::Sender<Vec<RouteInfo>>)>,
     refused: u64,
     refusals_logged: Option<Instant>,
+    /// The latest event in the log.
+    logged: u64,
+    latest_event: watch::Sender<u64>,
 }
 
 /// How to end, and whom to tell when it is done.
@@ -112,6 +116,7 @@ impl Driver {
         reports: mpsc::Sender<Report>,
         events: mpsc::Sender<SpeakerEvent>,
         tasks: TaskTracker,
+        latest_event: watch::Sender<u64>,
     ) -> Self {
         Self {
             speaker,
@@ -128,6 +133,8 @@ impl Driver {
             dumps: VecDeque::new(),
             refused: 0,
             refusals_logged: None,
+            logged: 0,
+            latest_event,
         }
     }
 
@@ -142,6 +149,7 @@ impl Driver {
             self.timers();
             busy = self.speaker.work(SLICE, now());
             self.carry_out();
+            self.log_events();
             busy |= self.dump();
             self.tell();
         };
@@ -158,6 +166,7 @@ impl Driver {
         self.speaker.shutdown(how, now());
         self.carry_out();
         self.paths.end().await;
+        self.log_events();
         for (_, live) in self.connections.drain() {
             live.shared.close(false);
         }
@@ -268,16 +277,20 @@ impl Driver {
                 self.connections.remove(&(peer, direction));
                 self.speaker.handle_connect_failed(peer, now());
             }
-            News::Messages(messages) => {
+            News::Messages { messages, open } => {
                 let now = now();
+                if !open.is_empty() {
+                    self.speaker.handle_open_octets(peer, direction, open);
+                }
                 for message in messages {
                     self.speaker.handle_message(peer, direction, message, now);
                 }
                 // What the machine wants done (close, say) comes before what the next report says of the same connection.
                 self.carry_out();
             }
-            News::Malformed(error) => {
-                self.speaker.handle_malformed(peer, direction, error, now());
+            News::Malformed(error, octets) => {
+                self.speaker
+                    .handle_offence(peer, direction, error, &octets, now());
                 self.carry_out();
             }
             News::Closed(error) => {
@@ -425,6 +438,9 @@ impl Driver {
             Some(Command::Uncovered(leaving, staying, reply)) => {
                 drop(reply.send(self.speaker.uncovered(&leaving, &staying)));
             }
+            Some(Command::Events(after, reply)) => {
+                let _ = reply.send(self.speaker.events_after(after));
+            }
             Some(Command::Addresses(reply)) => drop(reply.send(self.listeners.addresses())),
             Some(Command::Clear(name, clear, reply)) => {
                 let found = self.speaker.clear(&name, clear, now());
@@ -481,7 +497,6 @@ impl Driver {
                 Output::Reconfigured { peer, config } => self.sign(peer, &config),
                 Output::Watch { peer, path } => self.paths.watch(peer, path),
                 Output::PeerStateChanged { name, from, to, .. } => {
-                    info!(peer = %name, %from, %to, "state");
                     self.states
                         .entry(name)
                         .and_modify(|(_, latest)| *latest = to)
@@ -497,6 +512,48 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Writes the events since the last call to the log, and wakes whoever follows them.
+    fn log_events(&mut self) {
+        let last = self.speaker.last_event();
+        if last == self.logged {
+            return;
+        }
+        for event in self.speaker.events_after(self.logged) {
+            let peer = &*event.peer;
+            match &event.kind {
+                PeerEventKind::State { from, to, cause } => match cause {
+                    Some(cause) => info!(
+                        peer, %from, %to, by = Origin::of(cause).name(), reason = %cause, "state"
+                    ),
+                    None => info!(peer, %from, %to, "state"),
+                },
+                PeerEventKind::Malformed {
+                    reason,
+                    action,
+                    prefixes,
+                    octets,
+                    more,
+                } => {
+                    let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+                    warn!(
+                        peer,
+                        reason,
+                        action = action.name(),
+                        prefixes = prefixes.join(" "),
+                        octets = format!("{octets:x}"),
+                        more,
+                        "malformed message"
+                    );
+                }
+                // Logged when it was carried out.
+                PeerEventKind::Warning(_) => {}
+                PeerEventKind::Removed => info!(peer, "removed"),
+            }
+        }
+        self.logged = last;
+        self.latest_event.send_replace(last);
     }
 
     fn dial(&mut self, peer: PeerId, remote: SocketAddr, config: Arc<PeerConfig>) {

@@ -33,7 +33,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +43,7 @@ use crate::family::Family;
 use crate::fsm::State;
 use crate::rib::RouteChange;
 use crate::speaker::config::{ConfigError, Listen, SpeakerConfig};
+use crate::speaker::events::PeerEvent;
 use crate::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 use crate::speaker::{Clear, Speaker, SpeakerShutdown};
 
@@ -133,6 +134,7 @@ enum Command {
         BTreeSet<String>,
         oneshot::Sender<BTreeSet<String>>,
     ),
+    Events(u64, oneshot::Sender<Vec<PeerEvent>>),
     Addresses(oneshot::Sender<Vec<SocketAddr>>),
     Clear(String, Clear, oneshot::Sender<bool>),
     Shutdown(SpeakerShutdown, oneshot::Sender<()>),
@@ -142,6 +144,7 @@ enum Command {
 #[derive(Clone, Debug)]
 pub struct SpeakerHandle {
     commands: mpsc::Sender<Command>,
+    latest_event: watch::Receiver<u64>,
 }
 
 /// Starts a speaker on the current runtime. Its task ends after [`SpeakerHandle::shutdown`] or when every handle is dropped.
@@ -177,7 +180,16 @@ pub async fn spawn(
     speaker.report_routes(options.report_routes);
     let (paths, paths_told) = mpsc::channel(bfd::REPORTS);
     let paths = bfd::Paths::new(options.seed, paths);
-    let driver = Driver::new(speaker, listeners, paths, reports, events, tasks);
+    let (latest_event, event_seen) = watch::channel(0);
+    let driver = Driver::new(
+        speaker,
+        listeners,
+        paths,
+        reports,
+        events,
+        tasks,
+        latest_event,
+    );
     let inboxes = Inboxes {
         reports: reports_taken,
         accepted: accepted_taken,
@@ -185,7 +197,11 @@ pub async fn spawn(
         paths: paths_told,
     };
     let join = tokio::spawn(driver.run(inboxes));
-    Ok((SpeakerHandle { commands }, events_taken, join))
+    let handle = SpeakerHandle {
+        commands,
+        latest_event: event_seen,
+    };
+    Ok((handle, events_taken, join))
 }
 
 /// As [`spawn`], on a thread of its own: what a daemon wants, whose other work then never stands between a peer and its answer.
@@ -265,6 +281,21 @@ impl SpeakerHandle {
     ) -> Result<BTreeSet<String>, Ended> {
         self.ask(|reply| Command::Uncovered(leaving, staying, reply))
             .await
+    }
+
+    /// What happened to peers since the event of this number, oldest first. A first one that does not follow it says that
+    /// some were lost: the speaker keeps the latest thousand.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn events(&self, after: u64) -> Result<Vec<PeerEvent>, Ended> {
+        self.ask(|reply| Command::Events(after, reply)).await
+    }
+
+    /// The number of the latest event, to wait for the next one with.
+    #[must_use]
+    pub fn latest_event(&self) -> watch::Receiver<u64> {
+        self.latest_event.clone()
     }
 
     /// The addresses listened on, with the ports the kernel chose where 0 was configured.

@@ -384,3 +384,56 @@ fn loops_replace_the_earlier_path_and_end_nothing() {
         lab.assert_established("c");
     }
 }
+
+/// What a peer got wrong is counted by kind and shown with the octets, and every change of state is an event with its reason.
+#[test]
+fn what_a_peer_gets_wrong_is_counted_and_kept_as_it_came() {
+    let mut lab = Lab::established(&["a"]);
+    let octets = update(
+        &[],
+        &usual_but("a", &attribute(0x40, 1, &[9])),
+        &nlri(&[FIRST]),
+    );
+    lab.say("a", &octets);
+    lab.say("a", &[0; 19]);
+
+    let snapshot = lab.speaker.snapshot(lab.now);
+    let peer = &snapshot.peers[0];
+    let kinds: Vec<String> = peer
+        .errors
+        .iter()
+        .map(|kind| {
+            format!(
+                "{} {} {}",
+                kind.class.name(),
+                kind.reason,
+                kind.action.name()
+            )
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        ["header marker reset", "attribute value treat-as-withdraw",]
+    );
+    let offence = peer.offences.first().expect("the message was kept");
+    assert_eq!(offence.octets, octets);
+    assert_eq!(offence.prefixes.len(), 1);
+    let total: u64 = snapshot.errors.iter().map(|(.., count)| count).sum();
+    assert_eq!(total, 2);
+
+    let said: Vec<String> = lab
+        .speaker
+        .events_after(0)
+        .iter()
+        .map(|event| event.kind.to_string())
+        .collect();
+    assert!(
+        said.contains(&"malformed: ORIGIN: invalid value (treat-as-withdraw)".to_owned()),
+        "{said:?}"
+    );
+    let last = said.last().expect("the session ended");
+    assert!(
+        last.starts_with("Established -> Idle: notification sent: "),
+        "{last}"
+    );
+}

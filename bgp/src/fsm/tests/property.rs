@@ -116,7 +116,7 @@ proptest! {
                     PeerOutput::Update(_) | PeerOutput::RouteRefresh(_) => {
                         prop_assert!(up, "routes without a session");
                     }
-                    PeerOutput::StateChanged { from, to } => {
+                    PeerOutput::StateChanged { from, to, .. } => {
                         prop_assert_eq!(from, reported);
                         prop_assert_ne!(from, to);
                         reported = to;

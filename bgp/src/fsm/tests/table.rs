@@ -743,7 +743,7 @@ fn every_change_of_state_is_reported_once() {
         .take()
         .into_iter()
         .filter_map(|output| match output {
-            PeerOutput::StateChanged { from, to } => Some((from, to)),
+            PeerOutput::StateChanged { from, to, .. } => Some((from, to)),
             _ => None,
         })
         .collect();
