@@ -39,7 +39,6 @@ const PENDING: &[(&str, &str)] = &[
     ("sockets", "x1-16"),
     ("policy", "o26 e1-32"),
     ("tables", "d1-25 g18 g19 g21"),
-    ("sessions", "h1-12 o1-30 u1-21 a1-99 f1-20 c1-7 r1-10 g1-17"),
 ];
 
 /// The ids of `o26 e1-32`.

@@ -68,6 +68,13 @@ fn h7_a_keepalive_with_a_body_ends_with_1_2() {
 }
 
 #[test]
+fn h9_a_notification_too_short_to_say_anything_ends_the_session() {
+    let mut lab = Lab::established(&["a"]);
+    lab.say("a", &message(3, &[6]));
+    lab.assert_ended("a", 1, 2, &[0, 20]);
+}
+
+#[test]
 fn h10_unknown_types_end_with_1_3_and_the_type() {
     for number in [0, 9] {
         let mut lab = Lab::established(&["a"]);
@@ -92,6 +99,17 @@ fn h12_an_end_in_mid_message_loses_the_session_and_its_routes() {
     lab.cut("a");
     lab.lacks("b", "10.1.0.0/16");
     assert_ne!(lab.peer("a").state, State::Established);
+}
+
+#[test]
+fn h12_with_graceful_restart_the_routes_of_a_cut_off_message_stay_as_they_were() {
+    let mut lab = Lab::established(&["b"]);
+    lab.establish_with("a", super::refresh::GRACEFUL);
+    lab.say("a", &announce("a", &["10.1.0.0/16"]));
+    lab.say("a", &announce("a", &["10.2.0.0/16"])[..30]);
+    lab.cut("a");
+    lab.holds("b", "10.1.0.0/16");
+    lab.lacks("b", "10.2.0.0/16");
 }
 
 #[test]

@@ -11,12 +11,14 @@
 )]
 
 mod add_path;
+mod attributes;
 mod bfd;
 mod cases;
 mod export;
 mod framing;
 mod opens;
 mod refresh;
+mod sessions;
 mod sweep;
 mod updates;
 
@@ -38,7 +40,7 @@ use margay_bgp::policy::Policy;
 use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
 use margay_bgp::speaker::snapshot::PeerSnapshot;
-use margay_bgp::speaker::{Accepted, Output, PeerId, Speaker};
+use margay_bgp::speaker::{Accepted, Output, PeerId, Speaker, TableEvent};
 
 const OWN_ASN: u32 = 64512;
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ struct End {
     table: BTreeMap<Prefix, (PathAttributes, NextHop)>,
     keepalive_interval: Option<Duration>,
     closed: bool,
+    /// It reads nothing: what it is told stays in the kernel's buffers.
+    deaf: bool,
 }
 
 struct Lab {
@@ -75,6 +79,14 @@ struct Lab {
     ends: BTreeMap<&'static str, End>,
     /// The paths that are to be watched.
     paths: BTreeMap<PeerId, SessionConfig>,
+    /// Whom the speaker dials, until it is answered.
+    dialled: Vec<PeerId>,
+    /// Dialling is refused at once.
+    refuses: bool,
+    /// Neighbours whose socket was told of a new configuration.
+    reconfigured: Vec<PeerId>,
+    /// What whoever forwards was told.
+    news: Vec<TableEvent>,
 }
 
 fn own_address() -> SocketAddr {
@@ -124,12 +136,26 @@ impl Lab {
         }
         change(&mut config);
         let now = Instant::now();
-        Self {
+        let mut lab = Self {
             speaker: Speaker::new(config, 7, now),
             now,
             ends: BTreeMap::new(),
             paths: BTreeMap::new(),
-        }
+            dialled: Vec::new(),
+            refuses: false,
+            reconfigured: Vec::new(),
+            news: Vec::new(),
+        };
+        lab.settle();
+        lab
+    }
+
+    /// Changes the configuration of the running speaker.
+    fn configure(&mut self, change: impl FnOnce(&mut SpeakerConfig)) {
+        let mut config = self.speaker.config().clone();
+        change(&mut config);
+        self.speaker.configure(config, self.now);
+        self.settle();
     }
 
     fn new() -> Self {
@@ -143,6 +169,24 @@ impl Lab {
         else {
             panic!("{name} is refused");
         };
+        self.stand(name, peer, direction, remote);
+    }
+
+    /// The neighbour takes the connection the speaker is dialling.
+    #[track_caller]
+    fn answer(&mut self, name: &'static str) {
+        let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 179);
+        let peer = self.dialled.pop().expect("nobody is dialled");
+        self.stand(name, peer, Direction::Outgoing, remote);
+    }
+
+    fn stand(
+        &mut self,
+        name: &'static str,
+        peer: PeerId,
+        direction: Direction,
+        remote: SocketAddr,
+    ) {
         let reading = CodecContext {
             four_octet_as: true,
             families: FamilySet::all(),
@@ -161,6 +205,7 @@ impl Lab {
             table: BTreeMap::new(),
             keepalive_interval: None,
             closed: false,
+            deaf: false,
         };
         self.ends.insert(name, end);
         self.speaker
@@ -219,6 +264,29 @@ impl Lab {
         self.settle();
     }
 
+    /// The neighbour reads so many octets of what it was told.
+    fn written(&mut self, name: &str, octets: usize) {
+        let end = &self.ends[name];
+        let (peer, direction) = (end.peer, end.direction);
+        self.speaker
+            .handle_written(peer, direction, octets, self.now);
+        self.settle();
+    }
+
+    /// Whether a connection of the neighbour would be taken.
+    fn is_admitted(&mut self, name: &str) -> bool {
+        let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 40_000);
+        matches!(
+            self.speaker.accept(remote, own_address(), self.now),
+            Accepted::Peer(..)
+        )
+    }
+
+    /// Another connection of the neighbour takes the name; the session goes on.
+    fn put_aside(&mut self, name: &str) -> End {
+        self.ends.remove(name).unwrap()
+    }
+
     /// The neighbour's TCP connection breaks.
     fn cut(&mut self, name: &str) {
         let end = self.ends.remove(name).unwrap();
@@ -234,7 +302,8 @@ impl Lab {
                 busy = true;
                 self.obey(output);
             }
-            while self.speaker.poll_table_event(100).is_some() {
+            while let Some(event) = self.speaker.poll_table_event(100) {
+                self.news.push(event);
                 busy = true;
             }
             if !busy {
@@ -247,14 +316,20 @@ impl Lab {
     fn obey(&mut self, output: Output) {
         let now = self.now;
         match output {
-            Output::Connect { peer, .. } => self.speaker.handle_connect_failed(peer, now),
+            Output::Connect { peer, .. } if self.refuses => {
+                self.dialled.push(peer);
+                self.speaker.handle_connect_failed(peer, now);
+            }
+            Output::Connect { peer, .. } => self.dialled.push(peer),
             Output::Send {
                 peer,
                 direction,
                 chunks,
             } => {
                 let octets = chunks.iter().map(|chunk| chunk.len()).sum();
-                self.speaker.handle_written(peer, direction, octets, now);
+                if self.end_of(peer, direction).is_none_or(|end| !end.deaf) {
+                    self.speaker.handle_written(peer, direction, octets, now);
+                }
                 let Some(end) = self.end_of(peer, direction) else {
                     return;
                 };
@@ -271,6 +346,7 @@ impl Lab {
             Output::Close {
                 peer, direction, ..
             } => {
+                self.dialled.retain(|dialled| *dialled != peer);
                 if let Some(end) = self.end_of(peer, direction) {
                     end.closed = true;
                 }
@@ -292,8 +368,8 @@ impl Lab {
                 path: Some(path),
             } => drop(self.paths.insert(peer, path)),
             Output::Watch { peer, path: None } => drop(self.paths.remove(&peer)),
-            Output::Reconfigured { .. }
-            | Output::PeerWarning { .. }
+            Output::Reconfigured { peer, .. } => self.reconfigured.push(peer),
+            Output::PeerWarning { .. }
             | Output::PeerStateChanged { .. }
             | Output::PeerRemoved { .. } => {}
         }
@@ -320,6 +396,16 @@ impl Lab {
                 if self.peer(name).state == State::Established {
                     self.say(name, &KEEPALIVE);
                 }
+            }
+            // KEEPALIVEs go out by themselves; the speaker hears that they were read.
+            let reading: Vec<_> = self
+                .ends
+                .values()
+                .filter(|end| !end.deaf && !end.closed)
+                .map(|end| (end.peer, end.direction))
+                .collect();
+            for (peer, direction) in reading {
+                self.speaker.handle_written(peer, direction, 0, self.now);
             }
             self.speaker.handle_timeout(self.now);
             self.settle();

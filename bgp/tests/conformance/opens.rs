@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use super::{KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, open, plain_open};
+use margay_bgp::codec::{HoldTime, Message};
+
+use super::{KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, message, open, plain_open};
 
 /// A connection on which `a` (or `c`, an internal one) said this OPEN.
 fn opened(name: &'static str, octets: &[u8]) -> Lab {
@@ -82,23 +84,133 @@ fn o10_the_smaller_hold_time_counts() {
 
 #[test]
 fn o12_an_unknown_parameter_is_refused_with_2_4() {
-    let mut lab = opened("a", &plain_open(4, 64600, id(), 90, &[1, 1, 0]));
-    let told = lab.told("a");
-    assert!(lab.ends["a"].closed, "{told:?}");
-    assert!(format!("{told:?}").contains("Notification"), "{told:?}");
+    refused(
+        &plain_open(4, 64600, id(), 90, &[1, 1, 0]),
+        2,
+        4,
+        &[1, 1, 0],
+    );
 }
 
 #[test]
 fn o13_o14_parameters_and_capabilities_that_overrun_are_refused_with_2_0() {
     refused(&plain_open(4, 64600, id(), 90, &[2, 9, 1]), 2, 0, &[]);
     refused(&plain_open(4, 64600, id(), 90, &[2, 3, 1, 4, 0]), 2, 0, &[]);
-    // O28: a four-octet AS of two octets.
+}
+
+#[test]
+fn o11_a_hold_time_below_the_configured_minimum_is_refused_with_2_6() {
+    let minimum = HoldTime::from_secs(30).unwrap();
+    for (hold_time, taken) in [(29, false), (30, true), (0, true)] {
+        let mut lab = Lab::with(|config| config.peers[0].minimum_hold_time = minimum);
+        lab.connect("a");
+        lab.say("a", &open(64600, id(), hold_time, USUAL));
+        if taken {
+            lab.say("a", &KEEPALIVE);
+            lab.assert_established("a");
+        } else {
+            lab.assert_ended("a", 2, 6, &[]);
+        }
+    }
+}
+
+#[test]
+fn o23_the_extended_framing_is_none_behind_another_parameter() {
+    let parameters = [2, 2, 2, 0, 255, 1, 0];
+    refused(
+        &plain_open(4, 64600, id(), 90, &parameters),
+        2,
+        4,
+        &[255, 1, 0],
+    );
+}
+
+#[test]
+fn o25_without_parameters_after_2_4_and_for_ten_minutes() {
+    let mut lab = Lab::with(|config| config.peers[0].passive = false);
+    let answer_2_4 = |lab: &mut Lab| {
+        lab.answer("a");
+        assert!(
+            matches!(&lab.told("a")[..], [Message::Open(open)] if !open.capabilities.is_empty())
+        );
+        lab.say("a", &message(3, &[2, 4]));
+    };
+    answer_2_4(&mut lab);
+    lab.advance(2 * super::SECOND, &[]);
+    lab.answer("a");
+    assert!(matches!(&lab.told("a")[..], [Message::Open(open)] if open.capabilities.is_empty()));
+    lab.say("a", &plain_open(4, 64600, id(), 90, &[]));
+    lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
+    // Remembered with the next connection.
+    lab.cut("a");
+    lab.advance(2 * super::SECOND, &[]);
+    lab.answer("a");
+    assert!(matches!(&lab.told("a")[..], [Message::Open(open)] if open.capabilities.is_empty()));
+    lab.say("a", &plain_open(4, 64600, id(), 0, &[]));
+    lab.say("a", &KEEPALIVE);
+    lab.advance(600 * super::SECOND, &[]);
+    lab.cut("a");
+    lab.advance(2 * super::SECOND, &[]);
+    answer_2_4(&mut lab);
+}
+
+#[test]
+fn o27_add_path_of_a_mode_that_does_not_exist_is_left_out() {
+    for mode in [0, 4] {
+        let mut capabilities = USUAL.to_vec();
+        capabilities.extend([69, 4, 0, 1, 1, mode]);
+        let mut lab = accepted(&open(64600, id(), 90, &capabilities));
+        lab.establish(&["b"]);
+        // Without path identifiers.
+        lab.say("a", &announce("a", &["10.1.0.0/16"]));
+        lab.holds("b", "10.1.0.0/16");
+        lab.assert_established("a");
+    }
+}
+
+#[test]
+fn o28_a_four_octet_as_of_two_octets_is_refused_with_2_0() {
     refused(
         &plain_open(4, 64600, id(), 90, &[2, 4, 65, 2, 0, 1]),
         2,
         0,
         &[],
     );
+}
+
+#[test]
+fn o29_of_two_graceful_restart_capabilities_the_last_counts() {
+    for (first, second, kept) in [(&[0x80][..], &[0; 0][..], false), (&[], &[0x80], true)] {
+        let capability = |families: &[u8]| match families {
+            [] => vec![64, 2, 0, 120],
+            [flags, ..] => vec![64, 6, 0, 120, 0, 1, 1, *flags],
+        };
+        let capabilities = [USUAL, &capability(first), &capability(second)].concat();
+        let mut lab = accepted(&open(64600, id(), 90, &capabilities));
+        lab.establish(&["b"]);
+        lab.say("a", &announce("a", &["10.1.0.0/16"]));
+        lab.cut("a");
+        if kept {
+            lab.holds("b", "10.1.0.0/16");
+        } else {
+            lab.lacks("b", "10.1.0.0/16");
+        }
+    }
+}
+
+#[test]
+fn o30_an_extended_next_hop_of_ipv4_for_ipv4_means_nothing() {
+    let mut lab = Lab::with(|config| config.peers[0].extended_next_hop = true);
+    let mut capabilities = USUAL.to_vec();
+    capabilities.extend([5, 6, 0, 1, 0, 1, 0, 1]);
+    lab.establish_with("a", &capabilities);
+    let mut value = vec![0, 1, 1, 16];
+    value.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    value.extend([0, 16, 10, 9]);
+    let reach = super::attribute(0x80, 14, &value);
+    lab.say("a", &super::update(&[], &reach, &[]));
+    lab.assert_ended("a", 3, 9, &reach);
 }
 
 #[test]
@@ -164,6 +276,6 @@ fn o21_o22_extended_framing_is_taken_with_any_length_before_it() {
         body.extend(id().octets());
         body.extend([length, 255, 0, 9, 2, 0, 6]);
         body.extend(capability);
-        accepted(&super::message(1, &body));
+        accepted(&message(1, &body));
     }
 }

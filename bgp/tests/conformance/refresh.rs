@@ -6,18 +6,18 @@ use margay_bgp::family::Family;
 use super::{Lab, SECOND, USUAL, announce, end_of_rib, is_end_of_rib, message, withdraw};
 
 /// Both families, refresh and enhanced refresh.
-const ENHANCED: &[u8] = &[1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 2, 0, 70, 0];
+pub(super) const ENHANCED: &[u8] = &[1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 2, 0, 70, 0];
 /// Graceful restart of both families whose forwarding went on: N bit, 120 s.
-const GRACEFUL: &[u8] = &[
+pub(super) const GRACEFUL: &[u8] = &[
     1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 2, 0, 64, 10, 0x40, 120, 0, 1, 1, 0x80, 0, 2, 1, 0x80,
 ];
 
-fn refresh(family: u16, kind: u8) -> Vec<u8> {
+pub(super) fn refresh(family: u16, kind: u8) -> Vec<u8> {
     message(5, &[&family.to_be_bytes()[..], &[kind, 1]].concat())
 }
 
 /// What a neighbour was told, in a word each.
-fn words(told: &[Message]) -> Vec<String> {
+pub(super) fn words(told: &[Message]) -> Vec<String> {
     told.iter()
         .map(|message| match message {
             Message::RouteRefresh(refresh) => format!("{:?}", refresh.kind),

@@ -2,11 +2,11 @@
 
 use super::{Lab, announce, as_path, attribute, nlri, prefix, update, usual, usual_but, withdraw};
 
-const FIRST: &str = "10.1.0.0/16";
-const SECOND_PREFIX: &str = "10.2.0.0/16";
+pub(super) const FIRST: &str = "10.1.0.0/16";
+pub(super) const SECOND_PREFIX: &str = "10.2.0.0/16";
 
 /// `a` announced both prefixes, `b` and `c` hold them.
-fn lab() -> Lab {
+pub(super) fn lab() -> Lab {
     let mut lab = Lab::established(&["a", "b", "c"]);
     lab.say("a", &announce("a", &[FIRST, SECOND_PREFIX]));
     lab.holds("b", FIRST);
@@ -16,7 +16,7 @@ fn lab() -> Lab {
 
 /// The UPDATE takes its prefix from everybody, and nothing else.
 #[track_caller]
-fn withdraws(case: &str, octets: &[u8]) {
+pub(super) fn withdraws(case: &str, octets: &[u8]) {
     let mut lab = lab();
     lab.say("a", octets);
     let peer = lab.peer("a");
@@ -38,7 +38,7 @@ fn withdraws(case: &str, octets: &[u8]) {
 
 /// The session of `a` ends so; the others lose its routes and nothing else.
 #[track_caller]
-fn resets(octets: &[u8], code: u8, subcode: u8) {
+pub(super) fn resets(octets: &[u8], code: u8, subcode: u8) {
     let mut lab = lab();
     lab.say("c", &announce("c", &["10.3.0.0/16"]));
     lab.say("a", octets);
@@ -55,14 +55,14 @@ fn resets(octets: &[u8], code: u8, subcode: u8) {
 
 /// The route is used; the attributes are those that `b` is told.
 #[track_caller]
-fn passes(octets: &[u8]) -> margay_bgp::codec::PathAttributes {
+pub(super) fn passes(octets: &[u8]) -> margay_bgp::codec::PathAttributes {
     let mut lab = lab();
     lab.say("a", octets);
     lab.assert_established("a");
     lab.holds("b", FIRST).0.clone()
 }
 
-fn with(replacement: &[u8]) -> Vec<u8> {
+pub(super) fn with(replacement: &[u8]) -> Vec<u8> {
     update(&[], &usual_but("a", replacement), &nlri(&[FIRST]))
 }
 
@@ -178,6 +178,29 @@ fn u15_u20_an_update_about_no_prefix_changes_nothing() {
     lab.say("a", &with(&attribute(0x80, 14, &reach)));
     lab.assert_established("a");
     lab.holds("b", FIRST);
+}
+
+#[test]
+fn u19_end_of_rib_is_understood_in_each_of_its_forms_and_said_once() {
+    for (marker, family) in [
+        (update(&[], &[], &[]), 0),
+        (update(&[], &attribute(0x80, 15, &[0, 1, 1]), &[]), 0),
+        (update(&[], &attribute(0x80, 15, &[0, 2, 1]), &[]), 1),
+    ] {
+        let mut lab = lab();
+        lab.say("a", &marker);
+        let ended = |lab: &Lab| {
+            let families = lab.peer("a").families;
+            [
+                families[0].end_of_rib_received,
+                families[1].end_of_rib_received,
+            ]
+        };
+        assert_eq!(ended(&lab), [family == 0, family == 1]);
+        lab.say("a", &marker);
+        lab.assert_established("a");
+        lab.holds("b", FIRST);
+    }
 }
 
 #[test]

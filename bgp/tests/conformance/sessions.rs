@@ -1,0 +1,543 @@
+//! Sessions over time: timers, limits, collisions as neighbours see them, graceful restart of either side.
+
+use margay_bgp::codec::Message;
+use margay_bgp::family::Family;
+use margay_bgp::fsm::State;
+use margay_bgp::policy::Policy;
+use margay_bgp::speaker::config::{LimitAction, MaximumPrefixes, Secret};
+use margay_bgp::speaker::{Clear, TableEvent};
+use std::sync::Arc;
+
+use super::refresh::{ENHANCED, GRACEFUL, refresh, words};
+use super::{
+    KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, attribute, end_of_rib, is_end_of_rib,
+    message, open, update, usual, withdraw,
+};
+
+const FIRST: &str = "10.1.0.0/16";
+
+/// So many host routes, in messages as long as they may be.
+fn many(count: u32) -> Vec<u8> {
+    let mut octets = Vec::new();
+    for first in (0..count).step_by(700) {
+        let prefixes: Vec<u8> = (first..count.min(first + 700))
+            .flat_map(|number| {
+                let [_, high, middle, low] = number.to_be_bytes();
+                [32, 10, high, middle, low]
+            })
+            .collect();
+        octets.extend(update(&[], &usual("b").concat(), &prefixes));
+    }
+    octets
+}
+
+/// The neighbour whose session is graceful in IPv4 and IPv6, N bit or not.
+fn graceful(notification: bool) -> Vec<u8> {
+    let mut capabilities = GRACEFUL.to_vec();
+    if !notification {
+        capabilities[16] = 0;
+    }
+    capabilities
+}
+
+fn both_ends_of_rib(lab: &mut Lab, name: &'static str) {
+    lab.say(name, &end_of_rib());
+    lab.say(name, &update(&[], &attribute(0x80, 15, &[0, 2, 1]), &[]));
+}
+
+// ---- timers -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn f1_a_refused_connection_is_tried_again_after_a_growing_pause() {
+    let mut lab = Lab::with(|config| {
+        config.peers[0].passive = false;
+        config.peers[0].connect_retry_max = 60 * SECOND;
+    });
+    lab.refuses = true;
+    let mut attempts = Vec::new();
+    for second in 0..400_u32 {
+        lab.dialled.clear();
+        lab.advance(SECOND, &[]);
+        attempts.extend((!lab.dialled.is_empty()).then_some(second));
+    }
+    let pauses: Vec<u32> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (pause, full) in pauses.iter().zip([10, 20, 40, 60, 60]) {
+        assert!((full * 3 / 4..=full + 1).contains(pause), "{pauses:?}");
+    }
+}
+
+#[test]
+fn f2_who_connects_and_says_nothing_is_told_4_0_after_four_minutes() {
+    let mut lab = Lab::new();
+    lab.connect("a");
+    lab.advance(239 * SECOND, &[]);
+    assert!(!lab.ends["a"].closed);
+    lab.advance(2 * SECOND, &[]);
+    lab.assert_ended("a", 4, 0, &[]);
+}
+
+#[test]
+fn f3_an_open_without_a_keepalive_is_told_4_0_at_the_hold_time() {
+    let mut lab = Lab::new();
+    lab.connect("a");
+    lab.say("a", &open(64600, address_of("a"), 9, USUAL));
+    lab.advance(8 * SECOND, &[]);
+    assert!(!lab.ends["a"].closed);
+    lab.advance(2 * SECOND, &[]);
+    lab.assert_ended("a", 4, 0, &[]);
+}
+
+#[test]
+fn f8_who_reads_nothing_for_the_send_hold_time_is_told_8_0_and_left() {
+    let mut lab = Lab::established(&["a", "b"]);
+    lab.ends.get_mut("a").unwrap().deaf = true;
+    lab.say("b", &announce("b", &[FIRST]));
+    lab.advance(478 * SECOND, &[]);
+    lab.assert_established("a");
+    lab.advance(4 * SECOND, &[]);
+    lab.assert_ended("a", 8, 0, &[]);
+    lab.assert_established("b");
+}
+
+#[test]
+fn f9_who_reads_slowly_is_kept() {
+    let mut lab = Lab::established(&["a", "b"]);
+    lab.ends.get_mut("a").unwrap().deaf = true;
+    lab.say("b", &many(20_000));
+    for _ in 0..10 {
+        lab.advance(300 * SECOND, &[]);
+        lab.written("a", 1024);
+    }
+    lab.assert_established("a");
+}
+
+#[test]
+fn f10_a_stop_with_a_text_says_so_cut_at_a_character() {
+    let mut lab = Lab::established(&["a"]);
+    lab.configure(|config| {
+        config.peers[0].enabled = false;
+        config.peers[0].shutdown_text = Some("ö".repeat(200));
+    });
+    let mut data = vec![254];
+    data.extend("ö".repeat(127).bytes());
+    lab.assert_ended("a", 6, 2, &data);
+}
+
+#[test]
+fn f11_a_shutdown_text_that_lies_about_its_length_is_shown_as_it_came() {
+    let mut lab = Lab::established(&["a"]);
+    lab.say("a", &message(3, &[6, 2, 200, b'x']));
+    assert!(lab.ends["a"].closed);
+    let error = lab.peer("a").last_error.unwrap();
+    assert!(error.contains("[c8, 78]"), "{error}");
+}
+
+#[test]
+fn f14_a_peer_that_ceased_rests_a_minute_or_the_configured_maximum() {
+    for (longest, least, most) in [(60, 58, 62), (1, 0, 2)] {
+        for subcode in [1, 2, 3, 5, 8] {
+            let mut lab = Lab::with(|config| {
+                config.peers[0].passive = false;
+                config.peers[0].idle_hold_max = longest * SECOND;
+            });
+            lab.answer("a");
+            lab.say("a", &open(64600, address_of("a"), 90, USUAL));
+            lab.say("a", &KEEPALIVE);
+            lab.assert_established("a");
+            lab.say("a", &message(3, &[6, subcode]));
+            let mut rested = 0;
+            while lab.dialled.is_empty() {
+                lab.advance(SECOND, &[]);
+                rested += 1;
+            }
+            assert!((least..=most).contains(&rested), "6/{subcode}: {rested} s");
+        }
+    }
+}
+
+// ---- limits and configuration -------------------------------------------------------------------------------------
+
+fn limited(action: LimitAction) -> Lab {
+    let mut lab = Lab::with(|config| {
+        config.peers[0].maximum_prefixes = Some(MaximumPrefixes { limit: 2, action });
+    });
+    lab.establish(&["a", "b"]);
+    lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
+    lab
+}
+
+#[test]
+fn f18_with_a_warning_only_the_session_stays_and_the_peer_says_why() {
+    let mut lab = limited(LimitAction::Warn);
+    assert!(lab.peer("a").warnings.is_empty());
+    lab.say("a", &announce("a", &["10.3.0.0/16"]));
+    lab.assert_established("a");
+    lab.holds("b", "10.3.0.0/16");
+    assert_eq!(
+        lab.peer("a").warnings,
+        ["more than 2 prefixes of ipv4-unicast"]
+    );
+    lab.say("a", &withdraw(&["10.3.0.0/16"]));
+    assert!(lab.peer("a").warnings.is_empty());
+}
+
+#[test]
+fn f18_with_a_restart_time_the_peer_is_taken_again_after_it() {
+    let mut lab = limited(LimitAction::Restart(30 * SECOND));
+    lab.say("a", &announce("a", &["10.3.0.0/16"]));
+    lab.assert_ended("a", 6, 1, &[0, 1, 1, 0, 0, 0, 2]);
+    lab.lacks("b", FIRST);
+    assert!(!lab.is_admitted("a"));
+    lab.advance(31 * SECOND, &[]);
+    lab.establish(&["a"]);
+}
+
+#[test]
+fn f18_with_discard_what_is_beyond_is_not_taken_and_asked_for_when_there_is_room() {
+    let mut lab = limited(LimitAction::Discard);
+    lab.say("a", &announce("a", &["10.3.0.0/16"]));
+    lab.assert_established("a");
+    lab.lacks("b", "10.3.0.0/16");
+    lab.holds("b", FIRST);
+    assert_eq!(lab.peer("a").messages.discarded_prefixes, 1);
+    assert_eq!(lab.peer("a").warnings.len(), 1);
+    // What is there may change.
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.told("a");
+    lab.say("a", &withdraw(&[FIRST]));
+    assert_eq!(words(&lab.told("a")), ["Request"]);
+    lab.say("a", &announce("a", &["10.2.0.0/16", "10.3.0.0/16"]));
+    lab.holds("b", "10.3.0.0/16");
+    assert!(lab.peer("a").warnings.is_empty());
+}
+
+#[test]
+fn f19_a_change_that_does_not_concern_the_session_does_not_touch_it() {
+    let mut lab = Lab::established(&["a", "b"]);
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.told("a");
+    lab.told("b");
+    lab.configure(|config| {
+        config.peers[0].connect_retry = 9 * SECOND;
+        config.peers[0].idle_hold_max = 90 * SECOND;
+        config.peers[0].connect_retry_max = 90 * SECOND;
+        config.peers[0].shutdown_text = Some("later".into());
+        config.peers[0].maximum_prefixes = Some(MaximumPrefixes {
+            limit: 10,
+            action: LimitAction::Close,
+        });
+    });
+    assert!(lab.told("a").is_empty() && lab.told("b").is_empty());
+    lab.assert_established("a");
+    assert_eq!(lab.peer("a").established_count, 1);
+}
+
+#[test]
+fn f20_a_new_password_reaches_the_socket_of_the_running_session() {
+    let mut lab = Lab::established(&["a", "b"]);
+    let peer = lab.ends["a"].peer;
+    lab.configure(|config| config.peers[0].password = Some(Secret::new("new").unwrap()));
+    assert_eq!(lab.reconfigured, [peer]);
+    lab.assert_established("a");
+    lab.advance(89 * SECOND, &[]);
+    assert_eq!(lab.peer("a").established_count, 1);
+    lab.assert_established("b");
+}
+
+// ---- collisions ---------------------------------------------------------------------------------------------------
+
+/// A session that the speaker dialled; `graceful` or not.
+fn dialled(capabilities: &[u8]) -> Lab {
+    let mut lab = Lab::with(|config| config.peers[0].passive = false);
+    lab.answer("a");
+    lab.say("a", &open(64600, address_of("a"), 90, capabilities));
+    lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
+    lab.establish(&["b"]);
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.advance(10 * SECOND, &[]);
+    lab
+}
+
+#[test]
+fn c4_a_connection_beside_a_session_without_graceful_restart_is_answered_6_7() {
+    let mut lab = dialled(USUAL);
+    let old = lab.put_aside("a");
+    lab.connect("a");
+    lab.say("a", &open(64600, address_of("a"), 90, USUAL));
+    lab.assert_ended("a", 6, 7, &[]);
+    lab.ends.insert("a", old);
+    lab.assert_established("a");
+    lab.holds("b", FIRST);
+}
+
+#[test]
+fn c5_a_connection_beside_a_graceful_session_takes_its_place_and_its_routes_are_stale() {
+    let mut lab = dialled(GRACEFUL);
+    let mut old = lab.put_aside("a");
+    old.told.clear();
+    lab.connect("a");
+    lab.ends.insert("old", old);
+    lab.say("a", &open(64600, address_of("a"), 90, GRACEFUL));
+    assert!(lab.ends["old"].closed && lab.ends["old"].told.is_empty());
+    lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
+    lab.holds("b", FIRST);
+    both_ends_of_rib(&mut lab, "a");
+    lab.lacks("b", FIRST);
+}
+
+#[test]
+fn c7_a_peer_that_we_only_wait_for_and_that_does_not_call_has_a_warning_within_a_minute() {
+    let mut lab = Lab::established(&["b"]);
+    lab.advance(60 * SECOND, &[]);
+    let warnings = lab.peer("a").warnings;
+    assert!(
+        warnings.iter().any(|text| text.contains("passive too")),
+        "{warnings:?}"
+    );
+    assert!(lab.peer("b").warnings.is_empty());
+    lab.establish(&["a"]);
+    assert!(lab.peer("a").warnings.is_empty());
+}
+
+// ---- refresh ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn r8_requests_during_a_pass_are_answered_by_one_more() {
+    let mut lab = Lab::established(&["b"]);
+    lab.say("b", &many(20_000));
+    lab.establish_with("a", ENHANCED);
+    lab.told("a");
+    lab.ends.get_mut("a").unwrap().deaf = true;
+    for _ in 0..3 {
+        lab.say("a", &refresh(1, 0));
+    }
+    lab.ends.get_mut("a").unwrap().deaf = false;
+    lab.written("a", usize::MAX);
+    let told = words(&lab.told("a"));
+    let count = |word: &str| told.iter().filter(|told| *told == word).count();
+    assert_eq!((count("Begin"), count("End")), (2, 2), "{}", told.len());
+    lab.assert_established("a");
+}
+
+#[test]
+fn r10_a_new_import_policy_needs_no_request_because_what_it_rejected_is_kept() {
+    let mut lab = Lab::established(&["a", "b"]);
+    lab.configure(|config| config.peers[0].import = Arc::new(Policy::reject_all()));
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.lacks("b", FIRST);
+    lab.told("a");
+    lab.configure(|config| config.peers[0].import = Arc::new(Policy::accept_all()));
+    lab.holds("b", FIRST);
+    assert!(lab.told("a").is_empty());
+}
+
+#[test]
+fn r10_routes_that_were_not_kept_are_asked_for_when_the_limit_rises() {
+    let mut lab = limited(LimitAction::Discard);
+    lab.say("a", &announce("a", &["10.3.0.0/16"]));
+    lab.told("a");
+    lab.configure(|config| {
+        config.peers[0].maximum_prefixes = Some(MaximumPrefixes {
+            limit: 9,
+            action: LimitAction::Discard,
+        });
+    });
+    assert_eq!(words(&lab.told("a")), ["Request"]);
+}
+
+// ---- graceful restart of the neighbour ------------------------------------------------------------------------------
+
+#[test]
+fn g10_hold_expiry_keeps_routes_where_both_set_the_n_bit() {
+    for notification in [true, false] {
+        let mut lab = Lab::established(&["b"]);
+        lab.establish_with("a", &graceful(notification));
+        lab.say("a", &announce("a", &[FIRST]));
+        lab.advance(91 * SECOND, &["a"]);
+        lab.assert_ended("a", 4, 0, &[]);
+        if notification {
+            lab.holds("b", FIRST);
+        } else {
+            lab.lacks("b", FIRST);
+        }
+    }
+}
+
+#[test]
+fn g11_back_without_an_end_of_rib_what_is_stale_goes_three_minutes_after_the_loss() {
+    let mut lab = Lab::established(&["b"]);
+    lab.establish_with("a", GRACEFUL);
+    lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
+    lab.cut("a");
+    lab.advance(60 * SECOND, &[]);
+    lab.establish_with("a", GRACEFUL);
+    lab.say("a", &announce("a", &["10.2.0.0/16"]));
+    lab.advance(119 * SECOND, &[]);
+    lab.holds("b", FIRST);
+    lab.advance(2 * SECOND, &[]);
+    lab.lacks("b", FIRST);
+    lab.holds("b", "10.2.0.0/16");
+    lab.assert_established("a");
+}
+
+#[test]
+fn g12_a_second_loss_keeps_what_is_stale_with_the_n_bit_alone_and_no_longer_than_the_first_allowed()
+{
+    for notification in [true, false] {
+        let mut lab = Lab::established(&["b"]);
+        lab.establish_with("a", &graceful(notification));
+        lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
+        lab.cut("a");
+        lab.advance(100 * SECOND, &[]);
+        lab.establish_with("a", &graceful(notification));
+        lab.say("a", &announce("a", &["10.2.0.0/16"]));
+        lab.cut("a");
+        if notification {
+            lab.holds("b", FIRST);
+            lab.advance(79 * SECOND, &[]);
+            lab.holds("b", FIRST);
+            lab.advance(2 * SECOND, &[]);
+            lab.lacks("b", FIRST);
+        } else {
+            lab.lacks("b", FIRST);
+            lab.holds("b", "10.2.0.0/16");
+        }
+    }
+}
+
+// ---- our own restart ------------------------------------------------------------------------------------------------
+
+/// A speaker that restarted and kept its kernel's routes.
+fn restarted() -> Lab {
+    Lab::with(|config| {
+        config.restarting = true;
+        config.selection_deferral = 120 * SECOND;
+    })
+}
+
+/// Prefixes the neighbour was told of, withdrawn ones too.
+fn prefixes_told(lab: &mut Lab, name: &str) -> usize {
+    lab.told(name)
+        .iter()
+        .map(|message| match message {
+            Message::Update(update) => update.announced.len() + update.withdrawn.len(),
+            Message::Open(_)
+            | Message::Notification(_)
+            | Message::Keepalive
+            | Message::RouteRefresh(_) => 0,
+        })
+        .sum()
+}
+
+#[test]
+fn g13_a_restarted_speaker_is_silent_until_everyone_it_expects_has_told_all() {
+    let mut lab = restarted();
+    lab.establish_with("a", GRACEFUL);
+    lab.establish_with("b", GRACEFUL);
+    lab.say("a", &announce("a", &[FIRST]));
+    both_ends_of_rib(&mut lab, "a");
+    // Past the grace of those who do not come at all.
+    lab.advance(25 * SECOND, &[]);
+    assert_eq!(prefixes_told(&mut lab, "b"), 0);
+    both_ends_of_rib(&mut lab, "b");
+    lab.holds("b", FIRST);
+    let ends = lab.told("b").iter().filter_map(is_end_of_rib).count();
+    assert_eq!(ends, 2);
+}
+
+#[test]
+fn g13_a_restarted_speaker_waits_two_minutes_and_no_longer() {
+    let mut lab = restarted();
+    lab.establish_with("a", GRACEFUL);
+    lab.establish_with("b", GRACEFUL);
+    lab.say("a", &announce("a", &[FIRST]));
+    both_ends_of_rib(&mut lab, "a");
+    lab.advance(119 * SECOND, &[]);
+    assert_eq!(prefixes_told(&mut lab, "b"), 0);
+    lab.advance(2 * SECOND, &[]);
+    lab.holds("b", FIRST);
+}
+
+#[test]
+fn g14_a_neighbour_that_restarts_as_well_is_not_waited_for() {
+    let mut lab = restarted();
+    let mut restarting = GRACEFUL.to_vec();
+    restarting[16] = 0xc0;
+    lab.establish_with("a", &restarting);
+    lab.establish_with("b", &restarting);
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.advance(25 * SECOND, &[]);
+    lab.holds("b", FIRST);
+    assert_eq!(lab.told("b").iter().filter_map(is_end_of_rib).count(), 2);
+}
+
+#[test]
+fn g15_whoever_forwards_hears_nothing_before_the_deferral_ends_and_then_the_table_once() {
+    let mut lab = restarted();
+    lab.establish_with("a", GRACEFUL);
+    lab.establish_with("b", GRACEFUL);
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.say("a", &withdraw(&["10.7.0.0/16"]));
+    both_ends_of_rib(&mut lab, "a");
+    lab.advance(60 * SECOND, &[]);
+    assert!(lab.news.is_empty(), "{:?}", lab.news);
+    both_ends_of_rib(&mut lab, "b");
+    let complete: Vec<_> = lab
+        .news
+        .iter()
+        .filter_map(|event| match event {
+            TableEvent::Complete(family) => Some(*family),
+            TableEvent::Changes(_) => None,
+        })
+        .collect();
+    assert_eq!(complete.len(), 2);
+    assert!(complete.contains(&Family::IPV4_UNICAST));
+    let changes: usize = lab
+        .news
+        .iter()
+        .map(|event| match event {
+            TableEvent::Changes(changes) => changes.len(),
+            TableEvent::Complete(_) => 0,
+        })
+        .sum();
+    assert_eq!(changes, 1);
+}
+
+#[test]
+fn g16_f_is_set_only_where_the_kernel_kept_the_routes() {
+    for kept in [false, true] {
+        let mut lab = Lab::with(|config| config.restarting = kept);
+        lab.connect("a");
+        let told = lab.told("a");
+        let [Message::Open(open)] = &told[..] else {
+            panic!("{told:?}");
+        };
+        let restart = open.capabilities.iter().find_map(|capability| {
+            if let margay_bgp::codec::Capability::GracefulRestart(restart) = capability {
+                Some(restart)
+            } else {
+                None
+            }
+        });
+        let restart = restart.unwrap();
+        assert_eq!(restart.restarting, kept);
+        assert!(
+            restart
+                .families
+                .iter()
+                .all(|family| family.forwarding == kept)
+        );
+    }
+}
+
+#[test]
+fn a_cleared_session_ends_with_a_hard_reset_where_the_peer_knows_it() {
+    let mut lab = Lab::new();
+    lab.establish_with("a", GRACEFUL);
+    lab.speaker.clear("a", Clear::Hard, lab.now);
+    lab.settle();
+    lab.assert_ended("a", 6, 9, &[6, 4]);
+    assert_ne!(lab.peer("a").state, State::Established);
+}
