@@ -187,7 +187,7 @@ pub enum PeerAction {
         ask: AskArgs,
         /// The peer, as `margay peers` names it.
         name: String,
-        /// Ask the peer for its routes again.
+        /// Ask the peer for its routes again, and apply the import rules anew.
         #[arg(long)]
         soft_in: bool,
         /// Send our routes again.

@@ -511,6 +511,12 @@ pub(super) fn shown_path(path: &PathInfo) -> answer::Path {
             .iter()
             .map(ToString::to_string)
             .chain(attributes.large_communities.iter().map(ToString::to_string))
+            .chain(
+                attributes
+                    .extended_communities
+                    .iter()
+                    .map(ToString::to_string),
+            )
             .collect(),
         originator_id: attributes.originator_id.map(|id| id.to_string()),
         cluster_list: attributes

@@ -142,6 +142,8 @@ pub enum Event {
         /// What is wrong with them, and so which NOTIFICATION answers.
         error: DecodeError,
     },
+    /// Ask the peer for its routes again, where it answers such questions (RFC 2918).
+    AskAgain,
     /// The kernel took octets we had to send: the peer reads.
     BytesAccepted {
         /// On which connection.

@@ -357,6 +357,7 @@ impl Peer {
                     self.refuse(now, direction, Notification::from(&error));
                 }
             }
+            Event::AskAgain => self.ask_again(),
             Event::BytesAccepted { direction } => self.restart_send_hold(now, direction),
             Event::Heard { direction } => {
                 let expired = self
@@ -841,6 +842,21 @@ impl Peer {
         self.restart_hold(now, direction);
         self.outputs.push_back(PeerOutput::Established(negotiated));
         self.restart_send_hold(now, direction);
+    }
+
+    fn ask_again(&mut self) {
+        let Some((direction, up)) = self.session() else {
+            return;
+        };
+        if !up.negotiated.route_refresh {
+            return;
+        }
+        for family in Arc::clone(&up.negotiated).families.iter().copied() {
+            self.outputs.push_back(PeerOutput::Send {
+                direction,
+                bytes: notice::refresh(family),
+            });
+        }
     }
 
     /// A NOTIFICATION; it is never answered (RFC 4271 §6.4).

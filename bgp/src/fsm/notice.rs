@@ -4,7 +4,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::event::Shutdown;
 use super::state::State;
-use crate::codec::{CodecContext, ErrorCode, HEADER_LEN, KEEPALIVE, Message, Notification, Open};
+use crate::codec::{
+    CodecContext, ErrorCode, HEADER_LEN, KEEPALIVE, Message, Notification, Open, RefreshKind,
+    RouteRefresh,
+};
+use crate::family::Family;
 
 /// What an orderly end says.
 pub(super) struct Notice {
@@ -129,6 +133,14 @@ pub(super) fn open(open: &Open) -> Bytes {
 pub(super) fn encode(notification: &Notification) -> Bytes {
     let mut out = BytesMut::with_capacity(HEADER_LEN + 2 + notification.data.len());
     notification.encode(&CodecContext::before_open(), &mut out);
+    out.freeze()
+}
+
+/// A request for all routes of a family, on the wire.
+pub(super) fn refresh(family: Family) -> Bytes {
+    let mut out = BytesMut::new();
+    let kind = RefreshKind::Request;
+    RouteRefresh { family, kind }.encode(&mut out);
     out.freeze()
 }
 

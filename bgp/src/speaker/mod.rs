@@ -160,7 +160,7 @@ pub enum TableEvent {
 pub enum Clear {
     /// End the session and start it anew.
     Hard,
-    /// Evaluate the import policy anew, on what the peer announced.
+    /// Evaluate the import policy anew, on what the peer announced, and ask the peer to announce it again.
     SoftIn,
     /// Tell the peer everything anew.
     SoftOut,
@@ -886,7 +886,13 @@ impl Speaker {
                     }
                     self.drain(*slot, now);
                 }
-                Clear::SoftIn => self.queue_import(*slot),
+                Clear::SoftIn => {
+                    self.queue_import(*slot);
+                    if let Some(neighbour) = self.neighbour_mut(*slot) {
+                        neighbour.fsm.handle_event(now, Event::AskAgain);
+                    }
+                    self.drain(*slot, now);
+                }
                 Clear::SoftOut => self.retell(*slot),
             }
         }

@@ -19,6 +19,8 @@ pub struct Details {
     pub communities: BTreeSet<String>,
     /// `64512:1:2`.
     pub large_communities: BTreeSet<String>,
+    /// Route targets: `rt:64512:1`.
+    pub route_targets: BTreeSet<String>,
     /// ORIGINATOR_ID.
     pub originator: Option<String>,
     /// CLUSTER_LIST, latest first.
@@ -54,6 +56,7 @@ pub fn of_bird(text: &str) -> Vec<Details> {
             "BGP.local_pref" => path.local_pref = value.parse().ok(),
             "BGP.community" => path.communities = tuples(),
             "BGP.large_community" => path.large_communities = tuples(),
+            "BGP.ext_community" => path.route_targets = tuples(),
             "BGP.originator_id" => path.originator = Some(first_word(value)),
             "BGP.cluster_list" => {
                 path.cluster_list = value.split_whitespace().map(str::to_owned).collect();
@@ -76,6 +79,7 @@ pub fn of_frr(answer: &Value) -> Vec<Details> {
         local_pref: number(path, "/locPrf"),
         communities: words(&text(path, "/community/string")),
         large_communities: words(&text(path, "/largeCommunity/string")),
+        route_targets: words(&text(path, "/extendedCommunity/string").to_lowercase()),
         originator: path
             .get("originatorId")
             .and_then(Value::as_str)
@@ -121,6 +125,15 @@ pub fn of_gobgp(answer: &Value) -> Vec<Details> {
                 }
                 Some(9) => details.originator = Some(text(attribute, "/value")),
                 Some(10) => details.cluster_list = strings(attribute.get("value")),
+                Some(16) => {
+                    let values = attribute.get("value").and_then(Value::as_array);
+                    details.route_targets = values
+                        .into_iter()
+                        .flatten()
+                        .filter(|value| value.get("subtype").and_then(Value::as_u64) == Some(2))
+                        .map(|value| format!("rt:{}", text(value, "/value")))
+                        .collect();
+                }
                 Some(32) => {
                     let values = attribute.get("value").and_then(Value::as_array);
                     let part = |value: &Value, key: &str| {
@@ -163,6 +176,10 @@ pub fn of_openbgpd(answer: &Value) -> Vec<Details> {
             local_pref: number(path, "/localpref"),
             communities: strings(path.get("communities")).into_iter().collect(),
             large_communities: strings(path.get("large_communities")).into_iter().collect(),
+            route_targets: strings(path.get("extended_communities"))
+                .into_iter()
+                .map(|text| text.replace(' ', ":"))
+                .collect(),
             originator: None,
             cluster_list: Vec::new(),
         };
@@ -185,10 +202,17 @@ pub fn of_openbgpd(answer: &Value) -> Vec<Details> {
 #[must_use]
 pub fn of_margay(answer: &Value) -> Vec<Details> {
     let routes = answer.as_array().into_iter().flatten();
-    // Both kinds are in one list.
+    // All kinds are in one list.
+    let target = |text: &String| text.starts_with("target:");
     let communities = |path: &Value, colons: usize| {
         let all = strings(path.get("communities")).into_iter();
-        all.filter(|text| text.matches(':').count() == colons)
+        all.filter(|text| !target(text) && text.matches(':').count() == colons)
+            .collect()
+    };
+    let targets = |path: &Value| {
+        let all = strings(path.get("communities")).into_iter();
+        all.filter(target)
+            .map(|text| text.replacen("target", "rt", 1))
             .collect()
     };
     let from = |path: &Value| Details {
@@ -198,6 +222,7 @@ pub fn of_margay(answer: &Value) -> Vec<Details> {
         local_pref: number(path, "/localPref"),
         communities: communities(path, 1),
         large_communities: communities(path, 2),
+        route_targets: targets(path),
         originator: path
             .get("originatorId")
             .and_then(Value::as_str)
@@ -259,7 +284,8 @@ mod tests {
             10.92.0.0/24         unicast [m4 10:00:00.000 from 10.90.0.1] * (100) [AS4200000001i]\n\
             \tvia 10.90.0.9 on eth0\n\tType: BGP univ\n\tBGP.origin: IGP\n\tBGP.as_path: 65010 4200000001\n\
             \tBGP.next_hop: 10.90.0.9\n\tBGP.med: 77\n\tBGP.local_pref: 170\n\tBGP.community: (64609,7) (64609,8)\n\
-            \tBGP.originator_id: 10.90.0.9\n\tBGP.cluster_list: 10.90.0.1\n\tBGP.large_community: (64609, 1, 2)\n";
+            \tBGP.originator_id: 10.90.0.9\n\tBGP.cluster_list: 10.90.0.1\n\tBGP.large_community: (64609, 1, 2)\n\
+            \tBGP.ext_community: (rt, 64609, 100)\n";
         let wanted = Details {
             as_path: vec![65010, 4_200_000_001],
             next_hop: "10.90.0.9".to_owned(),
@@ -267,6 +293,7 @@ mod tests {
             local_pref: Some(170),
             communities: words("64609:7 64609:8"),
             large_communities: words("64609:1:2"),
+            route_targets: words("rt:64609:100"),
             originator: Some("10.90.0.9".to_owned()),
             cluster_list: vec!["10.90.0.1".to_owned()],
         };

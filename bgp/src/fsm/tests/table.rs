@@ -448,6 +448,19 @@ fn open_confirm_malformed_sends_its_notification() {
 // Established.
 
 #[test]
+fn established_routes_are_asked_for_again_where_both_sides_can() {
+    let mut lab = Lab::established();
+    lab.event(Event::AskAgain);
+    assert_eq!(lab.sent(Outgoing), [5, 5], "one for each family");
+    let mut open = their_open();
+    open.capabilities
+        .retain(|capability| !matches!(capability, Capability::RouteRefresh));
+    let mut lab = Lab::established_with(config(), open);
+    lab.event(Event::AskAgain);
+    assert!(lab.sent(Outgoing).is_empty());
+}
+
+#[test]
 fn established_keepalive_update_and_refresh_restart_the_hold_timer() {
     let refresh = RouteRefresh {
         family: Family::IPV4_UNICAST,

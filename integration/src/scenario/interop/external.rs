@@ -1,5 +1,7 @@
 //! Act 1: external sessions, one for each family, while margay waits to be dialled.
 
+use std::collections::BTreeSet;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -9,14 +11,15 @@ use super::foreign::Kind;
 use super::matrix::Case;
 use super::plan::{self, Plan};
 use super::{
-    DROPPED, DROPPED6, KEPT, KEPT6, MALLORY_ASN, MARGAY, MARGAY_ASN, MARGAY6, REFUSED, SEEN, SEEN6,
-    Stage, WITNESS, WITNESS_ASN, Wanted, announcements, await_held, await_not_held, await_path,
-    await_up, done, external_asn, external_plan, identity, ip, margay_plan, number_name, own,
-    routes_of, session, told, v4, v6,
+    DROPPED, DROPPED6, KEPT, KEPT6, MALLORY_ASN, MALLORY6, MARGAY, MARGAY_ASN, MARGAY6, REFUSED,
+    SEEN, SEEN6, Stage, WITNESS, WITNESS_ASN, Wanted, announcements, await_held, await_not_held,
+    await_path, await_up, done, external_asn, external_plan, identity, ip, margay_plan,
+    number_name, own, routes_of, session, told, v4, v6,
 };
 use crate::eventually::eventually;
 use crate::pace;
 use crate::report::Report;
+use crate::router::Details;
 use crate::witness::{self, Event, Witness, announcement, attribute};
 
 impl Stage {
@@ -27,9 +30,16 @@ impl Stage {
         ];
         for kind in self.kinds() {
             let (name, asn) = (number_name(kind), external_asn(kind));
-            sessions.push(session(&format!("{name}v4"), &v4(kind), asn, &[4])?);
-            sessions.push(session(&format!("{name}v6"), &v6(kind), asn, &[6])?);
+            for (suffix, remote, family) in [("v4", v4(kind), 4), ("v6", v6(kind), 6)] {
+                let name = format!("{name}{suffix}");
+                let mut session = session(&name, &remote, asn, &[family])?;
+                session.gtsm = true;
+                sessions.push(session);
+            }
         }
+        let mut far = session("far", MALLORY6, MALLORY_ASN, &[6])?;
+        far.gtsm = true;
+        sessions.push(far);
         for session in &mut sessions {
             session.passive = true;
         }
@@ -46,11 +56,30 @@ impl Stage {
             &announcements(&[SEEN, SEEN6], &[WITNESS_ASN, 65010, 4_200_000_001], false)?,
         )?;
         self.start_peers(|kind| external_plan(kind, true, true), false)?;
+        // One that is not next to margay, as far as its TTL tells.
+        let far = thread::spawn({
+            let netns = self.mallory.clone();
+            move || {
+                let who = identity(MALLORY_ASN, MARGAY_ASN, 11);
+                Witness::attempt(&netns, ip(MARGAY6)?, who).map(drop)
+            }
+        });
 
         self.case(report, Case::MargayPassive, |_, peer| {
             await_up(peer, MARGAY)
         });
         self.case(report, Case::Ipv6, |_, peer| await_up(peer, MARGAY6));
+        // What it says before margay has taken its call is still read: its OPEN may be answered, its KEEPALIVE is not heard.
+        let _ = far.join();
+        self.case(report, Case::Gtsm, |stage, peer| {
+            ensure!(peer.established(ip(MARGAY)?)?, "down over IPv4");
+            ensure!(peer.established(ip(MARGAY6)?)?, "down over IPv6");
+            ensure!(
+                stage.established_count("far")? == 0,
+                "a session with one whose TTL is 64"
+            );
+            done("up at 255 in both families, no session at 64")
+        });
         self.case(report, Case::AnnounceTo, |_, peer| {
             await_held(peer, KEPT)?;
             await_held(peer, KEPT6)?;
@@ -114,6 +143,39 @@ impl Stage {
             }
             done("as sent, and passed on")
         });
+        self.case(report, Case::Communities, |stage, peer| {
+            // Told by a third party, as the peer prints them; told by the peer, as margay does and as a third party reads them.
+            let kinds = |path: &Details| {
+                [
+                    path.communities.clone(),
+                    path.route_targets.clone(),
+                    path.large_communities.clone(),
+                ]
+            };
+            let wanted = |tag: u32| {
+                [
+                    format!("{tag}:100"),
+                    format!("rt:{tag}:100"),
+                    format!("{tag}:1:2"),
+                ]
+                .map(|text| BTreeSet::from([text]))
+            };
+            for prefix in [SEEN, SEEN6] {
+                let paths = peer.details(prefix)?;
+                let seen: Vec<_> = paths.iter().map(kinds).collect();
+                ensure!(seen.contains(&wanted(WITNESS_ASN)), "{prefix}: {seen:?}");
+            }
+            let [kept, kept6, ..] = routes_of(peer.kind);
+            for prefix in [kept, kept6] {
+                let wanted = wanted(external_asn(peer.kind));
+                let paths = stage.margay_details(&prefix)?;
+                let seen: Vec<_> = paths.iter().map(kinds).collect();
+                ensure!(seen.contains(&wanted), "{prefix} at margay: {seen:?}");
+                let route = told(&witness.route(&prefix)?);
+                ensure!(kinds(&route) == wanted, "{prefix} passed on: {route:?}");
+            }
+            done("all three, both ways and passed on")
+        });
         self.case(report, Case::Refresh, |_, peer| {
             if peer.kind == Kind::GoBgp {
                 return Ok(None);
@@ -125,6 +187,37 @@ impl Stage {
             )?;
             await_held(peer, REFUSED)?;
             done("accepted on second thought")
+        });
+        self.case(report, Case::EnhancedRefresh, |_, peer| {
+            if peer.kind == Kind::GoBgp {
+                return Ok(None);
+            }
+            eventually("begin and end", pace::seconds(5), || {
+                let count = peer.refreshes(ip(MARGAY)?)?;
+                ensure!(count >= 2, "{count} ROUTE-REFRESH messages");
+                Ok(())
+            })?;
+            ensure!(!peer.details(KEPT)?.is_empty(), "{KEPT} went with it");
+            done("begin and end, and nothing lost")
+        });
+        self.case(report, Case::RefreshFrom, |stage, peer| {
+            let [kept, ..] = routes_of(peer.kind);
+            let asked = Instant::now();
+            let before = peer.refreshes(ip(MARGAY)?)?;
+            let name = format!("{}v4", number_name(peer.kind));
+            let margay = stage.margay()?;
+            margay.tell(&["peers", "clear", &name, "--soft-in"])?;
+            eventually("the question", pace::seconds(5), || {
+                let count = peer.refreshes(ip(MARGAY)?)?;
+                ensure!(count > before, "{count} ROUTE-REFRESH messages");
+                Ok(())
+            })?;
+            ensure!(!stage.margay_details(&kept)?.is_empty(), "{kept} went");
+            ensure!(
+                !witness.withdrawn_since(&kept, asked)?,
+                "{kept} was withdrawn"
+            );
+            done("asked, and nothing lost")
         });
         self.malformed(report)?;
 

@@ -242,7 +242,16 @@ impl Foreign {
                 }
                 Ok(())
             }
-            Running::OpenBgpd(openbgpd) => openbgpd.reconfigure(&after.openbgpd(false)),
+            Running::OpenBgpd(openbgpd) => {
+                openbgpd.reconfigure(&after.openbgpd(false))?;
+                // It keeps what it was told before policy and asks only when told to.
+                if before.refused != after.refused {
+                    for session in &after.sessions {
+                        openbgpd.ask(&["neighbor", &session.remote.to_string(), "refresh"])?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -310,6 +319,52 @@ impl Foreign {
             Running::OpenBgpd(openbgpd) => {
                 let answer = openbgpd.json(&["show", "rib", "detail", prefix])?;
                 Ok(details::of_openbgpd(&answer))
+            }
+        }
+    }
+
+    /// How many ROUTE-REFRESH messages came from a neighbour, those that begin and end an enhanced refresh included.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn refreshes(&self, remote: IpAddr) -> Result<u64> {
+        let name = remote.to_string();
+        let count = |answer: &Value, pointer: &str| match answer.pointer(pointer) {
+            Some(Value::String(text)) => text.parse().unwrap_or(0),
+            Some(number) => number.as_u64().unwrap_or(0),
+            None => 0,
+        };
+        // BIRD counts them nowhere; its log has them.
+        let logged = |bird: &Bird| {
+            let session = format!("m{}: Got ", if remote.is_ipv4() { 4 } else { 6 });
+            let log = bird.log();
+            let kinds = ["ROUTE-REFRESH", "BEGIN-OF-RR", "END-OF-RR"];
+            let lines = log.lines().filter(|line| {
+                line.split_once(&session)
+                    .is_some_and(|(_, what)| kinds.iter().any(|kind| what.starts_with(kind)))
+            });
+            u64::try_from(lines.count()).unwrap_or(u64::MAX)
+        };
+        match self.running()? {
+            Running::Bird2(bird) => Ok(logged(bird)),
+            Running::Bird1(one, other) => Ok(logged(match remote {
+                IpAddr::V4(_) => one,
+                IpAddr::V6(_) => other,
+            })),
+            Running::Frr(frr) => {
+                let text = frr.ask(&format!("show bgp neighbors {name} json"))?;
+                let answer: Value = serde_json::from_str(&text).context(text)?;
+                let pointer = format!("/{name}/messageStats/routeRefreshRecv");
+                Ok(count(&answer, &pointer))
+            }
+            Running::GoBgp(gobgp) => {
+                let answer = gobgp.json(&["neighbor", &name])?;
+                Ok(count(&answer, "/state/messages/received/refresh"))
+            }
+            Running::OpenBgpd(openbgpd) => {
+                let answer = openbgpd.json(&["show", "neighbor", &name])?;
+                let pointer = "/neighbors/0/stats/message/received/route_refresh";
+                Ok(count(&answer, pointer))
             }
         }
     }
@@ -400,12 +455,13 @@ fn add_routes(gobgp: &GoBgp, plan: &Plan) -> Result<()> {
         } else {
             &plan.ipv6
         };
-        gobgp.ask(&[
+        let family = format!("ipv{family}");
+        let mut words = vec![
             "global",
             "rib",
             "add",
             "-a",
-            &format!("ipv{family}"),
+            &family,
             &route.prefix,
             "origin",
             "igp",
@@ -419,7 +475,11 @@ fn add_routes(gobgp: &GoBgp, plan: &Plan) -> Result<()> {
             &med,
             "local-pref",
             &local_pref,
-        ])?;
+        ];
+        if let Some(target) = &route.route_target {
+            words.extend(["rt", target]);
+        }
+        gobgp.ask(&words)?;
     }
     Ok(())
 }

@@ -23,6 +23,8 @@ pub enum Case {
     BothFamilies,
     /// TCP-MD5.
     Password,
+    /// TTL security.
+    Gtsm,
     /// The peer takes routes of margay's.
     AnnounceTo,
     /// The peer drops what margay withdraws.
@@ -39,6 +41,8 @@ pub enum Case {
     InternalTo,
     /// Attributes of the peer's own routes, internal.
     InternalFrom,
+    /// Standard, extended and large communities both ways.
+    Communities,
     /// The third party's route through margay to the peer.
     MargayReflectsTo,
     /// The peer's route through margay to the third party.
@@ -47,8 +51,16 @@ pub enum Case {
     PeerReflectsTo,
     /// Margay's route through the peer to the third party.
     PeerReflectsFrom,
+    /// Margay sends several paths of a prefix.
+    AddPathTo,
+    /// The peer sends several paths of a prefix.
+    AddPathFrom,
     /// The peer asks again after it changed its mind.
     Refresh,
+    /// What margay sends again is marked at both ends.
+    EnhancedRefresh,
+    /// Margay asks again.
+    RefreshFrom,
     /// Another peer's malformed UPDATEs.
     Malformed,
     /// The peer closes with a text.
@@ -65,7 +77,7 @@ pub enum Case {
 
 impl Case {
     /// Every row, in order.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 32] = [
         Self::MargayPassive,
         Self::PeerPassive,
         Self::BothDial,
@@ -73,6 +85,7 @@ impl Case {
         Self::Ipv6,
         Self::BothFamilies,
         Self::Password,
+        Self::Gtsm,
         Self::AnnounceTo,
         Self::WithdrawTo,
         Self::AnnounceFrom,
@@ -81,11 +94,16 @@ impl Case {
         Self::ExternalFrom,
         Self::InternalTo,
         Self::InternalFrom,
+        Self::Communities,
         Self::MargayReflectsTo,
         Self::MargayReflectsFrom,
         Self::PeerReflectsTo,
         Self::PeerReflectsFrom,
+        Self::AddPathTo,
+        Self::AddPathFrom,
         Self::Refresh,
+        Self::EnhancedRefresh,
+        Self::RefreshFrom,
         Self::Malformed,
         Self::TextFrom,
         Self::TextTo,
@@ -105,6 +123,7 @@ impl Case {
             Self::Ipv6 => "IPv6 over IPv6",
             Self::BothFamilies => "both families over IPv4",
             Self::Password => "TCP-MD5",
+            Self::Gtsm => "GTSM",
             Self::AnnounceTo => "margay announces",
             Self::WithdrawTo => "margay withdraws",
             Self::AnnounceFrom => "the peer announces, a third party is told",
@@ -113,11 +132,16 @@ impl Case {
             Self::ExternalFrom => "attributes from the peer, eBGP",
             Self::InternalTo => "attributes to the peer, iBGP",
             Self::InternalFrom => "attributes from the peer, iBGP",
+            Self::Communities => "standard, extended and large communities",
             Self::MargayReflectsTo => "margay reflects a third party's route to it",
             Self::MargayReflectsFrom => "margay reflects its route to a third party",
             Self::PeerReflectsTo => "it reflects a third party's route to margay",
             Self::PeerReflectsFrom => "it reflects margay's route to a third party",
+            Self::AddPathTo => "ADD-PATH: margay sends several paths",
+            Self::AddPathFrom => "ADD-PATH: the peer sends several paths",
             Self::Refresh => "route refresh asked by the peer",
+            Self::EnhancedRefresh => "enhanced refresh: begin and end marked",
+            Self::RefreshFrom => "route refresh asked by margay",
             Self::Malformed => "malformed UPDATEs of another peer",
             Self::TextFrom => "shutdown text from the peer",
             Self::TextTo => "shutdown text to the peer",
@@ -139,6 +163,11 @@ pub const GAPS: &[(Kind, Case, &str)] = &[
         Kind::GoBgp,
         Case::Refresh,
         "GoBGP keeps what its policy refused and never asks",
+    ),
+    (
+        Kind::GoBgp,
+        Case::EnhancedRefresh,
+        "GoBGP has no enhanced refresh",
     ),
     (
         Kind::OpenBgpd,

@@ -41,7 +41,7 @@ use crate::pace;
 use crate::report::{Report, say};
 use crate::router::{Details, details};
 use crate::speaker::Speaker;
-use crate::witness::{Identity, Route, announcement, attribute};
+use crate::witness::{self, Identity, Route, announcement, attribute};
 
 const MARGAY_ASN: u32 = 64512;
 const WITNESS_ASN: u32 = 64609;
@@ -49,6 +49,9 @@ const MALLORY_ASN: u32 = 64610;
 const MARGAY: &str = "10.90.0.1";
 const MARGAY6: &str = "fd90::1";
 const WITNESS: &str = "10.90.0.9";
+const WITNESS6: &str = "fd90::9";
+const MALLORY: &str = "10.90.0.10";
+const MALLORY6: &str = "fd90::a";
 
 /// Margay's routes: one that stays, one that goes, one that peers refuse at first; IPv6 likewise.
 const KEPT: &str = "10.91.0.0/24";
@@ -56,6 +59,9 @@ const KEPT6: &str = "fd91::/48";
 const DROPPED: &str = "10.91.1.0/24";
 const DROPPED6: &str = "fd91:1::/48";
 const REFUSED: &str = "10.91.2.0/24";
+
+/// What two clients of margay's announce, each with a next hop of its own.
+const TWICE: &str = "10.92.1.0/24";
 
 /// The witness's routes.
 const SEEN: &str = "10.92.0.0/24";
@@ -130,6 +136,7 @@ fn originated(prefix: &str, asn: u32, med: u32, local_pref: u32) -> Originated {
         prefix: prefix.to_owned(),
         community: format!("{asn}:100"),
         large_community: format!("{asn}:1:2"),
+        route_target: (asn != MARGAY_ASN).then(|| format!("{asn}:100")),
         med,
         local_pref,
     }
@@ -158,6 +165,10 @@ impl Wanted {
             local_pref: self.local_pref.or(path.local_pref),
             communities: tags(format!("{}:100", self.tag)),
             large_communities: tags(format!("{}:1:2", self.tag)),
+            route_targets: match self.tag {
+                MARGAY_ASN => BTreeSet::new(),
+                tag => tags(format!("rt:{tag}:100")),
+            },
             originator: self.originator.clone(),
             cluster_list: self.cluster_list.clone(),
         };
@@ -195,6 +206,11 @@ fn told(route: &Route) -> Details {
             .iter()
             .map(ToString::to_string)
             .collect(),
+        route_targets: attributes
+            .extended_communities
+            .iter()
+            .map(|target| target.to_string().replacen("target", "rt", 1))
+            .collect(),
         originator: attributes.originator_id.map(|id| id.to_string()),
         cluster_list: attributes
             .cluster_list
@@ -220,17 +236,58 @@ fn announcements(prefixes: &[&str], path: &[u32], internal: bool) -> Result<Vec<
         .iter()
         .flat_map(|part| part.to_be_bytes())
         .collect();
+    more.push(attribute(
+        0xc0,
+        16,
+        &[&[0, 2], &tag.to_be_bytes()[..], &100_u32.to_be_bytes()].concat(),
+    ));
     more.push(attribute(0xc0, 32, &large));
     prefixes
         .iter()
         .map(|prefix| {
             let hop = match plan::family_of(prefix) {
                 4 => ip(WITNESS)?,
-                _ => ip("fd90::9")?,
+                _ => ip(WITNESS6)?,
             };
             Ok(announcement(prefix.parse()?, hop, path, &more))
         })
         .collect()
+}
+
+/// A client's announcement of a prefix that another one announces too.
+fn shared(prefix: &str, next_hop: &str) -> Result<Vec<u8>> {
+    let local_pref = attribute(0x40, 5, &170_u32.to_be_bytes());
+    Ok(announcement(
+        prefix.parse()?,
+        ip(next_hop)?,
+        &[65010],
+        &[local_pref],
+    ))
+}
+
+/// The withdrawal of an IPv4 prefix.
+fn withdrawal(prefix: &str) -> Result<Vec<u8>> {
+    Ok(witness::update(&witness::nlri(prefix.parse()?), &[], &[]))
+}
+
+/// Waits until the paths of a prefix have these next hops and no others.
+fn await_hops(
+    prefix: &str,
+    hops: &[&str],
+    paths: impl Fn(&str) -> Result<Vec<Details>>,
+) -> Result<()> {
+    let wanted: BTreeSet<_> = hops.iter().map(|hop| (*hop).to_owned()).collect();
+    eventually(format!("{prefix} via {hops:?}"), pace::seconds(10), || {
+        let seen: Vec<_> = paths(prefix)?
+            .into_iter()
+            .map(|path| path.next_hop)
+            .collect();
+        ensure!(
+            seen.len() == hops.len() && wanted == seen.iter().cloned().collect(),
+            "via {seen:?}"
+        );
+        Ok(())
+    })
 }
 
 impl Stage {
@@ -465,6 +522,11 @@ fn external_asn(kind: Kind) -> u32 {
     64600 + u32::from(kind.number())
 }
 
+/// What the witness and mallory both announce to a peer as its clients.
+fn shared_prefix(kind: Kind) -> String {
+    format!("10.94.{}.0/24", 100 + kind.number())
+}
+
 /// What the witness announces to a peer as its client.
 fn clients_prefix(kind: Kind) -> String {
     format!("10.94.{}.0/24", kind.number())
@@ -489,6 +551,8 @@ fn session(name: &str, remote: &str, asn: u32, families: &[u8]) -> Result<Sessio
         passive: false,
         client: false,
         password: None,
+        gtsm: false,
+        add_path: false,
     })
 }
 
@@ -548,10 +612,13 @@ fn peer_plan(kind: Kind, asn: u32, sessions: Vec<Session>, routes: usize) -> Pla
 }
 
 fn external_plan(kind: Kind, all_routes: bool, refusing: bool) -> Result<Plan> {
-    let sessions = vec![
+    let mut sessions = vec![
         session("m4", MARGAY, MARGAY_ASN, &[4])?,
         session("m6", MARGAY6, MARGAY_ASN, &[6])?,
     ];
+    for session in &mut sessions {
+        session.gtsm = true;
+    }
     let mut plan = peer_plan(
         kind,
         external_asn(kind),
@@ -587,22 +654,25 @@ fn internal_waiting_plan(kind: Kind) -> Result<Plan> {
         let mut session = session(name, remote, MARGAY_ASN, &families)?;
         session.passive = true;
         session.password = password(kind);
+        session.add_path = true;
         sessions.push(session);
     }
     Ok(peer_plan(kind, MARGAY_ASN, sessions, 2))
 }
 
 fn reflector_plan(kind: Kind, all_routes: bool, passive: bool) -> Result<Plan> {
-    let mut witness = session("w4", WITNESS, MARGAY_ASN, &[4])?;
-    witness.passive = true;
     let mut sessions = vec![
         session("m4", MARGAY, MARGAY_ASN, &[4])?,
         session("m6", MARGAY6, MARGAY_ASN, &[6])?,
-        witness,
+        session("w4", WITNESS, MARGAY_ASN, &[4])?,
+        session("w6", WITNESS6, MARGAY_ASN, &[6])?,
+        session("x4", MALLORY, MARGAY_ASN, &[4])?,
     ];
     for session in &mut sessions {
+        let with_margay = session.name.starts_with('m');
         session.client = true;
-        session.passive |= passive;
+        session.add_path = with_margay;
+        session.passive = passive || !with_margay;
     }
     Ok(peer_plan(
         kind,

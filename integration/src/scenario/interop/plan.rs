@@ -40,6 +40,10 @@ pub struct Session {
     pub client: bool,
     /// Password of both ends.
     pub password: Option<String>,
+    /// Both ends are one hop apart and take nothing from farther away (RFC 5082).
+    pub gtsm: bool,
+    /// Several paths of a prefix both ways (RFC 7911).
+    pub add_path: bool,
 }
 
 /// A route a daemon announces.
@@ -51,6 +55,8 @@ pub struct Originated {
     pub community: String,
     /// Its large community.
     pub large_community: String,
+    /// Its route target; margay originates none.
+    pub route_target: Option<String>,
     /// MED.
     pub med: u32,
     /// LOCAL_PREF towards internal peers.
@@ -114,7 +120,7 @@ impl Plan {
             let _ = writeln!(
                 text,
                 "  - {{ name: {}, address: \"{}\", asn: {}, families: [{}], passive: {}, routeReflectorClient: {}, \
-                 holdTime: {HOLD_TIME}, connectRetry: 500ms, idleHold: 500ms, idleHoldMax: 1s{other}{} }}",
+                 holdTime: {HOLD_TIME}, connectRetry: 500ms, idleHold: 500ms, idleHoldMax: 1s{other}{}{}{} }}",
                 session.name,
                 session.remote,
                 session.asn,
@@ -127,6 +133,12 @@ impl Plan {
                     .map_or_else(String::new, |password| format!(
                         ", password: \"{password}\""
                     )),
+                if session.gtsm { ", ttlSecurity: 1" } else { "" },
+                if session.add_path {
+                    ", addPathSend: all"
+                } else {
+                    ""
+                },
             );
         }
         text
@@ -181,7 +193,7 @@ impl Plan {
 
     fn bird_start(&self) -> String {
         format!(
-            "log stderr all;\nrouter id {};\ngraceful restart wait 15;\n",
+            "log stderr all;\ndebug protocols {{ states, events, packets }};\nrouter id {};\ngraceful restart wait 15;\n",
             self.router_id
         )
     }
@@ -192,11 +204,18 @@ impl Plan {
             let tuple = |value: &str| value.replace(':', ",");
             let _ = writeln!(
                 text,
-                "  if net = {} && source = RTS_STATIC then {{ bgp_community.add(({})); bgp_large_community.add(({})); bgp_med = {}; \
-                 bgp_local_pref = {}; }}",
+                "  if net = {} && source = RTS_STATIC then {{ bgp_community.add(({})); bgp_large_community.add(({})); \
+                 {}bgp_med = {}; bgp_local_pref = {}; }}",
                 route.prefix,
                 tuple(&route.community),
                 tuple(&route.large_community),
+                route
+                    .route_target
+                    .as_ref()
+                    .map_or_else(String::new, |target| format!(
+                        "bgp_ext_community.add((rt,{})); ",
+                        tuple(target)
+                    )),
                 route.med,
                 route.local_pref
             );
@@ -232,6 +251,9 @@ impl Plan {
         if let Some(password) = &session.password {
             let _ = writeln!(text, "  password \"{password}\";");
         }
+        if session.gtsm {
+            text.push_str("  ttl security on;\n");
+        }
         text
     }
 
@@ -241,11 +263,18 @@ impl Plan {
         // Route maps come first: one that is named before it is there denies all until FRR looks again.
         let mut text = "frr defaults traditional\n".to_owned();
         for (index, route) in self.routes.iter().enumerate() {
+            let target = route.route_target.as_ref();
             let _ = writeln!(
                 text,
-                "route-map ROUTE{index} permit 10\n set community {}\n set large-community {}\n set metric {}\n \
+                "route-map ROUTE{index} permit 10\n set community {}\n set large-community {}\n{} set metric {}\n \
                  set local-preference {}\nexit",
-                route.community, route.large_community, route.med, route.local_pref
+                route.community,
+                route.large_community,
+                target.map_or_else(String::new, |target| format!(
+                    " set extcommunity rt {target}\n"
+                )),
+                route.med,
+                route.local_pref
             );
         }
         let refused = self.refused.as_deref().unwrap_or("203.0.113.255/32");
@@ -276,6 +305,9 @@ impl Plan {
             if let Some(password) = &session.password {
                 let _ = writeln!(text, " neighbor {remote} password {password}");
             }
+            if session.gtsm {
+                let _ = writeln!(text, " neighbor {remote} ttl-security hops 1");
+            }
         }
         for family in [4, 6] {
             let _ = writeln!(text, " address-family ipv{family} unicast");
@@ -294,6 +326,9 @@ impl Plan {
                 let _ = writeln!(text, "  neighbor {remote} route-map TAKEN{family} in");
                 if session.client {
                     let _ = writeln!(text, "  neighbor {remote} route-reflector-client");
+                }
+                if session.add_path {
+                    let _ = writeln!(text, "  neighbor {remote} addpath-tx-all-paths");
                 }
             }
             text.push_str(" exit-address-family\n");
@@ -328,6 +363,9 @@ impl Plan {
                 self.local(session),
                 session.passive
             );
+            if session.gtsm {
+                text.push_str("ttl-security = { config = { enabled = true, ttl-min = 255 } }\n");
+            }
             if session.client {
                 let _ = writeln!(
                     text,
@@ -341,6 +379,9 @@ impl Plan {
                     "  [[neighbors.afi-safis]]\n  config = {{ afi-safi-name = \"ipv{family}-unicast\" }}\n  \
                      mp-graceful-restart = {{ config = {{ enabled = true }} }}\n"
                 );
+                if session.add_path {
+                    text.push_str("  add-paths = { config = { receive = true, send-max = 8 } }\n");
+                }
             }
         }
         text
@@ -361,8 +402,16 @@ impl Plan {
             };
             let _ = writeln!(
                 text,
-                "network {} set {{ {hop}community {} large-community {} metric {} localpref {} }}",
-                route.prefix, route.community, route.large_community, route.med, route.local_pref
+                "network {} set {{ {hop}community {} large-community {} {}metric {} localpref {} }}",
+                route.prefix,
+                route.community,
+                route.large_community,
+                route
+                    .route_target
+                    .as_ref()
+                    .map_or_else(String::new, |target| format!("ext-community rt {target} ")),
+                route.med,
+                route.local_pref
             );
         }
         for session in &self.sessions {
@@ -394,6 +443,12 @@ impl Plan {
             }
             if let Some(password) = &session.password {
                 let _ = writeln!(text, " tcp md5sig password {password}");
+            }
+            if session.gtsm {
+                text.push_str(" ttl-security yes\n");
+            }
+            if session.add_path {
+                text.push_str(" announce add-path recv yes\n announce add-path send all\n");
             }
             text.push_str("}\n");
         }

@@ -14,10 +14,10 @@ use super::foreign::Kind;
 use super::matrix::Case;
 use super::plan::{self, Plan};
 use super::{
-    DROPPED, DROPPED6, KEPT, KEPT6, MARGAY, MARGAY_ASN, MARGAY6, Stage, WITNESS, WITNESS_ASN,
-    Wanted, announcements, await_held, await_not_held, await_up, clients_prefix, done,
+    DROPPED, DROPPED6, KEPT, KEPT6, MALLORY, MARGAY, MARGAY_ASN, MARGAY6, Stage, WITNESS,
+    WITNESS_ASN, Wanted, announcements, await_hops, await_up, clients_prefix, done,
     expects_retention, identity, ip, margay_plan, number_name, own, reflector_plan, routes_of,
-    session, told, v4, v6,
+    session, shared, shared_prefix, told, v4, v6, withdrawal,
 };
 use crate::eventually::{eventually, idle, throughout};
 use crate::link::{self, KernelRoute};
@@ -34,8 +34,12 @@ impl Stage {
         sessions.push(witness_session);
         for kind in self.kinds() {
             let name = number_name(kind);
-            sessions.push(session(&format!("{name}v4"), &v4(kind), MARGAY_ASN, &[4])?);
-            sessions.push(session(&format!("{name}v6"), &v6(kind), MARGAY_ASN, &[6])?);
+            for (suffix, remote, family) in [("v4", v4(kind), 4), ("v6", v6(kind), 6)] {
+                let name = format!("{name}{suffix}");
+                let mut session = session(&name, &remote, MARGAY_ASN, &[family])?;
+                session.add_path = true;
+                sessions.push(session);
+            }
         }
         let margay = margay_plan(sessions.clone(), &[KEPT, KEPT6, DROPPED, DROPPED6]);
         let fewer = margay_plan(sessions, &[KEPT, KEPT6]);
@@ -47,7 +51,7 @@ impl Stage {
             identity(WITNESS_ASN, MARGAY_ASN, 9),
             &[],
         )?;
-        let mut insides = self.witnesses()?;
+        let mut insides = self.clients()?;
 
         self.case(report, Case::BothDial, |_, peer| {
             await_up(peer, MARGAY)?;
@@ -81,13 +85,30 @@ impl Stage {
             done("originator and cluster inside, neither outside")
         });
         self.case(report, Case::PeerReflectsFrom, |_, peer| {
-            let witness = insides.get(&peer.kind).context("no witness")?;
-            let mut wanted = own(MARGAY, 50, Some(150));
-            wanted.as_path = Vec::new();
-            wanted.originator = Some(MARGAY.to_owned());
-            wanted.cluster_list = vec![v4(peer.kind)];
-            witness.await_route(KEPT, |route| wanted.check(&told(route)))?;
+            let clients = insides.get(&peer.kind).context("no witness")?;
+            for (witness, prefix, hop) in
+                [(&clients.v4, KEPT, MARGAY), (&clients.v6, KEPT6, MARGAY6)]
+            {
+                let mut wanted = own(hop, 50, Some(150));
+                if peer.kind == Kind::Bird1 && prefix == KEPT6 {
+                    // It names itself in what it reflects in IPv6, whatever it was told.
+                    wanted.next_hop = v6(peer.kind);
+                }
+                wanted.as_path = Vec::new();
+                wanted.originator = Some(MARGAY.to_owned());
+                wanted.cluster_list = vec![v4(peer.kind)];
+                witness.await_route(prefix, |route| wanted.check(&told(route)))?;
+            }
             done("unchanged, with originator and cluster")
+        });
+        self.case(report, Case::AddPathFrom, |stage, peer| {
+            let clients = insides.get(&peer.kind).context("no witness")?;
+            let twice = shared_prefix(peer.kind);
+            let paths = |prefix: &str| stage.margay_details(prefix);
+            await_hops(&twice, &[WITNESS, MALLORY], paths)?;
+            clients.second.say(&withdrawal(&twice)?)?;
+            await_hops(&twice, &[WITNESS], paths)?;
+            done("two paths, then the one that is left")
         });
         self.case(report, Case::Kernel, |stage, peer| {
             let [kept, kept6, ..] = routes_of(peer.kind);
@@ -108,23 +129,31 @@ impl Stage {
         self.margay_restarts(report, &fewer, outside, &insides)
     }
 
-    /// The witness as a client of each peer; each is told a prefix of its own.
-    fn witnesses(&self) -> Result<BTreeMap<Kind, Witness>> {
+    /// The witness as a client of each peer, over either protocol, and mallory as another one.
+    fn clients(&self) -> Result<BTreeMap<Kind, Clients>> {
+        let client = |netns, remote: &str, families, number, first: &[Vec<u8>]| {
+            let who = Identity {
+                families,
+                ..identity(MARGAY_ASN, MARGAY_ASN, number)
+            };
+            Witness::dial(netns, ip(remote)?, who, first)
+        };
         self.kinds()
             .into_iter()
             .map(|kind| {
+                let name = || kind.name();
                 let prefix = clients_prefix(kind);
-                let witness = Witness::dial(
-                    &self.witness,
-                    ip(&v4(kind))?,
-                    Identity {
-                        families: &[4],
-                        ..identity(MARGAY_ASN, MARGAY_ASN, 9)
-                    },
-                    &announcements(&[&prefix], &[65010, 4_200_000_001], true)?,
-                )
-                .with_context(|| kind.name())?;
-                Ok((kind, witness))
+                let twice = shared_prefix(kind);
+                let mut first = announcements(&[&prefix], &[65010, 4_200_000_001], true)?;
+                first.push(shared(&twice, WITNESS)?);
+                let v4 = v4(kind);
+                let clients = Clients {
+                    v4: client(&self.witness, &v4, &[4], 9, &first).with_context(name)?,
+                    v6: client(&self.witness, &v6(kind), &[6], 19, &[]).with_context(name)?,
+                    second: client(&self.mallory, &v4, &[4], 10, &[shared(&twice, MALLORY)?])
+                        .with_context(name)?,
+                };
+                Ok((kind, clients))
             })
             .collect()
     }
@@ -143,7 +172,7 @@ impl Stage {
         &mut self,
         report: &mut Report,
         outside: &Witness,
-        insides: &mut BTreeMap<Kind, Witness>,
+        insides: &mut BTreeMap<Kind, Clients>,
     ) -> Result<()> {
         let killed = Instant::now();
         for peer in &mut self.peers {
@@ -165,7 +194,7 @@ impl Stage {
         // From here on margay alone dials. Where two connections collide and one side is Established before the other
         // has judged, both may be closed; then nobody's restart is graceful, whoever restarts.
         self.start_peers(|kind| reflector_plan(kind, false, true), true)?;
-        *insides = self.witnesses()?;
+        *insides = self.clients()?;
         let absent = absent.map_err(|error| format!("{error:#}"));
         self.case(report, Case::PeerRestarts, |stage, peer| {
             let [kept, kept6, dropped, dropped6] = routes_of(peer.kind);
@@ -208,11 +237,11 @@ impl Stage {
         report: &mut Report,
         fewer: &Plan,
         outside: Witness,
-        insides: &BTreeMap<Kind, Witness>,
+        insides: &BTreeMap<Kind, Clients>,
     ) -> Result<()> {
         for kind in self.kinds() {
-            let witness = insides.get(&kind).context("no witness")?;
-            for prefix in [KEPT, DROPPED] {
+            let clients = insides.get(&kind).context("no witness")?;
+            for (witness, prefix) in clients.told([KEPT, DROPPED], [KEPT6, DROPPED6]) {
                 witness
                     .await_route(prefix, |_| Ok(()))
                     .with_context(|| kind.name())?;
@@ -254,20 +283,19 @@ impl Stage {
         self.case(report, Case::MargayRestarts, |_, peer| {
             await_up(peer, MARGAY)?;
             await_up(peer, MARGAY6)?;
-            let witness = insides.get(&peer.kind).context("no witness")?;
-            witness.await_gone(DROPPED, pace::seconds(25))?;
-            witness.route(KEPT)?;
-            ensure!(
-                !witness.withdrawn_since(KEPT, killed)?,
-                "{KEPT} was withdrawn in between"
-            );
-            ensure!(
-                witness.end().is_none(),
-                "the witness's session ended: {:?}",
-                witness.end()
-            );
-            await_held(peer, KEPT6)?;
-            await_not_held(peer, DROPPED6)?;
+            let clients = insides.get(&peer.kind).context("no witness")?;
+            for (witness, prefix) in clients.told([DROPPED], [DROPPED6]) {
+                witness.await_gone(prefix, pace::seconds(25))?;
+            }
+            for (witness, prefix) in clients.told([KEPT], [KEPT6]) {
+                witness.route(prefix)?;
+                ensure!(
+                    !witness.withdrawn_since(prefix, killed)?,
+                    "{prefix} was withdrawn in between"
+                );
+                let end = witness.end();
+                ensure!(end.is_none(), "the witness's session ended: {end:?}");
+            }
             done("kept, refreshed, the rest removed after End-of-RIB")
         });
         report.check("no kernel route of margay's was away meanwhile", || {
@@ -284,6 +312,25 @@ impl Stage {
 
     fn own_kernel_routes(&self) -> Result<Vec<KernelRoute>> {
         own_kernel_routes(&self.margay_netns)
+    }
+}
+
+/// Clients of one peer.
+struct Clients {
+    v4: Witness,
+    v6: Witness,
+    second: Witness,
+}
+
+impl Clients {
+    /// Who is told which prefix.
+    fn told<'a, const N: usize>(
+        &self,
+        v4: [&'a str; N],
+        v6: [&'a str; N],
+    ) -> impl Iterator<Item = (&Witness, &'a str)> {
+        let over_v4 = v4.into_iter().map(|prefix| (&self.v4, prefix));
+        over_v4.chain(v6.into_iter().map(|prefix| (&self.v6, prefix)))
     }
 }
 

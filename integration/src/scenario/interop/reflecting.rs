@@ -1,19 +1,21 @@
 //! Act 2: internal sessions with passwords; margay dials and reflects, both families on one session.
 
+use std::sync::Barrier;
+
 use anyhow::{Result, ensure};
 
 use super::foreign::Kind;
 use super::matrix::Case;
 use super::{
-    KEPT, KEPT6, MARGAY, MARGAY_ASN, MARGAY6, SEEN, SEEN6, Stage, WITNESS, WITNESS_ASN, Wanted,
-    announcements, await_held, await_path, await_up, both_on_one, done, identity, internal,
-    internal_waiting_plan, ip, margay_plan, number_name, own, password, routes_of, session, told,
-    v4, v6,
+    KEPT, KEPT6, MALLORY, MARGAY, MARGAY_ASN, MARGAY6, SEEN, SEEN6, Stage, TWICE, WITNESS,
+    WITNESS_ASN, WITNESS6, Wanted, announcements, await_held, await_hops, await_path, await_up,
+    both_on_one, done, identity, internal, internal_waiting_plan, ip, margay_plan, number_name,
+    own, password, routes_of, session, shared, told, v4, v6, withdrawal,
 };
 use crate::eventually::eventually;
 use crate::pace;
 use crate::report::Report;
-use crate::witness::Witness;
+use crate::witness::{Identity, Witness};
 
 impl Stage {
     pub(super) fn reflecting(&mut self, report: &mut Report) -> Result<()> {
@@ -21,7 +23,10 @@ impl Stage {
         let mut witness_session = session("witness", WITNESS, MARGAY_ASN, &[4, 6])?;
         witness_session.passive = true;
         sessions.push(witness_session);
-        let mut mallory_session = session("mallory", "10.90.0.10", MARGAY_ASN, &[4])?;
+        let mut second_session = session("second", WITNESS6, MARGAY_ASN, &[4])?;
+        second_session.passive = true;
+        sessions.push(second_session);
+        let mut mallory_session = session("mallory", MALLORY, MARGAY_ASN, &[4])?;
         mallory_session.passive = true;
         mallory_session.password = Some("unknown".to_owned());
         sessions.push(mallory_session);
@@ -30,6 +35,7 @@ impl Stage {
                 let name = format!("{}{suffix}", number_name(kind));
                 let mut session = session(&name, &remote, MARGAY_ASN, &families)?;
                 session.password = password(kind);
+                session.add_path = true;
                 sessions.push(session);
             }
         }
@@ -46,6 +52,16 @@ impl Stage {
             identity(MARGAY_ASN, MARGAY_ASN, 9),
             &announcements(&[SEEN, SEEN6], &[65010, 4_200_000_001], true)?,
         )?;
+        let second = Witness::dial(
+            &self.witness,
+            ip(MARGAY6)?,
+            Identity {
+                families: &[4],
+                ..identity(MARGAY_ASN, MARGAY_ASN, 19)
+            },
+            &[shared(TWICE, MALLORY)?],
+        )?;
+        witness.say(&shared(TWICE, WITNESS)?)?;
 
         self.case(report, Case::PeerPassive, |_, peer| await_up(peer, MARGAY));
         let stranger = Witness::attempt(
@@ -99,7 +115,7 @@ impl Stage {
             done("LOCAL_PREF 140, MED 30, empty AS_PATH")
         });
         self.case(report, Case::MargayReflectsTo, |_, peer| {
-            for (prefix, hop) in [(SEEN, WITNESS), (SEEN6, "fd90::9")] {
+            for (prefix, hop) in [(SEEN, WITNESS), (SEEN6, WITNESS6)] {
                 let wanted = Wanted {
                     as_path: vec![65010, 4_200_000_001],
                     next_hop: hop.to_owned(),
@@ -122,6 +138,16 @@ impl Stage {
                 witness.await_route(&prefix, |route| wanted.check(&told(route)))?;
             }
             done("unchanged, with originator and cluster")
+        });
+        let everyone = Barrier::new(self.peers.len());
+        self.case(report, Case::AddPathTo, |_, peer| {
+            let both = await_hops(TWICE, &[WITNESS, MALLORY], |prefix| peer.details(prefix));
+            if everyone.wait().is_leader() {
+                second.say(&withdrawal(TWICE)?)?;
+            }
+            both?;
+            await_hops(TWICE, &[WITNESS], |prefix| peer.details(prefix))?;
+            done("two paths, then the one that is left")
         });
         Ok(())
     }
