@@ -144,6 +144,14 @@ pub enum PeerWarning {
     },
     /// Nothing of this family is taken from it until the session ends: it sent a malformed multiprotocol attribute.
     FamilyDisabled(Family),
+    /// Attributes of routes fit no message to it, and it is told that the routes are gone (RFC 8654 §4). Of peers that are
+    /// told the same, the one that was first to be told is named.
+    RoutesUnsendable {
+        /// Of which family.
+        family: Family,
+        /// How many routes.
+        routes: u64,
+    },
 }
 
 impl fmt::Display for PeerWarning {
@@ -158,6 +166,10 @@ impl fmt::Display for PeerWarning {
             Self::PrefixLimit { family, limit } => {
                 write!(f, "more than {limit} prefixes of {family}")
             }
+            Self::RoutesUnsendable { family, routes } => write!(
+                f,
+                "attributes of {routes} routes of {family} fit no message: told as withdrawn"
+            ),
             Self::FamilyDisabled(family) => write!(
                 f,
                 "{family} is disabled after a malformed attribute until the session ends"

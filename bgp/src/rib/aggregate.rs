@@ -6,6 +6,7 @@
 //! the aggregate exists: it does as soon as there is anything to suppress.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::table::NetId;
 use crate::codec::{Aggregator, Communities, LargeCommunities, Origin, PathAttributes};
@@ -32,7 +33,7 @@ struct Entry {
 /// What becomes of an aggregate's route.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Announce(Prefix, PathAttributes),
+    Announce(Prefix, Arc<PathAttributes>),
     Withdraw(Prefix),
 }
 
@@ -124,7 +125,9 @@ impl Aggregates {
             }
             entry.announced = wanted;
             Some(match wanted {
-                Some(origin) => Step::Announce(entry.config.prefix, entry.attributes(origin)),
+                Some(origin) => {
+                    Step::Announce(entry.config.prefix, Arc::new(entry.attributes(origin)))
+                }
                 None => Step::Withdraw(entry.config.prefix),
             })
         })

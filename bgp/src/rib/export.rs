@@ -119,10 +119,9 @@ pub(crate) fn export(
     }
     // RFC 4271 §9.2, RFC 4456 §6: between internal peers only if one of them is a client.
     let learned_inside = path.peer != LOCAL && !source.external;
-    if learned_inside && !key.external {
-        if !source.client && !key.client || source.client && key.hides_clients {
-            return None;
-        }
+    let kept_inside = !source.client && !key.client || source.client && key.hides_clients;
+    if learned_inside && !key.external && kept_inside {
+        return None;
     }
     let data = store.data(path.attributes);
     // RFC 4456 §8: it has been in the cluster it would enter. Import looks for our clusters too, but not for one that came
@@ -260,12 +259,10 @@ fn hide_asns(key: &GroupKey, path: &mut AsPath) {
     let hidden = |asn: Asn| asn.is_private() && asn != peer;
     match key.private_asns {
         None => {}
-        Some(RemovePrivateAs::IfAllPrivate) => {
-            if path.iter().all(Asn::is_private) {
-                path.retain(|asn| !hidden(asn));
-            }
+        Some(RemovePrivateAs::IfAllPrivate) if !path.iter().all(Asn::is_private) => {}
+        Some(RemovePrivateAs::IfAllPrivate | RemovePrivateAs::All) => {
+            path.retain(|asn| !hidden(asn));
         }
-        Some(RemovePrivateAs::All) => path.retain(|asn| !hidden(asn)),
         Some(RemovePrivateAs::Replace) => path.replace_where(hidden, key.local_asn),
     }
     if key.as_override {

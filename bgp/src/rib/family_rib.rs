@@ -176,7 +176,7 @@ impl<F: Key> FamilyRib<F> {
                         continue;
                     };
                     let id = store.intern(PathData {
-                        attributes: Arc::new(attributes),
+                        attributes,
                         next_hop: None,
                         interface: 0,
                         weight: 0,
@@ -471,32 +471,32 @@ impl<F: Key> FamilyRib<F> {
         }
     }
 
-    /// The next octets for a peer.
+    /// The next octets for a peer, and how many routes turned out to fit no message meanwhile.
     pub(crate) fn pull(
         &mut self,
         place: usize,
         member: MemberId,
         store: &AttributeStore,
         view: &View<'_>,
-    ) -> SmallVec<[Bytes; 2]> {
+    ) -> (SmallVec<[Bytes; 2]>, u64) {
         let table = &self.table;
         let Some(group) = self.groups.get_mut(place).and_then(Option::as_mut) else {
-            return SmallVec::new();
+            return (SmallVec::new(), 0);
         };
+        let before = group.unsendable;
         let of_net = |unit: Unit| table.prefix(NetId(unit.0)).into();
         let of_path = |unit: Unit| table.prefix_of_path(PathRef(unit.0)).into();
         let prefix_of: &dyn Fn(Unit) -> Prefix = match group.key.add_path {
             None => &of_net,
             Some(_) => &of_path,
         };
-        group.pull(
-            member,
-            &EncodeInput {
-                store,
-                facts: view.facts,
-                prefix_of,
-            },
-        )
+        let input = EncodeInput {
+            store,
+            facts: view.facts,
+            prefix_of,
+        };
+        let octets = group.pull(member, &input);
+        (octets, group.unsendable - before)
     }
 
     // ---- telling whoever forwards -----------------------------------------------------------------------------

@@ -190,6 +190,8 @@ impl Speaker {
                     .is_some_and(|(group, carried)| group.end_of_rib_sent(carried.member)),
                 retention: neighbour.retention.state(family),
                 update_group: carried.and_then(|carried| u32::try_from(carried.group).ok()),
+                unsendable: group.map_or(0, |group| group.unsendable),
+                next_hop_missing: group.is_some_and(|group| group.key.self_next_hop.is_none()),
             }
         })
     }

@@ -1,9 +1,12 @@
 //! The way out to peers: who is to be given octets, and how many.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::{LOW_WATER, Output, Speaker, Tables, WINDOW, with_rib};
 use crate::family::Family;
+use crate::fsm::PeerWarning;
 use crate::rib::{Slot, View};
 
 /// Peers served between two looks at the budget count for this much of it: a chunk is cheap to share.
@@ -85,13 +88,23 @@ impl Speaker {
                 ipv6,
             } = &mut *tables;
             let view = View { facts, options };
-            let octets = match session.family(family) {
-                None => SmallVec::new(),
+            let (octets, unsendable) = match session.family(family) {
+                None => (SmallVec::new(), 0),
                 Some(carried) if family == Family::IPV6_UNICAST => {
                     ipv6.pull(carried.group, carried.member, store, &view)
                 }
                 Some(carried) => ipv4.pull(carried.group, carried.member, store, &view),
             };
+            if unsendable > 0 {
+                outputs.push_back(Output::PeerWarning {
+                    peer: neighbour.id,
+                    name: Arc::clone(&neighbour.name),
+                    warning: PeerWarning::RoutesUnsendable {
+                        family,
+                        routes: unsendable,
+                    },
+                });
+            }
             idle = if octets.is_empty() { idle + 1 } else { 0 };
             queued += octets.iter().map(bytes::Bytes::len).sum::<usize>();
             chunks.extend(octets);

@@ -15,6 +15,7 @@ mod attributes;
 mod bfd;
 mod cases;
 mod export;
+mod external;
 mod framing;
 mod opens;
 mod refresh;
@@ -35,7 +36,7 @@ use margay_bgp::codec::{
     framing as frames,
 };
 use margay_bgp::family::{Family, FamilySet};
-use margay_bgp::fsm::{Direction, State};
+use margay_bgp::fsm::{Direction, PeerWarning, State};
 use margay_bgp::policy::Policy;
 use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
@@ -66,6 +67,8 @@ struct End {
     /// How the neighbour reads what it is told.
     reading: CodecContext,
     told: Vec<Message>,
+    /// The octets of all it was told.
+    frames: Vec<Vec<u8>>,
     table: BTreeMap<Prefix, (PathAttributes, NextHop)>,
     keepalive_interval: Option<Duration>,
     closed: bool,
@@ -77,6 +80,8 @@ struct Lab {
     speaker: Speaker,
     now: Instant,
     ends: BTreeMap<&'static str, End>,
+    /// Whom the speaker had something for that fits no message, and how much.
+    unsendable: Vec<(String, u64)>,
     /// The paths that are to be watched.
     paths: BTreeMap<PeerId, SessionConfig>,
     /// Whom the speaker dials, until it is answered.
@@ -140,6 +145,7 @@ impl Lab {
             speaker: Speaker::new(config, 7, now),
             now,
             ends: BTreeMap::new(),
+            unsendable: Vec::new(),
             paths: BTreeMap::new(),
             dialled: Vec::new(),
             refuses: false,
@@ -165,11 +171,15 @@ impl Lab {
     /// Connected, OPEN not yet said.
     fn connect(&mut self, name: &'static str) {
         let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 40_000);
-        let Accepted::Peer(peer, direction) = self.speaker.accept(remote, own_address(), self.now)
-        else {
+        self.connect_from(name, remote, own_address());
+    }
+
+    /// The same, between other addresses.
+    fn connect_from(&mut self, name: &'static str, remote: SocketAddr, own: SocketAddr) {
+        let Accepted::Peer(peer, direction) = self.speaker.accept(remote, own, self.now) else {
             panic!("{name} is refused");
         };
-        self.stand(name, peer, direction, remote);
+        self.stand(name, peer, direction, own, remote);
     }
 
     /// The neighbour takes the connection the speaker is dialling.
@@ -177,7 +187,7 @@ impl Lab {
     fn answer(&mut self, name: &'static str) {
         let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 179);
         let peer = self.dialled.pop().expect("nobody is dialled");
-        self.stand(name, peer, Direction::Outgoing, remote);
+        self.stand(name, peer, Direction::Outgoing, own_address(), remote);
     }
 
     fn stand(
@@ -185,6 +195,7 @@ impl Lab {
         name: &'static str,
         peer: PeerId,
         direction: Direction,
+        own: SocketAddr,
         remote: SocketAddr,
     ) {
         let reading = CodecContext {
@@ -202,6 +213,7 @@ impl Lab {
             buffer: BytesMut::new(),
             reading,
             told: Vec::new(),
+            frames: Vec::new(),
             table: BTreeMap::new(),
             keepalive_interval: None,
             closed: false,
@@ -209,7 +221,7 @@ impl Lab {
         };
         self.ends.insert(name, end);
         self.speaker
-            .handle_connected(peer, direction, own_address(), remote, self.now);
+            .handle_connected(peer, direction, own, remote, self.now);
         self.settle();
     }
 
@@ -287,6 +299,22 @@ impl Lab {
         self.ends.remove(name).unwrap()
     }
 
+    /// The neighbour says whole messages, and the speaker sees to nothing before the last of them.
+    fn say_at_once(&mut self, name: &str, messages: &[&[u8]]) {
+        let End {
+            peer,
+            direction,
+            context,
+            ..
+        } = self.ends[name];
+        for message in messages {
+            let message = decode(message, &context).unwrap();
+            self.speaker
+                .handle_message(peer, direction, message, self.now);
+        }
+        self.settle();
+    }
+
     /// The neighbour's TCP connection breaks.
     fn cut(&mut self, name: &str) {
         let end = self.ends.remove(name).unwrap();
@@ -339,6 +367,7 @@ impl Lab {
                     .for_each(|chunk| buffer.extend_from_slice(chunk));
                 while let Some(frame) = frames::split(&mut buffer, EXTENDED_MAX_LEN).unwrap() {
                     let message = decode(&frame.octets, &end.reading).unwrap();
+                    end.frames.push(frame.octets.to_vec());
                     end.take(message);
                 }
                 assert!(buffer.is_empty(), "half a message");
@@ -369,9 +398,12 @@ impl Lab {
             } => drop(self.paths.insert(peer, path)),
             Output::Watch { peer, path: None } => drop(self.paths.remove(&peer)),
             Output::Reconfigured { peer, .. } => self.reconfigured.push(peer),
-            Output::PeerWarning { .. }
-            | Output::PeerStateChanged { .. }
-            | Output::PeerRemoved { .. } => {}
+            Output::PeerStateChanged { .. } | Output::PeerRemoved { .. } => {}
+            Output::PeerWarning { name, warning, .. } => {
+                if let PeerWarning::RoutesUnsendable { routes, .. } = warning {
+                    self.unsendable.push((name.to_string(), routes));
+                }
+            }
         }
     }
 
