@@ -32,6 +32,7 @@ pub mod report;
 pub mod router;
 pub mod sandbox;
 pub mod scenario;
+pub mod soak;
 pub mod speaker;
 pub mod suite;
 pub mod topology;

@@ -14,7 +14,7 @@ use margay_integration::eventually::idle;
 use margay_integration::report::{Report, say};
 use margay_integration::sandbox::{self, Place};
 use margay_integration::scenario::{self, Outcome, Scenario};
-use margay_integration::{bench, suite, vm, workdir};
+use margay_integration::{bench, soak, suite, vm, workdir};
 
 /// Labs of network namespaces: the demo and the scenario tests of margay.
 #[derive(Parser, Debug)]
@@ -42,6 +42,24 @@ enum Action {
         /// Process under test.
         #[arg(long)]
         daemon: i32,
+    },
+    /// Runs soaks, all if none is named: what takes minutes.
+    Soak {
+        /// Their names.
+        names: Vec<String>,
+        /// How long each runs.
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// Lists them.
+        #[arg(long)]
+        list: bool,
+    },
+    /// The clients of a soak; started by it inside their namespace.
+    #[command(hide = true)]
+    SoakLoad {
+        /// How many.
+        #[arg(long)]
+        clients: usize,
     },
     /// Runs scenarios, all if none is named, and counts.
     Scenarios {
@@ -100,6 +118,12 @@ fn main() -> ExitCode {
         Action::Scenario { name, emulated } => enter(name, *emulated),
         Action::Bench(bench) => measure(bench),
         Action::Load { shape, daemon } => load(shape, *daemon),
+        Action::Soak {
+            names,
+            minutes,
+            list,
+        } => soak(names, *minutes, *list),
+        Action::SoakLoad { clients } => soak::load::clients(*clients).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         say(format_args!("lab: {error:#}"));
@@ -129,6 +153,65 @@ fn load(shape: &str, daemon: i32) -> Result<ExitCode> {
     let figures = bench::load::run(find_shape(shape)?, daemon)?;
     say(serde_json::to_string(&figures)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs soaks one after the other, each in namespaces of its own; a soak that fails does not stop the others.
+fn soak(names: &[String], minutes: f64, list: bool) -> Result<ExitCode> {
+    if list {
+        for soak in soak::ALL {
+            say(format_args!("{:<12} {}", soak.name, soak.about));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let named = |name: &String| {
+        soak::find(name).with_context(|| format!("no soak {name}; see `lab soak --list`"))
+    };
+    let chosen = match names {
+        [] => soak::ALL.to_vec(),
+        names => names.iter().map(named).collect::<Result<_>>()?,
+    };
+    if let [soak] = chosen.as_slice() {
+        return soak_one(*soak, minutes);
+    }
+    let program = env::current_exe().context("own path")?;
+    let mut failed = 0;
+    for soak in &chosen {
+        let status = std::process::Command::new(&program)
+            .args(["soak", soak.name, "--minutes", &minutes.to_string()])
+            .status()?;
+        failed += usize::from(!status.success());
+    }
+    say(format_args!(
+        "soaks: {} passed, {failed} failed",
+        chosen.len() - failed
+    ));
+    Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+fn soak_one(soak: soak::Soak, minutes: f64) -> Result<ExitCode> {
+    let owner = match sandbox::enter()? {
+        Place::Outside(code) => return Ok(code),
+        Place::Inside { owner } => owner,
+    };
+    let folder = workdir::create(&format!("soak-{}", soak.name), owner)?;
+    let time = Duration::try_from_secs_f64(minutes * 60.0).context("--minutes")?;
+    say(format_args!("soak {}: {}", soak.name, soak.about));
+    let mut report = Report::default();
+    let outcome = (soak.run)(&folder, time, soak::Strictness::Promised, &mut report);
+    if let Err(error) = &outcome {
+        say(format_args!("{error:#}"));
+    }
+    if outcome.is_ok() && report.held() {
+        say(format_args!("PASSED soak {}", soak.name));
+        let _ = fs::remove_dir_all(&folder);
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(format_args!(
+        "FAILED soak {}; logs in {}",
+        soak.name,
+        folder.display()
+    ));
+    Ok(ExitCode::FAILURE)
 }
 
 fn find_shape(letter: &str) -> Result<Shape> {

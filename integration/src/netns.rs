@@ -30,6 +30,14 @@ impl Netns {
         Ok(netns)
     }
 
+    /// A handle on one that exists.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+        }
+    }
+
     /// Makes a namespace whose interfaces may use IPv6 addresses at once, without duplicate address detection: for
     /// machines that would have been up for long when the story begins. FRR ignores a link-local address that was still
     /// tentative when it started.

@@ -118,6 +118,15 @@ impl Speaker {
         exec::check(command.arg("--run-dir").arg(&self.run_dir)).map(drop)
     }
 
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read(&self.log).map_or_else(
+            |_| String::new(),
+            |log| String::from_utf8_lossy(&log).into_owned(),
+        )
+    }
+
     /// Whether its log holds a text.
     #[must_use]
     pub fn logged(&self, text: &str) -> bool {

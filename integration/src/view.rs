@@ -322,7 +322,7 @@ pub fn repair_time(lab: &Lab, node: &Node, prefix: &str) -> Result<Duration> {
 }
 
 /// Time of day in an `ip -tshort monitor` line: `[2026-11-22T19:24:41.123456] …`.
-fn stamp(line: &str) -> Result<Duration> {
+pub(crate) fn stamp(line: &str) -> Result<Duration> {
     let text = line
         .strip_prefix('[')
         .and_then(|rest| rest.split(']').next())

@@ -362,8 +362,6 @@ impl Worker {
                 Output::Send { session, octets } => self.send(session, &octets),
                 Output::Close { session } => self.close(session),
                 Output::Report { key, report } => {
-                    let status = &report.status;
-                    debug!(peer = ?key, state = %status.state, diagnostic = %status.diagnostic, loss = ?report.loss, "BFD");
                     let joined = match self.untold.remove(&key) {
                         Some(earlier) => report.after(&earlier),
                         None => report,

@@ -247,6 +247,8 @@ impl Driver {
         if let (Some(loss), Some(config)) = (report.loss, self.speaker.peer_config(peer)) {
             info!(peer = %config.name, diagnostic = %loss.diagnostic, "BFD: the path is down");
         }
+        let status = &report.status;
+        debug!(?peer, state = %status.state, remote = %status.remote_state, diagnostic = %status.diagnostic, "BFD");
         self.speaker.handle_bfd(peer, report, now());
         self.carry_out();
     }

@@ -20,6 +20,7 @@ use crate::{exec, pace};
 pub struct Frr {
     _zebra: Daemon,
     bgpd: Option<Daemon>,
+    bfdd: Option<Daemon>,
     netns: Netns,
     folder: PathBuf,
     sockets: PathBuf,
@@ -50,6 +51,7 @@ impl Frr {
         let mut frr = Self {
             _zebra: zebra,
             bgpd: None,
+            bfdd: None,
             netns: netns.clone(),
             folder: folder.to_path_buf(),
             sockets,
@@ -82,6 +84,31 @@ impl Frr {
         })
         .map(drop)
         .with_context(|| self.log())
+    }
+
+    /// Starts bfdd, which has no sessions but those bgpd asks for.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_bfdd(&mut self) -> Result<()> {
+        let file = self.sockets.join("bfdd.conf");
+        fs::write(&file, format!("hostname {}\n", self.netns.name()))?;
+        own(&self.sockets)?;
+        let control = self.sockets.join("bfdd.sock").display().to_string();
+        let bfdd = start_with(
+            &self.netns,
+            &self.sockets,
+            &self.folder,
+            "bfdd",
+            &file,
+            &["--bfdctl", &control],
+        )?;
+        eventually("bfdd answers", pace::seconds(20), || {
+            self.vtysh(&["show bfd peers json"])
+        })
+        .with_context(|| bfdd.log_tail(1_000))?;
+        self.bfdd = Some(bfdd);
+        Ok(())
     }
 
     /// Kills bgpd with SIGKILL; zebra stays.
@@ -163,6 +190,17 @@ fn start(
     program: &str,
     config: &Path,
 ) -> Result<Daemon> {
+    start_with(netns, sockets, folder, program, config, &[])
+}
+
+fn start_with(
+    netns: &Netns,
+    sockets: &Path,
+    folder: &Path,
+    program: &str,
+    config: &Path,
+    arguments: &[&str],
+) -> Result<Daemon> {
     let mut command = netns.isolated_command(&format!("/usr/lib/frr/{program}"));
     command.args(["--log", "stdout", "-f"]).arg(config);
     command
@@ -172,7 +210,8 @@ fn start(
         .arg(sockets.join("zserv.api"));
     command
         .arg("-i")
-        .arg(sockets.join(format!("{program}.pid")));
+        .arg(sockets.join(format!("{program}.pid")))
+        .args(arguments);
     let stem = format!("{program}-{}", netns.name());
     Daemon::start(&stem, &mut command, &folder.join(format!("{stem}.log")))
 }

@@ -5,6 +5,7 @@
     reason = "a lab has four nodes and two racks; what is missing fails the scenario"
 )]
 
+pub mod bfd;
 pub mod calico_bird;
 pub mod cni;
 pub mod dual_stack;
@@ -66,6 +67,12 @@ pub const ALL: &[Scenario] = &[
         about: "margay speaker beside BIRD 2, BIRD 1.6, FRR, GoBGP and OpenBGPD: a matrix of peers and cases",
         needs_ipip: false,
         run: interop::run,
+    },
+    Scenario {
+        name: "bfd",
+        about: "BFD with BIRD 2, FRR and margay: other timers, taken down on purpose, cut off without a word",
+        needs_ipip: false,
+        run: bfd::run,
     },
     Scenario {
         name: "vxlan",

@@ -1,0 +1,196 @@
+//! BFD with BIRD 2, FRR's bfdd and margay itself: up, changed, taken down on purpose, cut off without a word.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use super::Outcome;
+use crate::eventually::{eventually, throughout};
+use crate::pace;
+use crate::report::Report;
+use crate::router::bird::Version;
+use crate::soak::Strictness;
+use crate::soak::cuts;
+use crate::soak::load::Hogs;
+use crate::soak::paths::{Kind, Neighbour, Paths, Plan};
+
+/// How long the processors are kept busy here; `lab soak` does it for as long as one likes.
+const BUSY: Duration = Duration::from_secs(8);
+
+/// Runs the scenario.
+///
+/// # Errors
+/// When a step on which all others rest fails.
+pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    if Version::Two.programs().is_none() || !Path::new("/usr/lib/frr/bfdd").exists() {
+        return Ok(Outcome::Skipped("no BIRD 2 or no bfdd here".to_owned()));
+    }
+    let mut paths = Paths::build(Plan::default(), folder)?;
+    for kind in Kind::ALL {
+        report.check(&format!("BFD and BGP with {} are up", kind.name()), || {
+            paths.await_up(kind)?;
+            seen_by(&paths, kind)
+        });
+    }
+    if !report.held() {
+        return Ok(Outcome::Passed);
+    }
+    report.check("other timers are polled and end nothing", || {
+        let before = all_counts(&paths)?;
+        paths.reconfigure(|plan| plan.bfd = "{ minTx: 250, minRx: 200, multiplier: 4 }".into())?;
+        await_interval(&paths, 250)?;
+        paths.reconfigure(|plan| plan.bfd = Plan::default().bfd)?;
+        await_interval(&paths, 100)?;
+        let after = all_counts(&paths)?;
+        ensure!(before == after, "{before:?} became {after:?}");
+        Ok("250 ms and 100 ms again, no state changed".to_owned())
+    });
+    report.check("a path its other end takes down leaves BGP alone", || {
+        let before = paths.counts(Kind::Frr)?.1;
+        shut_frr(&paths, true)?;
+        await_path(&paths, Kind::Frr, "Down")?;
+        throughout(Duration::from_secs(1), || {
+            let peer = paths.peer(Kind::Frr)?;
+            ensure!(peer["state"] == "Established", "{}", peer["lastError"]);
+            Ok(())
+        })?;
+        shut_frr(&paths, false)?;
+        paths.await_up(Kind::Frr)?;
+        ensure!(paths.counts(Kind::Frr)?.1 == before, "another session");
+        Ok("FRR's bfdd was told to shut the session".to_owned())
+    });
+    report.check(
+        "a path we take down leaves BGP alone on either side",
+        || {
+            let before: Vec<u64> = established(&paths)?;
+            paths.reconfigure(|plan| plan.bfd.clear())?;
+            eventually("no path is watched", pace::seconds(10), || {
+                for kind in Kind::ALL {
+                    ensure!(paths.peer(kind)?["bfd"].is_null(), "{}", kind.name());
+                }
+                Ok::<_, anyhow::Error>(())
+            })?;
+            throughout(Duration::from_secs(1), || {
+                ensure!(established(&paths)? == before, "a session was lost");
+                Ok(())
+            })?;
+            paths.reconfigure(|plan| plan.bfd = Plan::default().bfd)?;
+            for kind in Kind::ALL {
+                paths.await_up(kind)?;
+            }
+            let after = established(&paths)?;
+            ensure!(after == before, "{before:?} sessions became {after:?}");
+            Ok("margay understood AdminDown".to_owned())
+        },
+    );
+    cuts::cut_all(&mut paths, Duration::ZERO, Strictness::Generous, report);
+    report.check("no false alarm while every processor is busy", || {
+        let before = paths.counts(Kind::Twin)?;
+        let hogs = Hogs::start();
+        crate::eventually::idle(BUSY);
+        drop(hogs);
+        let after = paths.counts(Kind::Twin)?;
+        ensure!(before == after, "{before:?} became {after:?}");
+        Ok(format!("{} s", BUSY.as_secs()))
+    });
+    Ok(Outcome::Passed)
+}
+
+fn all_counts(paths: &Paths) -> Result<Vec<(u64, u64)>> {
+    Kind::ALL
+        .map(|kind| paths.counts(kind))
+        .into_iter()
+        .collect()
+}
+
+fn established(paths: &Paths) -> Result<Vec<u64>> {
+    [Kind::Twin]
+        .into_iter()
+        .map(|kind| {
+            let peer = paths.peer(kind)?;
+            ensure!(
+                peer["state"] == "Established",
+                "{}: {}",
+                kind.name(),
+                peer["lastError"]
+            );
+            Ok(peer["establishedCount"].as_u64().unwrap_or(0))
+        })
+        .collect()
+}
+
+fn await_interval(paths: &Paths, milliseconds: u64) -> Result<()> {
+    for kind in Kind::ALL {
+        eventually(
+            format!("{} ms towards {}", milliseconds, kind.name()),
+            pace::seconds(15),
+            || {
+                let bfd = paths.peer(kind)?["bfd"].clone();
+                ensure!(bfd["transmitInterval"] == milliseconds, "{bfd}");
+                Ok::<_, anyhow::Error>(())
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn await_path(paths: &Paths, kind: Kind, state: &str) -> Result<()> {
+    eventually(
+        format!("the path to {} is {state}", kind.name()),
+        pace::seconds(15),
+        || {
+            let bfd = paths.peer(kind)?["bfd"].clone();
+            ensure!(bfd["state"] == state, "{bfd}");
+            Ok(())
+        },
+    )
+}
+
+fn neighbour(paths: &Paths, kind: Kind) -> Result<&Neighbour> {
+    match paths.neighbours.iter().find(|(other, _)| *other == kind) {
+        Some((_, neighbour)) => Ok(neighbour),
+        None => bail!("no {}", kind.name()),
+    }
+}
+
+/// What the other end says of its session.
+fn seen_by(paths: &Paths, kind: Kind) -> Result<String> {
+    match neighbour(paths, kind)? {
+        Neighbour::Bird(bird) => {
+            let sessions = bird.ask("show bfd sessions")?;
+            let line = sessions.lines().find(|line| line.contains("Up"));
+            let line = line.unwrap_or_default();
+            ensure!(line.contains("0.300"), "{sessions}");
+            Ok(line.split_whitespace().collect::<Vec<_>>().join(" "))
+        }
+        Neighbour::Frr(frr) => {
+            let peers: serde_json::Value = serde_json::from_str(&frr.ask("show bfd peers json")?)?;
+            let peer = &peers[0];
+            ensure!(
+                peer["status"] == "up" && peer["remote-receive-interval"] == 100,
+                "{peers}"
+            );
+            Ok(format!("up, uptime {} s", peer["uptime"]))
+        }
+        Neighbour::Twin(twin) => {
+            let peers = twin.ask(&["peers"])?;
+            ensure!(peers[0]["bfd"]["state"] == "Up", "{peers}");
+            Ok(format!(
+                "Up, detection time {} ms",
+                peers[0]["bfd"]["detectionTime"]
+            ))
+        }
+    }
+}
+
+fn shut_frr(paths: &Paths, shut: bool) -> Result<()> {
+    let Neighbour::Frr(frr) = neighbour(paths, Kind::Frr)? else {
+        bail!("no FRR");
+    };
+    frr.configure(&[
+        "bfd",
+        "peer 10.0.2.1 interface to-frr",
+        if shut { "shutdown" } else { "no shutdown" },
+    ])
+}

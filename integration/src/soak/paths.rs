@@ -1,0 +1,485 @@
+//! One margay speaker and neighbours behind a switch whose ports go silent without either side seeing its link go down.
+//!
+//! ```text
+//!   m ── m-bird ═ br-bird ═ p-bird ── bird      each neighbour on a bridge of its own in the namespace sw;
+//!   │── m-frr  ═ br-frr  ═ p-frr  ── frr        a cut takes the neighbour's port out of the bridge
+//!   └── m-twin ═ br-twin ═ p-twin ── twin (another margay)
+//! ```
+//!
+//! Times are of one clock: when the switch was told, when margay logged that the path is down, when the kernel told
+//! `ip monitor` that the route is gone.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::eventually::eventually;
+use crate::link::{self, End};
+use crate::netns::Netns;
+use crate::process::Daemon;
+use crate::router::bird::{Bird, Version};
+use crate::router::frr::Frr;
+use crate::speaker::Speaker;
+use crate::{pace, view};
+
+/// Who is at the other end of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// BIRD 2.
+    Bird,
+    /// FRR: bgpd and bfdd.
+    Frr,
+    /// margay itself.
+    Twin,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Bird, Self::Frr, Self::Twin];
+
+    /// Its name, and its namespace's.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bird => "bird",
+            Self::Frr => "frr",
+            Self::Twin => "twin",
+        }
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Bird => 1,
+            Self::Frr => 2,
+            Self::Twin => 3,
+        }
+    }
+
+    const fn asn(self) -> u32 {
+        64_600 + self.number() as u32
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(self) -> String {
+        format!("10.0.{}.2", self.number())
+    }
+
+    fn our_address(self) -> String {
+        format!("10.0.{}.1", self.number())
+    }
+
+    /// What it announces.
+    #[must_use]
+    pub fn prefix(self) -> String {
+        format!("203.0.{}.0/24", 110 + self.number())
+    }
+}
+
+/// How margay is to watch and to forward.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Who is there.
+    pub kinds: Vec<Kind>,
+    /// margay's BFD, as YAML; none where empty.
+    pub bfd: String,
+    /// Graceful restart on both ends.
+    pub graceful: bool,
+    /// More lines of margay's file.
+    pub more: String,
+    /// Its best routes go to the kernel.
+    pub install: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            kinds: Kind::ALL.to_vec(),
+            bfd: "{ minTx: 100, minRx: 100, multiplier: 3 }".to_owned(),
+            graceful: false,
+            more: String::new(),
+            install: true,
+        }
+    }
+}
+
+impl Plan {
+    /// margay's file.
+    #[must_use]
+    pub fn config(&self) -> String {
+        let mut text = format!(
+            "asn: 64512\nrouterId: 10.100.0.1\nlisten: [\"0.0.0.0:179\"]\nfamilies: [ipv4-unicast]\nkernel: {{ install: {} }}\npeers:\n",
+            self.install
+        );
+        for kind in &self.kinds {
+            text.push_str(&format!(
+                "  - {{ name: {}, address: {}, asn: {}, localAddress: {}, connectRetry: 500ms, gracefulRestart: {}{} }}\n",
+                kind.name(),
+                kind.address(),
+                kind.asn(),
+                kind.our_address(),
+                self.graceful,
+                if self.bfd.is_empty() {
+                    String::new()
+                } else {
+                    format!(", bfd: {}", self.bfd)
+                }
+            ));
+        }
+        text.push_str(&self.more);
+        text
+    }
+
+    fn bird(&self, kind: Kind) -> String {
+        format!(
+            "router id {address};\nprotocol device {{ scan time 5; }}\n\
+             protocol bfd {{ interface \"*\" {{ min rx interval 100 ms; min tx interval 100 ms; idle tx interval 1 s; multiplier 3; }}; }}\n\
+             protocol static {{ ipv4; route {prefix} blackhole; }}\n\
+             protocol bgp m {{\n  local {address} as {asn}; neighbor {ours} as 64512; direct; bfd on; graceful restart {graceful};\n  \
+             hold time 90; connect delay time 1; connect retry time 1; error wait time 1, 1;\n  ipv4 {{ import all; export all; }};\n}}\n",
+            address = kind.address(),
+            prefix = kind.prefix(),
+            asn = kind.asn(),
+            ours = kind.our_address(),
+            graceful = if self.graceful { "on" } else { "off" },
+        )
+    }
+
+    fn bgpd(kind: Kind) -> String {
+        let (ours, prefix) = (kind.our_address(), kind.prefix());
+        format!(
+            "router bgp {asn}\n bgp router-id {address}\n no bgp ebgp-requires-policy\n no bgp network import-check\n timers bgp 30 90\n \
+             neighbor {ours} remote-as 64512\n neighbor {ours} timers connect 1\n neighbor {ours} bfd 3 100 100\n \
+             address-family ipv4 unicast\n  network {prefix}\n  neighbor {ours} activate\n exit-address-family\n",
+            asn = kind.asn(),
+            address = kind.address(),
+        )
+    }
+
+    fn twin(&self, kind: Kind) -> String {
+        format!(
+            "asn: {}\nrouterId: {address}\nlisten: [\"{address}:179\"]\nfamilies: [ipv4-unicast]\noriginate: [{}]\npeers:\n  \
+             - {{ name: m, address: {}, asn: 64512, localAddress: {address}, connectRetry: 500ms, gracefulRestart: {}, \
+             bfd: {{ minTx: 100, minRx: 100, multiplier: 3 }} }}\n",
+            kind.asn(),
+            kind.prefix(),
+            kind.our_address(),
+            self.graceful,
+            address = kind.address(),
+        )
+    }
+}
+
+/// A neighbour's daemon.
+#[derive(Debug)]
+pub enum Neighbour {
+    /// BIRD 2.
+    Bird(Bird),
+    /// FRR.
+    Frr(Frr),
+    /// margay.
+    Twin(Speaker),
+}
+
+/// Keeps `ip` waiting for lines, so that a command takes effect within a fraction of a millisecond.
+#[derive(Debug)]
+struct Switch {
+    ip: Child,
+    lines: ChildStdin,
+}
+
+impl Switch {
+    fn start(netns: &Netns) -> Result<Self> {
+        let mut ip = Command::new("ip")
+            .args(["-n", netns.name(), "-force", "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let lines = ip.stdin.take().context("no way to ip")?;
+        Ok(Self { ip, lines })
+    }
+
+    fn tell(&mut self, line: &str) -> Result<()> {
+        self.lines.write_all(format!("{line}\n").as_bytes())?;
+        self.lines.flush()?;
+        Ok(())
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = self.ip.kill();
+        let _ = self.ip.wait();
+    }
+}
+
+/// The whole lab.
+#[derive(Debug)]
+pub struct Paths {
+    /// What it was built from.
+    pub plan: Plan,
+    /// The speaker in question.
+    pub margay: Speaker,
+    /// Where it runs.
+    pub netns: Netns,
+    /// Its neighbours.
+    pub neighbours: Vec<(Kind, Neighbour)>,
+    switch: Switch,
+    monitor: Daemon,
+    folder: PathBuf,
+}
+
+/// How one cut went.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// From the cut until margay's speaker knew.
+    pub noticed: Duration,
+    /// From then until the kernel had no route.
+    pub gone: Duration,
+}
+
+impl Paths {
+    /// Builds the lab and starts everything; [`Paths::await_up`] waits for the sessions.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn build(plan: Plan, folder: &Path) -> Result<Self> {
+        let netns = Netns::create("m")?;
+        let switch = Netns::create("sw")?;
+        let mut neighbours = Vec::new();
+        for kind in &plan.kinds {
+            let name = kind.name();
+            let there = Netns::create(name)?;
+            let (ours, theirs) = (format!("m-{name}"), format!("p-{name}"));
+            for (end, port) in [(&netns, &ours), (&there, &theirs)] {
+                link::wire(
+                    &End {
+                        netns: end,
+                        interface: &format!("to-{name}"),
+                    },
+                    &End {
+                        netns: &switch,
+                        interface: port,
+                    },
+                )?;
+            }
+            link::bridge(
+                &switch,
+                &format!("br-{name}"),
+                &[ours.clone(), theirs.clone()],
+            )?;
+            let interface = format!("to-{name}");
+            link::addresses(&netns, &interface, &[format!("{}/24", kind.our_address())])?;
+            link::addresses(&there, &interface, &[format!("{}/24", kind.address())])?;
+        }
+        for kind in &plan.kinds {
+            let there = Netns::named(kind.name());
+            let neighbour = match kind {
+                Kind::Bird => Neighbour::Bird(Bird::start(
+                    Version::Two,
+                    &there,
+                    &plan.bird(*kind),
+                    folder,
+                )?),
+                Kind::Frr => {
+                    let mut frr = Frr::start(&there, kind.asn(), &Plan::bgpd(*kind), folder)?;
+                    frr.start_bfdd()?;
+                    Neighbour::Frr(frr)
+                }
+                Kind::Twin => Neighbour::Twin(Speaker::start(&there, &plan.twin(*kind), folder)?),
+            };
+            neighbours.push((*kind, neighbour));
+        }
+        let margay = Speaker::start(&netns, &plan.config(), folder)?;
+        let mut command = Command::new("ip");
+        command.env("TZ", "UTC").args([
+            "-n",
+            netns.name(),
+            "-tshort",
+            "-oneline",
+            "monitor",
+            "route",
+        ]);
+        let monitor = Daemon::start("ip monitor", &mut command, &folder.join("monitor.log"))?;
+        Ok(Self {
+            switch: Switch::start(&switch)?,
+            plan,
+            margay,
+            netns,
+            neighbours,
+            monitor,
+            folder: folder.to_path_buf(),
+        })
+    }
+
+    /// Gives margay another configuration.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Plan)) -> Result<()> {
+        change(&mut self.plan);
+        self.margay.reload(&self.plan.config())
+    }
+
+    /// What `margay peers` says of a neighbour.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub fn peer(&self, kind: Kind) -> Result<Value> {
+        let peers = self.margay.ask(&["peers"])?;
+        peers
+            .as_array()
+            .and_then(|peers| peers.iter().find(|peer| peer["name"] == kind.name()))
+            .cloned()
+            .with_context(|| format!("no peer {}", kind.name()))
+    }
+
+    /// Waits until a neighbour's path and session are up and its route is in the kernel.
+    ///
+    /// # Errors
+    /// When that does not come.
+    pub fn await_up(&self, kind: Kind) -> Result<()> {
+        eventually(
+            format!("the path to {} is up", kind.name()),
+            pace::seconds(40),
+            || {
+                let peer = self.peer(kind)?;
+                ensure!(
+                    peer["state"] == "Established"
+                        && peer["bfd"]["state"] == "Up"
+                        && peer["bfd"]["remoteState"] == "Up"
+                        && peer["bfd"]["detectionTime"] == 300,
+                    "{} {}: {}",
+                    peer["state"],
+                    peer["lastError"],
+                    peer["bfd"]
+                );
+                if self.plan.install {
+                    let routes = link::routes(&self.netns, 4)?;
+                    ensure!(
+                        routes.iter().any(|route| route.prefix == kind.prefix()),
+                        "{} is not in the kernel",
+                        kind.prefix()
+                    );
+                }
+                Ok::<_, anyhow::Error>(())
+            },
+        )
+    }
+
+    /// Cuts the path to a neighbour and does not wait. Neither end sees its link go down.
+    ///
+    /// # Errors
+    /// When the switch is gone.
+    pub fn cut(&mut self, kind: Kind) -> Result<()> {
+        self.switch
+            .tell(&format!("link set p-{} nomaster", kind.name()))
+    }
+
+    /// Undoes [`Paths::cut`].
+    ///
+    /// # Errors
+    /// When the switch is gone.
+    pub fn mend(&mut self, kind: Kind) -> Result<()> {
+        let name = kind.name();
+        self.switch
+            .tell(&format!("link set p-{name} master br-{name}"))
+    }
+
+    /// Cuts the path to a neighbour, measures, and mends it.
+    ///
+    /// # Errors
+    /// When the cut is not noticed, or the route stays, or nothing comes back.
+    pub fn measure(&mut self, kind: Kind) -> Result<Cut> {
+        let (log, routes) = (self.margay.log().len(), self.routes_log().len());
+        let start = time_of_day();
+        self.cut(kind)?;
+        let peer = format!("peer={}", kind.name());
+        let noticed = eventually(
+            format!("margay notices that {} is cut off", kind.name()),
+            pace::seconds(20),
+            || {
+                let text = self.margay.log();
+                let new = text.get(log..).unwrap_or_default();
+                let line = new
+                    .lines()
+                    .find(|line| line.contains("the path is down") && line.contains(&peer));
+                line.context("nothing in its log").and_then(log_stamp)
+            },
+        )?;
+        let deleted = format!("Deleted {} ", kind.prefix());
+        let gone = eventually(
+            format!("{} leaves the kernel", kind.prefix()),
+            pace::seconds(20),
+            || {
+                let text = self.routes_log();
+                let new = text.get(routes..).unwrap_or_default();
+                let line = new.lines().find(|line| line.contains(&deleted));
+                line.context("nothing from ip monitor")
+                    .and_then(view::stamp)
+            },
+        )?;
+        self.mend(kind)?;
+        self.await_up(kind)?;
+        Ok(Cut {
+            noticed: since(noticed, start),
+            // The kernel may tell the monitor before the log is written.
+            gone: gone.saturating_sub(noticed),
+        })
+    }
+
+    /// Everything `ip monitor route` said in margay's namespace.
+    #[must_use]
+    pub fn routes_log(&self) -> String {
+        self.monitor.log_tail(usize::MAX)
+    }
+
+    /// How often a neighbour's path changed, and its session was Established.
+    ///
+    /// # Errors
+    /// When margay does not say.
+    pub fn counts(&self, kind: Kind) -> Result<(u64, u64)> {
+        let peer = self.peer(kind)?;
+        let count = |value: &Value| value.as_u64().context("no number");
+        Ok((
+            count(&peer["bfd"]["transitions"])?,
+            count(&peer["establishedCount"])?,
+        ))
+    }
+
+    /// Writes a file beside the logs.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, name: &str, text: &str) -> Result<()> {
+        Ok(fs::write(self.folder.join(name), text)?)
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn time_of_day() -> Duration {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Duration::new(now.as_secs() % DAY.as_secs(), now.subsec_nanos())
+}
+
+/// Also over midnight.
+fn since(later: Duration, earlier: Duration) -> Duration {
+    (later + DAY)
+        .saturating_sub(earlier)
+        .checked_sub(DAY)
+        .unwrap_or_else(|| (later + DAY).saturating_sub(earlier))
+}
+
+/// Time of day in a line of margay's log: `2026-11-22T19:24:41.123456Z …`.
+fn log_stamp(line: &str) -> Result<Duration> {
+    let stamp = line.split('Z').next().unwrap_or_default();
+    let from = stamp.find("20").context("no time stamp")?;
+    view::stamp(&format!("[{}]", stamp.get(from..).unwrap_or_default()))
+}
