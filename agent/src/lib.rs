@@ -14,6 +14,7 @@ pub mod ipam;
 pub mod kernel;
 pub mod metrics;
 pub mod model;
+mod next_hops;
 pub mod reconcile;
 mod router;
 pub mod routing;

@@ -16,12 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::ConfigError;
 use crate::config::speaker::SpeakerFile;
+use crate::desired::next_hop::Resolver;
 use crate::desired::{BestRoutes, Settings, router};
 use crate::health::Health;
 use crate::kernel::netlink::{Netlink, NetlinkOptions};
 use crate::kernel::{Kernel, KernelError, MAIN_TABLE, RouteFilter};
+use crate::next_hops::NextHops;
 use crate::reconcile::{Dataplane, DataplaneConfig};
-use crate::routing::{Command, Routing, apply};
+use crate::routing::{Command, Routing, apply, interface_name};
 use crate::server::control::{self, Control};
 
 /// Runs a speaker until it is told to stop: SIGHUP reads the file again, SIGTERM closes the sessions without a word (peers keep
@@ -112,13 +114,15 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
                         while let Ok(event) = events.try_recv() {
                             installer.absorb(event);
                         }
+                        installer.answer(&handle).await;
                         installer.publish();
                     }
                 }
                 None => break None,
             },
             () = underlay_changed(&mut installer) => {
-                if let Some(installer) = &installer {
+                if let Some(installer) = &mut installer {
+                    installer.answer(&handle).await;
                     installer.publish();
                 }
             }
@@ -189,6 +193,7 @@ async fn configure(handle: &SpeakerHandle, told: &Told) {
 /// Best routes on their way to the kernel.
 struct Installer {
     best: BestRoutes,
+    next_hops: NextHops,
     incomplete: BTreeSet<Family>,
     protocol: u8,
     underlay: watch::Receiver<Option<Arc<crate::desired::state::Underlay>>>,
@@ -206,6 +211,7 @@ impl Installer {
             .context("cannot follow the kernel")?;
         Ok(Self {
             best: BestRoutes::default(),
+            next_hops: NextHops::default(),
             incomplete: Family::ALL.into_iter().collect(),
             protocol,
             underlay: dataplane.underlay(),
@@ -221,7 +227,23 @@ impl Installer {
             SpeakerEvent::TableComplete(family) => {
                 self.incomplete.remove(&family);
             }
+            SpeakerEvent::NextHops(interests) => self.next_hops.ask(interests),
             SpeakerEvent::PeerStateChanged { .. } => {}
+        }
+    }
+
+    /// Says how next hops are reached, once the kernel was dumped.
+    async fn answer(&mut self, handle: &SpeakerHandle) {
+        let Some(underlay) = self.underlay.borrow().clone() else {
+            return;
+        };
+        let answers = self
+            .next_hops
+            .answers(&Resolver::new(&underlay, BTreeMap::new()), interface_name);
+        if !answers.is_empty()
+            && let Err(error) = handle.next_hops(answers).await
+        {
+            tracing::debug!(%error, "nobody wants to know of next hops");
         }
     }
 

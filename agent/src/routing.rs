@@ -39,6 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::desired::next_hop::Resolver;
 use crate::desired::peers::{Origin, Session};
 use crate::desired::speaker::{SpeakerPlan, speaker_plan};
 use crate::desired::state::{DesiredState, Problem, Underlay};
@@ -46,6 +47,7 @@ use crate::desired::{BestRoutes, Learned, LearnedHop, Settings, desired};
 use crate::health::{Heartbeat, Latch};
 use crate::metrics::Metrics;
 use crate::model::ClusterState;
+use crate::next_hops::NextHops;
 use transition::{Progress, Transition, Wanted};
 
 /// How many operator commands may wait; each is answered within a loop of the task.
@@ -290,6 +292,8 @@ struct Task {
 struct Running {
     handle: SpeakerHandle,
     events: mpsc::Receiver<SpeakerEvent>,
+    /// What it wants to know.
+    next_hops: NextHops,
     join: JoinHandle<()>,
 }
 
@@ -297,6 +301,7 @@ struct Running {
 struct Dirty {
     sessions: bool,
     desired: bool,
+    next_hops: bool,
 }
 
 impl Task {
@@ -305,6 +310,7 @@ impl Task {
         let mut dirty = Dirty {
             sessions: true,
             desired: true,
+            next_hops: true,
         };
         let mut not_before = Instant::now();
         loop {
@@ -312,6 +318,9 @@ impl Task {
             if dirty.sessions {
                 dirty.sessions = false;
                 self.sessions().await;
+            }
+            if std::mem::take(&mut dirty.next_hops) {
+                self.answer().await;
             }
             if dirty.desired && Instant::now() >= not_before {
                 dirty.desired = false;
@@ -327,13 +336,13 @@ impl Task {
                     if changed.is_err() {
                         break;
                     }
-                    dirty = Dirty { sessions: true, desired: true };
+                    dirty = Dirty { sessions: true, desired: true, next_hops: true };
                 }
                 changed = self.parts.underlay.changed() => {
                     if changed.is_err() {
                         break;
                     }
-                    dirty = Dirty { sessions: true, desired: true };
+                    dirty = Dirty { sessions: true, desired: true, next_hops: true };
                 }
                 event = next_event(&mut self.speaker) => match event {
                     Some(event) => {
@@ -379,6 +388,12 @@ impl Task {
                 tracing::info!(%family, routes = self.best.routes.len(), "BGP table is complete");
                 self.incomplete.remove(&family);
                 dirty.desired = true;
+            }
+            SpeakerEvent::NextHops(interests) => {
+                if let Some(running) = &mut self.speaker {
+                    running.next_hops.ask(interests);
+                }
+                dirty.next_hops = true;
             }
             SpeakerEvent::PeerStateChanged { name, from, to, .. } => {
                 let established = to == State::Established;
@@ -504,6 +519,27 @@ impl Task {
         }
     }
 
+    /// Says how next hops are reached.
+    async fn answer(&mut self) {
+        let underlay = self.parts.underlay.borrow().clone();
+        let (Some(running), Some(underlay)) = (&mut self.speaker, underlay) else {
+            return;
+        };
+        let gateways = self
+            .sessions
+            .iter()
+            .filter_map(|session| Some((session.address, session.reachable_by?)))
+            .collect();
+        let answers = running
+            .next_hops
+            .answers(&Resolver::new(&underlay, gateways), interface_name);
+        if !answers.is_empty()
+            && let Err(error) = running.handle.next_hops(answers).await
+        {
+            tracing::debug!(%error, "nobody wants to know of next hops");
+        }
+    }
+
     async fn start(&mut self, config: SpeakerConfig) -> Result<(), String> {
         let options = SpeakerOptions {
             seed: self.parts.seed,
@@ -516,6 +552,7 @@ impl Task {
         self.speaker = Some(Running {
             handle,
             events,
+            next_hops: NextHops::default(),
             join,
         });
         self.parts.speaker_ready.release();
@@ -699,7 +736,7 @@ fn learned(best: BestRoute) -> Option<Learned> {
     })
 }
 
-fn interface_name(index: u32) -> Option<String> {
+pub(crate) fn interface_name(index: u32) -> Option<String> {
     nix::net::if_::if_indextoname(index)
         .ok()?
         .into_string()

@@ -11,6 +11,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use margay_bgp::rib::Reach;
+
 use super::state::Underlay;
 use crate::kernel::KernelNextHop;
 
@@ -73,9 +75,7 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// Says why it leads nowhere.
     pub fn resolve(&self, address: IpAddr, interface: Option<&str>) -> Hops {
-        if let IpAddr::V6(v6) = address
-            && v6.is_unicast_link_local()
-        {
+        if is_link_local(address) {
             return match interface {
                 Some(name) => Ok([KernelNextHop::gateway(address, Some(name.to_owned()))].into()),
                 None => Err(Unresolved::NoInterface(address)),
@@ -87,6 +87,45 @@ impl<'a> Resolver<'a> {
         let hops = self.look_up(address, 0);
         self.known.borrow_mut().insert(address, hops.clone());
         hops
+    }
+
+    /// Whether and how packets get to a next hop; nothing where they do not. An address of the loopback network is reached in
+    /// any case: it is a lab's, whose speakers share a machine.
+    #[must_use]
+    pub fn reach(&self, address: IpAddr, interface: Option<&str>) -> Option<Reach> {
+        if address.is_loopback() {
+            return Some(Reach {
+                metric: 0,
+                via_default: false,
+            });
+        }
+        let hops = self.resolve(address, interface).ok()?;
+        let carries = |hop: &KernelNextHop| {
+            hop.interface.as_ref().is_none_or(|name| {
+                let link = self.underlay.links.get(name);
+                link.is_none_or(|link| link.up && link.running)
+            })
+        };
+        if !hops.iter().any(carries) {
+            return None;
+        }
+        // What resolution takes: the subnet itself where no longer route leads there.
+        let gateway = self.gateways.get(&address).copied().unwrap_or(address);
+        let route = self.underlay.route_to(gateway);
+        let on_link = is_link_local(gateway)
+            || self.underlay.connected_to(gateway).is_some_and(|subnet| {
+                route.is_none_or(|route| route.prefix.len() <= subnet.prefix.len())
+            });
+        Some(match route.filter(|_| !on_link) {
+            Some(route) => Reach {
+                metric: route.metric,
+                via_default: route.prefix.len() == 0,
+            },
+            None => Reach {
+                metric: 0,
+                via_default: false,
+            },
+        })
     }
 
     fn look_up(&self, address: IpAddr, depth: usize) -> Hops {
@@ -131,6 +170,11 @@ impl<'a> Resolver<'a> {
             Ok(hops)
         }
     }
+}
+
+/// Of IPv6: IPv4 has none that a route could name.
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 #[cfg(test)]

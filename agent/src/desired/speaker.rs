@@ -32,6 +32,8 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
     config.cluster_id = own.route_reflector_cluster_id;
     config.listen = listen(cluster, own).into_iter().map(Into::into).collect();
     config.originate = originate(cluster);
+    // The node forwards: it uses, and passes on, what it has a way to.
+    config.next_hop_tracking = true;
     let mut policies = Policies::default();
     config.peers = sessions
         .iter()

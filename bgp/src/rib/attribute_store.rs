@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::index::{IdIndex, NONE};
+use super::next_hops::{HopId, NextHops};
 use crate::asn::Asn;
 use crate::codec::{Community, NextHop, PathAttributes};
 
@@ -65,6 +66,8 @@ struct Record {
     keys: Keys,
     hash: u64,
     references: u32,
+    /// Its next hop, while next hops are tracked.
+    hop: HopId,
 }
 
 #[derive(Debug)]
@@ -80,6 +83,7 @@ pub(crate) struct AttributeStore {
     live: usize,
     index: IdIndex,
     seed: u64,
+    next_hops: NextHops,
 }
 
 impl AttributeStore {
@@ -90,6 +94,7 @@ impl AttributeStore {
             live: 0,
             index: IdIndex::default(),
             seed,
+            next_hops: NextHops::default(),
         }
     }
 
@@ -108,11 +113,13 @@ impl AttributeStore {
             return AttrId(id);
         }
         let keys = Keys::of(&data.attributes);
+        let hop = self.next_hops.retain(&data);
         let slot = Slot::Used(Record {
             data,
             keys,
             hash,
             references: 1,
+            hop,
         });
         let id = if self.free == NONE {
             self.slots.push(slot);
@@ -172,7 +179,8 @@ impl AttributeStore {
         if record.references > 0 {
             return;
         }
-        let hash = record.hash;
+        let (hash, hop) = (record.hash, record.hop);
+        self.next_hops.release(hop);
         let slots = &self.slots;
         self.index.remove(hash, id.0, |id| hash_of(slots, id));
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
@@ -180,6 +188,49 @@ impl AttributeStore {
         }
         self.free = id.0;
         self.live -= 1;
+    }
+
+    // ---- next hops --------------------------------------------------------------------------------------------
+
+    /// Tracks next hops, or no longer. True where every path has to be looked at again.
+    pub(crate) fn track_next_hops(&mut self, tracking: bool, via_default: bool) -> bool {
+        let begins = tracking && !self.next_hops.is_tracking();
+        let changed = self.next_hops.configure(tracking, via_default);
+        if changed && (begins || !tracking) {
+            for slot in &mut self.slots {
+                if let Slot::Used(record) = slot {
+                    record.hop = self.next_hops.retain(&record.data);
+                }
+            }
+        }
+        changed
+    }
+
+    /// What it costs to reach the next hop of a path; nothing where it is out of reach.
+    pub(crate) fn metric(&self, id: AttrId) -> Option<u32> {
+        if self.next_hops.is_tracking() {
+            self.next_hops.metric(self.record(id).hop)
+        } else {
+            Some(0)
+        }
+    }
+
+    /// Whether the way to the next hop of a path changed since [`NextHops::settle`].
+    pub(crate) fn has_moved(&self, id: AttrId) -> bool {
+        self.next_hops.has_moved(self.record(id).hop)
+    }
+
+    /// Whether next hops are tracked, so that a path may be out of reach.
+    pub(crate) const fn is_tracking(&self) -> bool {
+        self.next_hops.is_tracking()
+    }
+
+    pub(crate) const fn next_hops(&self) -> &NextHops {
+        &self.next_hops
+    }
+
+    pub(crate) const fn next_hops_mut(&mut self) -> &mut NextHops {
+        &mut self.next_hops
     }
 
     pub(crate) const fn len(&self) -> usize {

@@ -11,9 +11,10 @@ use super::adj_rib_out::{EncodeInput, Group, MemberId, Occasion, Unit};
 use super::aggregate::{Aggregates, Step};
 use super::attribute_store::{AttrId, AttributeStore, PathData};
 use super::export::{self, GroupKey};
+use super::next_hops::forwarding_next_hop;
 use super::table::{DecisionInput, Incoming, Key, NetId, PathRef, PathView, Table};
 use super::{BestRoute, LOCAL, PeerFacts, RouteChange, RouteNextHop, RouteSource, Slot};
-use crate::codec::{Aggregator, NextHop};
+use crate::codec::Aggregator;
 use crate::decision::Options;
 use crate::family::Family;
 use crate::policy::Policy;
@@ -211,12 +212,15 @@ impl<F: Key> FamilyRib<F> {
     pub(crate) fn end_deferral(&mut self) {
         if self.completion == Completion::Deferred {
             self.completion = Completion::Deciding(self.table.dirty_count());
-            self.settle_completion();
         }
     }
 
-    fn settle_completion(&mut self) {
-        if self.completion == Completion::Deciding(0) {
+    /// Selection is over once everything was decided that can be: not while it is still to be said which next hops are reached.
+    fn settle_completion(&mut self, store: &AttributeStore) {
+        let waits = store.next_hops().is_waiting() || self.table.is_sweeping();
+        if self.completion == Completion::Deciding(0)
+            && !(waits || store.is_tracking() && self.table.dirty_count() > 0)
+        {
             self.completion = Completion::Reporting(self.reports.len());
         }
     }
@@ -231,6 +235,7 @@ impl<F: Key> FamilyRib<F> {
         store: &mut AttributeStore,
         view: &View<'_>,
     ) -> bool {
+        self.table.sweep(budget, store);
         while *budget > 0
             && let Some(path) = self.table.next_gone()
         {
@@ -241,7 +246,7 @@ impl<F: Key> FamilyRib<F> {
             self.free_path_if_unused(path);
         }
         if self.is_deferred() {
-            return self.table.has_gone();
+            return self.table.has_gone() || self.table.is_sweeping();
         }
         while *budget > 0 {
             let Some(net) = self.table.next_dirty() else {
@@ -250,13 +255,16 @@ impl<F: Key> FamilyRib<F> {
             *budget -= 1;
             self.settle(net, reporting, store, view);
             if let Completion::Deciding(left) = &mut self.completion {
-                *left -= 1;
-                self.settle_completion();
+                *left = left.saturating_sub(1);
+                self.settle_completion(store);
             }
         }
+        self.settle_completion(store);
         // A walk of the table is worth its End-of-RIB only once the table is decided.
         if matches!(self.completion, Completion::Deciding(_)) {
-            return true;
+            return self.table.dirty_count() > 0
+                || self.table.is_sweeping()
+                || self.table.has_gone();
         }
         let bound = self.table.net_bound();
         let own = Own {
@@ -276,6 +284,7 @@ impl<F: Key> FamilyRib<F> {
         }
         self.table.dirty_count() > 0
             || self.table.has_gone()
+            || self.table.is_sweeping()
             || self.groups.iter().flatten().any(Group::is_filling)
     }
 
@@ -555,7 +564,7 @@ impl<F: Key> FamilyRib<F> {
             .table
             .paths_of(net)
             .filter(|path| path.used)
-            .filter_map(|path| route_next_hop(&path, store))
+            .filter_map(|path| forwarding_next_hop(store.data(path.attributes)))
             .collect();
         next_hops.sort_unstable();
         next_hops.dedup();
@@ -643,7 +652,7 @@ fn tell<F: Key>(
     };
     for (place, path) in table.places_of(net) {
         let chosen = best.as_ref().map_or_else(
-            || table.is_usable(&path, store),
+            || Table::<F>::is_usable(&path, store),
             |best| best.contains(&place),
         );
         let export = if path.peer == LOCAL && path.path_id == Some(DEFAULT_ROUTE_ID) {
@@ -655,28 +664,6 @@ fn tell<F: Key>(
         };
         group.update(Unit(place.0), export, store);
     }
-}
-
-/// The forwarding next hop of a path: on the link itself where the peer named a link-local address.
-fn route_next_hop(path: &PathView, store: &AttributeStore) -> Option<RouteNextHop> {
-    let data = store.data(path.attributes);
-    let interface_index = (data.interface != 0).then_some(data.interface);
-    let next_hop = data.next_hop?;
-    if let NextHop::V6 {
-        link_local: Some(address),
-        ..
-    } = next_hop
-        && interface_index.is_some()
-    {
-        return Some(RouteNextHop {
-            address: IpAddr::V6(address),
-            interface_index,
-        });
-    }
-    Some(RouteNextHop {
-        address: next_hop.addr(),
-        interface_index: None,
-    })
 }
 
 /// Where a path is from, by name.

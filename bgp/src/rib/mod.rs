@@ -19,7 +19,10 @@ pub(crate) mod export;
 mod family_rib;
 pub(crate) mod import;
 mod index;
+mod next_hops;
 pub(crate) mod table;
+
+pub use next_hops::{NextHopInterest, NextHopState, Reach};
 
 pub(crate) use family_rib::{FamilyRib, News, View, source_of};
 

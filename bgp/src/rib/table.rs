@@ -36,6 +36,9 @@ use crate::speaker::snapshot::Unusable;
 /// a limit one peer could keep us busy with a single prefix.
 pub(crate) const MAX_PATHS: usize = 64;
 
+/// Paths a sweep looks at for the price of one decision.
+const SWEEP_STRIDE: u32 = 16;
+
 /// A prefix of one table. Reused only when nothing refers to it any more, see [`Table::free`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NetId(pub(crate) u32);
@@ -123,7 +126,8 @@ impl PathFlags {
             Some(Unusable::AsLoop) => 2,
             Some(Unusable::OwnOriginator) => 3,
             Some(Unusable::ClusterLoop) => 4,
-            Some(Unusable::NextHop) => 5,
+            // The latter is never noted: it is asked for where it matters.
+            Some(Unusable::NextHop | Unusable::Unreachable) => 5,
             Some(Unusable::RouteLeak) => 6,
             Some(Unusable::OnlyTold) => 7,
         };
@@ -278,6 +282,8 @@ pub(crate) struct Table<F> {
     gone_of: FxHashMap<u32, u32>,
     /// Peers with walks to do.
     walking: VecDeque<Slot>,
+    /// Where a look at every path is.
+    sweep: Option<u32>,
 }
 
 impl<F: Key> Table<F> {
@@ -297,6 +303,7 @@ impl<F: Key> Table<F> {
             gone: VecDeque::new(),
             gone_of: FxHashMap::default(),
             walking: VecDeque::new(),
+            sweep: None,
         }
     }
 
@@ -735,6 +742,35 @@ impl<F: Key> Table<F> {
         }
     }
 
+    /// Every path is to be looked at because the way to some next hop changed.
+    pub(crate) const fn begin_sweep(&mut self) {
+        self.sweep = Some(0);
+    }
+
+    pub(crate) const fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Goes on with a sweep: queues the prefixes of paths whose next hop is reached differently now. There is no list of paths
+    /// by next hop, which every path would pay for; going over all of them takes milliseconds and is needed rarely.
+    pub(crate) fn sweep(&mut self, budget: &mut usize, store: &AttributeStore) {
+        while *budget > 0
+            && let Some(from) = self.sweep
+        {
+            *budget -= 1;
+            let bound = u32::try_from(self.paths.len()).unwrap_or(u32::MAX);
+            let to = from.saturating_add(SWEEP_STRIDE).min(bound);
+            for at in from..to {
+                let path = self.path(at);
+                if !path.flags.contains(PathFlags::GONE) && store.has_moved(path.attributes) {
+                    let net = NetId(path.net);
+                    self.mark_dirty(net);
+                }
+            }
+            self.sweep = (to < bound).then_some(to);
+        }
+    }
+
     pub(crate) fn next_dirty(&mut self) -> Option<NetId> {
         self.dirty.pop_front().map(NetId)
     }
@@ -756,7 +792,8 @@ impl<F: Key> Table<F> {
         let incumbent = self.incumbent(net, input);
         while at != NONE {
             let path = self.path(at);
-            if path.flags.reason().is_none() {
+            if path.flags.reason().is_none() && is_reached(path.peer, path.attributes, input.store)
+            {
                 members.push(at);
                 if !alone {
                     candidates.push(path.candidate(incumbent, input));
@@ -816,7 +853,7 @@ impl<F: Key> Table<F> {
     ) -> SmallVec<[PathRef; 8]> {
         let (places, mut candidates): (SmallVec<[PathRef; 8]>, SmallVec<[Candidate; 8]>) = self
             .places_of(net)
-            .filter(|(_, path)| self.is_usable(path, input.store))
+            .filter(|(_, path)| Self::is_usable(path, input.store))
             .map(|(place, path)| (place, self.candidate(&path, input)))
             .unzip();
         if places.len() <= count {
@@ -835,12 +872,8 @@ impl<F: Key> Table<F> {
     }
 
     /// Whether a path takes part in the decision.
-    #[expect(
-        clippy::unused_self,
-        reason = "reads the table once next hops are tracked"
-    )]
-    pub(crate) fn is_usable(&self, path: &PathView, _store: &AttributeStore) -> bool {
-        path.unusable.is_none()
+    pub(crate) fn is_usable(path: &PathView, store: &AttributeStore) -> bool {
+        path.unusable.is_none() && is_reached(path.peer, path.attributes, store)
     }
 
     /// The best path of a net as last decided.
@@ -970,7 +1003,11 @@ fn candidate(
             keys.med
         },
         external,
-        next_hop_metric: 0,
+        next_hop_metric: if peer == LOCAL {
+            0
+        } else {
+            input.store.metric(attributes).unwrap_or(u32::MAX)
+        },
         incumbent: external && incumbent == Some(originator),
         originator,
         cluster_list_len: keys.cluster_list_len,
@@ -980,6 +1017,11 @@ fn candidate(
         next_hop_interface: (data.interface != 0).then_some(data.interface),
         as_path: keys.as_path,
     }
+}
+
+/// Whether packets get to the next hop of a path; to those of our own routes in any case, or nobody would have brought them in.
+fn is_reached(peer: Slot, attributes: AttrId, store: &AttributeStore) -> bool {
+    !store.is_tracking() || peer == LOCAL || store.metric(attributes).is_some()
 }
 
 /// ORIGINATOR_ID where there is one, else the peer's own identifier.

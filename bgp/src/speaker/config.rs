@@ -76,7 +76,7 @@ pub struct SpeakerConfig {
     /// Split traffic in proportion to the link bandwidth communities, where every path of a prefix has one.
     pub weighted_multipath: bool,
     /// Use a path only while whoever forwards says that its next hop is reached
-    /// ([`Speaker::handle_next_hop`](super::Speaker::handle_next_hop)), and prefer nearer ones. Without, every next hop counts
+    /// ([`Speaker::handle_next_hops`](super::Speaker::handle_next_hops)), and prefer nearer ones. Without, every next hop counts
     /// as reachable at equal cost, as a reflector without a view of the network wants it.
     pub next_hop_tracking: bool,
     /// A default route is good enough to reach a next hop by.

@@ -13,7 +13,7 @@
 //! | export policy, next hops, reflection, drain, what is hidden in paths, default route | the peer moves to the group that tells this; differences are sent |
 //! | originated routes | the prefixes concerned are decided anew |
 //! | aggregates | contributors are looked for anew; groups are filled anew where other prefixes are kept back |
-//! | how paths are compared, ECMP limits | every prefix is |
+//! | how paths are compared, ECMP limits, how next hops are looked up | every prefix is decided anew |
 //! | our AS or BGP Identifier | every session that shows it is reset |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +48,12 @@ impl Speaker {
         self.take_originated();
         self.take_aggregates();
         self.take_default_route();
-        if old.decision_options() != self.config.decision_options() {
+        let (tracking, by_default) = (
+            self.config.next_hop_tracking,
+            self.config.resolve_via_default,
+        );
+        let reach_changed = self.tables.store.track_next_hops(tracking, by_default);
+        if reach_changed || old.decision_options() != self.config.decision_options() {
             self.tables.ipv4.table.mark_all_dirty();
             self.tables.ipv6.table.mark_all_dirty();
         }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use super::neighbour::Neighbour;
 use super::snapshot::{
     BfdSnapshot, GracefulRestartSnapshot, Matching, MemorySnapshot, PathInfo, PeerFamilySnapshot,
-    PeerSnapshot, Retention, RouteInfo, RouteQuery, SpeakerSnapshot, TableSnapshot,
+    PeerSnapshot, Retention, RouteInfo, RouteQuery, SpeakerSnapshot, TableSnapshot, Unusable,
 };
 use super::{Speaker, with_rib_ref};
 use crate::codec::{Capability, HEADER_LEN, Open};
 use crate::decision::{self, Step};
 use crate::family::{AddressFamily, Family};
 use crate::prefix::Prefix;
-use crate::rib::table::{Key, NetId, PathView};
+use crate::rib::table::{Key, NetId, PathView, Table};
 use crate::rib::{FamilyRib, LOCAL, Slot, View, source_of};
 
 /// A query that is answered in slices, so that a dump of a whole table does not keep peers waiting.
@@ -391,7 +391,16 @@ impl Speaker {
             options: self.decision_options(),
         };
         let input = view.decision(&self.tables.store);
-        let views: Vec<PathView> = rib.table.paths_of(net).collect();
+        let views: Vec<PathView> = rib
+            .table
+            .paths_of(net)
+            .map(|mut path| {
+                if path.unusable.is_none() && !Table::<F>::is_usable(&path, &self.tables.store) {
+                    path.unusable = Some(Unusable::Unreachable);
+                }
+                path
+            })
+            .collect();
         let usable: Vec<_> = views
             .iter()
             .filter(|path| path.unusable.is_none())

@@ -52,7 +52,9 @@ use crate::graceful_restart::Deferral;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
 use crate::rib::attribute_store::AttributeStore;
 use crate::rib::table::Walk;
-use crate::rib::{FamilyRib, LOCAL, News, PeerFacts, RouteChange, Slot, View};
+use crate::rib::{
+    FamilyRib, LOCAL, News, NextHopInterest, NextHopState, PeerFacts, RouteChange, Slot, View,
+};
 use crate::router_id::RouterId;
 use config::{PeerConfig, SpeakerConfig};
 use errors::ErrorTotals;
@@ -613,6 +615,26 @@ impl Speaker {
         self.event(peer, Event::BytesAccepted { direction }, now);
     }
 
+    /// Whoever forwards says how next hops are reached: in answer to [`Speaker::poll_next_hop`], and whenever it changed since.
+    /// Only prefixes with a path by one of them are decided anew.
+    pub fn handle_next_hops(&mut self, states: &[NextHopState]) {
+        let hops = self.tables.store.next_hops_mut();
+        let moved = states
+            .iter()
+            .fold(false, |moved, state| hops.take(state) || moved);
+        if moved {
+            self.tables.ipv4.table.begin_sweep();
+            self.tables.ipv6.table.begin_sweep();
+        }
+    }
+
+    /// The next question about a next hop, or that one is not of interest any more; none unless next hops are
+    /// [tracked](SpeakerConfig::next_hop_tracking). Until it is answered with [`Speaker::handle_next_hops`], a next hop counts as
+    /// out of reach, and the tables of a restarting speaker are not complete.
+    pub fn poll_next_hop(&mut self) -> Option<NextHopInterest> {
+        self.tables.store.next_hops_mut().poll()
+    }
+
     /// Deadlines that passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((deadline, slot)) = self.timers.first().copied() {
@@ -819,9 +841,12 @@ impl Speaker {
             ipv6,
         } = &mut self.tables;
         let view = View { facts, options };
-        let ipv4 = ipv4.work(left, self.reporting, store, &view);
-        let ipv6 = ipv6.work(left, self.reporting, store, &view);
-        ipv4 || ipv6
+        let more_ipv4 = ipv4.work(left, self.reporting, store, &view);
+        let more_ipv6 = ipv6.work(left, self.reporting, store, &view);
+        if !ipv4.table.is_sweeping() && !ipv6.table.is_sweeping() {
+            store.next_hops_mut().settle();
+        }
+        more_ipv4 || more_ipv6
     }
 
     const fn decision_options(&self) -> Options {

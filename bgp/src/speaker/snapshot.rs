@@ -352,6 +352,8 @@ pub enum Unusable {
     RouteLeak,
     /// A route of ours that only peers of [`default_originate`](super::config::PeerConfig::default_originate) are told.
     OnlyTold,
+    /// Nobody knows a way to the next hop.
+    Unreachable,
 }
 
 impl fmt::Display for Unusable {
@@ -364,6 +366,7 @@ impl fmt::Display for Unusable {
             Self::NextHop => "unusable next hop",
             Self::RouteLeak => "route leak",
             Self::OnlyTold => "only told to peers",
+            Self::Unreachable => "next hop out of reach",
         })
     }
 }

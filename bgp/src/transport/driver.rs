@@ -449,6 +449,11 @@ impl Driver {
                 self.carry_out();
                 let _ = reply.send(found);
             }
+            Some(Command::NextHops(states, reply)) => {
+                self.speaker.handle_next_hops(&states);
+                // Whoever said so may have gone.
+                let _ = reply.send(());
+            }
             Some(Command::Shutdown(how, reply)) => {
                 return Some(Stop {
                     how,
@@ -636,6 +641,14 @@ impl Driver {
                     continue;
                 }
                 SpeakerEvent::PeerStateChanged { name, from, to }
+            } else if let Some(first) = self.speaker.poll_next_hop() {
+                let mut interests = vec![first];
+                while interests.len() < CHANGES
+                    && let Some(next) = self.speaker.poll_next_hop()
+                {
+                    interests.push(next);
+                }
+                SpeakerEvent::NextHops(interests)
             } else {
                 match self.speaker.poll_table_event(CHANGES) {
                     Some(TableEvent::Changes(changes)) => SpeakerEvent::Routes(changes),

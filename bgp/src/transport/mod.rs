@@ -41,7 +41,7 @@ use self::driver::{Driver, Inboxes};
 use self::listener::Listeners;
 use crate::family::Family;
 use crate::fsm::State;
-use crate::rib::RouteChange;
+use crate::rib::{NextHopInterest, NextHopState, RouteChange};
 use crate::speaker::config::{ConfigError, Listen, SpeakerConfig};
 use crate::speaker::events::PeerEvent;
 use crate::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
@@ -85,6 +85,9 @@ pub enum SpeakerEvent {
     Routes(Vec<RouteChange>),
     /// A table is complete for the first time: routes of an earlier life that were not among the changes may be removed.
     TableComplete(Family),
+    /// Questions about next hops, for [`SpeakerHandle::next_hops`] to answer; only while they are
+    /// [tracked](SpeakerConfig::next_hop_tracking).
+    NextHops(Vec<NextHopInterest>),
     /// A neighbour's state changed. Changes that found no room are joined.
     PeerStateChanged {
         /// Its name.
@@ -137,6 +140,7 @@ enum Command {
     Events(u64, oneshot::Sender<Vec<PeerEvent>>),
     Addresses(oneshot::Sender<Vec<SocketAddr>>),
     Clear(String, Clear, oneshot::Sender<bool>),
+    NextHops(Vec<NextHopState>, oneshot::Sender<()>),
     Shutdown(SpeakerShutdown, oneshot::Sender<()>),
 }
 
@@ -313,6 +317,14 @@ impl SpeakerHandle {
     pub async fn clear(&self, peer: impl Into<String>, clear: Clear) -> Result<bool, Ended> {
         self.ask(|reply| Command::Clear(peer.into(), clear, reply))
             .await
+    }
+
+    /// Says how next hops are reached: all that were asked about, and later those that changed.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn next_hops(&self, states: Vec<NextHopState>) -> Result<(), Ended> {
+        self.ask(|reply| Command::NextHops(states, reply)).await
     }
 
     /// Ends every session and the speaker; returns when the peers could read why, or after a few seconds.
