@@ -150,7 +150,7 @@ fn a_path_that_lost_by_med_is_not_used_beside_the_best() {
 }
 
 #[test]
-fn of_more_equal_paths_than_allowed_the_same_ones_are_taken() {
+fn d21_of_more_equal_paths_than_allowed_the_same_ones_are_taken() {
     let mut paths: Vec<_> = (0..70).map(path).collect();
     let forward = choose(&paths, ECMP).expect("paths");
     let chosen: Vec<_> = forward
@@ -173,11 +173,11 @@ prop_compose! {
     fn any_path()(
         stale in any::<bool>(), local_pref in 99_u32..102, hops in 0_u32..3, origin in 0_u8..3, asn in 1_u32..4,
         med in 0_u32..3, external in any::<bool>(), originator in 0_u32..3, clusters in 0_u32..2, peer in 0_u8..4,
-        path_id in 0_u32..3, next_hop in 0_u32..4,
+        path_id in 0_u32..3, next_hop in 0_u32..4, metric in 0_u32..2, incumbent in any::<bool>(), weight in 0_u32..2, local in any::<bool>(),
     ) -> Candidate {
         Candidate {
-            long_lived_stale: stale, weight: 0, local_pref, local: false, as_path_len: hops, origin,
-            neighbour_as: Asn(asn), med, external, next_hop_metric: 0, incumbent: false, originator, cluster_list_len: clusters,
+            long_lived_stale: stale, weight, local_pref, local, as_path_len: hops, origin,
+            neighbour_as: Asn(asn), med, external, next_hop_metric: metric, incumbent: incumbent && external, originator, cluster_list_len: clusters,
             peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))), path_id, next_hop: via(next_hop), next_hop_interface: None, as_path: u64::from(asn),
         }
     }
@@ -209,11 +209,33 @@ proptest! {
     }
 
     #[test]
-    fn within_one_neighbouring_as_the_order_is_total(a in any_path(), b in any_path(), c in any_path()) {
-        let (ab, ba) = (compare_with_med(&a, &b).0, compare_with_med(&b, &a).0);
-        prop_assert_eq!(ab, ba.reverse());
-        if ab.is_le() && compare_with_med(&b, &c).0.is_le() {
-            prop_assert!(compare_with_med(&a, &c).0.is_le());
+    fn within_one_neighbouring_as_the_order_is_strict_and_total(mut paths in prop::collection::vec(any_path(), 2..6)) {
+        // One AS, and each path another peer's or identifier: nothing of a table ties.
+        for (number, path) in (0..).zip(&mut paths) {
+            (path.neighbour_as, path.path_id) = (Asn(1), number);
+        }
+        for compare in [compare_with_med, compare_without_med] {
+            for a in &paths {
+                for b in &paths {
+                    let (ab, ba) = (compare(a, b).0, compare(b, a).0);
+                    prop_assert_eq!(ab, ba.reverse());
+                    prop_assert_eq!(ab.is_eq(), a.path_id == b.path_id);
+                    for c in &paths {
+                        if ab.is_lt() && compare(b, c).0.is_lt() {
+                            prop_assert!(compare(a, c).0.is_lt());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn with_med_always_compared_the_best_is_the_minimum(paths in prop::collection::vec(any_path(), 1..8)) {
+        let options = Options { always_compare_med: true, ..ECMP };
+        let decision = choose(&paths, options).expect("not empty");
+        for path in &paths {
+            prop_assert!(compare_with_med(&paths[decision.best], path).0.is_le());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Neighbour `a` is the one that misbehaves; `b`, `c` and `d` are there to see that only what is about `a`'s fault reaches
 //! them. A test is named after its case: H framing, O OPEN, U UPDATE, A attributes, F timers, R refresh, G restart, E export,
-//! P ADD-PATH.
+//! D the decision, P ADD-PATH.
 
 #![expect(
     clippy::indexing_slicing,
@@ -14,6 +14,7 @@ mod add_path;
 mod attributes;
 mod bfd;
 mod cases;
+mod decision;
 mod export;
 mod external;
 mod framing;
