@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::net::{self, Net, prefix};
+use super::net::{self, Net, originate, peer_config, prefix, speaker_config};
 use super::{SECOND, reject, star};
-use crate::codec::{Community, LocalPref};
+use crate::asn::Asn;
+use crate::codec::{Community, LocalPref, Role};
 use crate::fsm::State;
 use crate::policy::{Action, Condition, Policy, Rule, Verdict};
 use crate::speaker::Clear;
-use crate::speaker::config::{AddPathSend, GracefulRestart, LongLived, Originate};
+use crate::speaker::config::{
+    AddPathSend, Aggregate, GracefulRestart, LocalAsMode, LongLived, NextHopMode, Originate,
+    RemovePrivateAs, SpeakerConfig,
+};
 
 /// One thing that happens to a star of a reflector (node 0) and three clients.
 #[derive(Clone, Debug)]
@@ -56,6 +60,12 @@ enum Happening {
         client: usize,
         mode: u8,
     },
+    /// One of the options of what is told and believed.
+    Option {
+        client: usize,
+        option: u8,
+        value: u8,
+    },
     Wait {
         seconds: u8,
     },
@@ -76,6 +86,8 @@ fn any_step() -> impl Strategy<Value = Happening> {
         1 => client.clone().prop_map(|client| Happening::Slow { client }),
         1 => client.clone().prop_map(|client| Happening::Refresh { client }),
         1 => (client, 0_u8..4).prop_map(|(client, mode)| Happening::Paths { client, mode }),
+        3 => (1_usize..4, 0_u8..10, 0_u8..4)
+            .prop_map(|(client, option, value)| Happening::Option { client, option, value }),
         1 => (0_u8..40).prop_map(|seconds| Happening::Wait { seconds }),
     ]
 }
@@ -145,6 +157,59 @@ fn check_held(net: &Net) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+fn set_option(config: &mut SpeakerConfig, peer: usize, option: u8, value: u8) {
+    let on = value % 2 == 1;
+    let peer = &mut config.peers[peer];
+    match option {
+        0 => peer.default_originate = on,
+        1 => peer.drain = on,
+        2 => config.drain = on,
+        3 => config.client_to_client = on,
+        4 => {
+            config.aggregates = (value > 0)
+                .then(|| Aggregate {
+                    summary_only: value > 1,
+                    ..Aggregate::new(prefix("10.9.0.0/16"))
+                })
+                .into_iter()
+                .collect();
+        }
+        5 => {
+            peer.next_hop = match value {
+                0 => NextHopMode::Auto,
+                1 => NextHopMode::SelfAddress,
+                2 => NextHopMode::ForceSelf,
+                _ => NextHopMode::Keep,
+            };
+        }
+        6 => {
+            peer.remove_private_as = match value {
+                0 => None,
+                1 => Some(RemovePrivateAs::IfAllPrivate),
+                2 => Some(RemovePrivateAs::All),
+                _ => Some(RemovePrivateAs::Replace),
+            };
+        }
+        7 => peer.as_override = on,
+        8 => {
+            peer.role = match value {
+                0 => None,
+                1 => Some(Role::Provider),
+                2 => Some(Role::Peer),
+                _ => Some(Role::Customer),
+            };
+        }
+        _ => {
+            peer.local_as_mode = match value {
+                0 => LocalAsMode::Session,
+                1 => LocalAsMode::Prepend,
+                2 => LocalAsMode::NoPrepend,
+                _ => LocalAsMode::ReplaceAs,
+            };
+        }
+    }
+}
+
 fn happen(net: &mut Net, step: &Happening) {
     match *step {
         Happening::Announce {
@@ -206,6 +271,11 @@ fn happen(net: &mut Net, step: &Happening) {
         Happening::Paths { client, mode } => net.configure(0, |config| {
             config.peers[client - 1].add_path_send = add_path(mode);
         }),
+        Happening::Option {
+            client,
+            option,
+            value,
+        } => net.configure(0, |config| set_option(config, client - 1, option, value)),
         Happening::Wait { seconds } => net.advance(u32::from(seconds) * SECOND),
     }
 }
@@ -251,45 +321,88 @@ proptest! {
     fn after_any_sequence_every_peer_holds_what_a_fresh_speaker_would_send(
         steps in prop::collection::vec(any_step(), 1..30),
     ) {
-        let mut net = star(3);
-        // What a client hears never beats what it has itself; otherwise preferences that differ between reflector and
-        // clients have more than one stable outcome (RFC 4264), and the order of events decides between them.
-        for client in 1..4 {
-            net.configure(client, |config| {
-                config.peers[0].import = Arc::new(Policy {
-                    rules: vec![Rule {
-                        conditions: vec![],
-                        actions: vec![Action::SetLocalPref(LocalPref(1))],
-                        verdict: None,
-                    }],
-                    default: Verdict::Accept,
-                });
-            });
-        }
-        restart_quickly(&mut net);
-        for step in &steps {
-            happen(&mut net, step);
-            check_held(&net)?;
-        }
-        for client in 1..4 {
-            net.join(0, client);
-            net.read_on(client);
-        }
-        net.advance(400 * SECOND);
-        let mut fresh = Net::new();
-        for node in &net.nodes {
-            fresh.add(node.speaker.config().clone());
-        }
-        fresh.converge();
-        fresh.advance(400 * SECOND);
-        let (had, wanted) = (picture(&net), picture(&fresh));
-        let extra: Vec<_> = had.iter().filter(|line| !wanted.contains(line)).collect();
-        let missing: Vec<_> = wanted.iter().filter(|line| !had.contains(line)).collect();
-        prop_assert!(extra.is_empty() && missing.is_empty(), "extra {extra:#?}\nmissing {missing:#?}");
-        let counts = |net: &Net| {
-            let snapshot = net.nodes[0].speaker.snapshot(net.now);
-            (snapshot.attribute_sets, snapshot.tables[0].clone())
-        };
-        prop_assert_eq!(counts(&net), counts(&fresh));
+        outcome_is_that_of_a_fresh_start(star(3), &steps)?;
     }
+
+    /// The same among ASs: each client is one of its own, and is shown another than its reflector's.
+    #[test]
+    fn after_any_sequence_every_other_as_holds_what_a_fresh_speaker_would_send(
+        steps in prop::collection::vec(any_step(), 1..30),
+    ) {
+        // Identifiers of paths keep what was before, and between ASs nothing else tells two paths of one neighbour apart.
+        let steps: Vec<_> = steps
+            .into_iter()
+            .filter(|step| !matches!(step, Happening::Paths { .. }))
+            .collect();
+        outcome_is_that_of_a_fresh_start(external_star(), &steps)?;
+    }
+}
+
+/// Three ASs that know each other by a fourth.
+fn external_star() -> Net {
+    let mut net = Net::new();
+    let mut middle = speaker_config(1, 64512);
+    for client in 2..5 {
+        let mut peer = peer_config(client, 64600 + u32::from(client));
+        (peer.passive, peer.local_asn) = (true, Some(Asn(65000)));
+        middle.peers.push(peer);
+    }
+    net.add(middle);
+    for client in 2..5 {
+        let mut config = speaker_config(client, 64600 + u32::from(client));
+        originate(&mut config, &[&format!("10.65.{client}.0/26")]);
+        config.peers.push(peer_config(1, 65000));
+        net.add(config);
+    }
+    net.converge();
+    net
+}
+
+fn outcome_is_that_of_a_fresh_start(
+    mut net: Net,
+    steps: &[Happening],
+) -> Result<(), TestCaseError> {
+    // What a client hears never beats what it has itself; otherwise preferences that differ between reflector and
+    // clients have more than one stable outcome (RFC 4264), and the order of events decides between them.
+    for client in 1..4 {
+        net.configure(client, |config| {
+            config.peers[0].import = Arc::new(Policy {
+                rules: vec![Rule {
+                    conditions: vec![],
+                    actions: vec![Action::SetLocalPref(LocalPref(1))],
+                    verdict: None,
+                }],
+                default: Verdict::Accept,
+            });
+        });
+    }
+    restart_quickly(&mut net);
+    for step in steps {
+        happen(&mut net, step);
+        check_held(&net)?;
+    }
+    for client in 1..4 {
+        net.join(0, client);
+        net.read_on(client);
+    }
+    net.advance(400 * SECOND);
+    let mut fresh = Net::new();
+    for node in &net.nodes {
+        fresh.add(node.speaker.config().clone());
+    }
+    fresh.converge();
+    fresh.advance(400 * SECOND);
+    let (had, wanted) = (picture(&net), picture(&fresh));
+    let extra: Vec<_> = had.iter().filter(|line| !wanted.contains(line)).collect();
+    let missing: Vec<_> = wanted.iter().filter(|line| !had.contains(line)).collect();
+    prop_assert!(
+        extra.is_empty() && missing.is_empty(),
+        "extra {extra:#?}\nmissing {missing:#?}"
+    );
+    let counts = |net: &Net| {
+        let snapshot = net.nodes[0].speaker.snapshot(net.now);
+        (snapshot.attribute_sets, snapshot.tables[0].clone())
+    };
+    prop_assert_eq!(counts(&net), counts(&fresh));
+    Ok(())
 }
