@@ -7,6 +7,7 @@
 
 pub mod bfd;
 pub mod calico_bird;
+pub mod chaos;
 pub mod cni;
 pub mod dual_stack;
 pub mod fabric;
@@ -127,6 +128,12 @@ pub const ALL: &[Scenario] = &[
         about: "2,000 seeded changes; kernels equal what fresh agents compute",
         needs_ipip: false,
         run: random::run,
+    },
+    Scenario {
+        name: "chaos",
+        about: "crowds, no descriptors, frozen processes, flapping links, damaged octets, BIRDs replaced one by one",
+        needs_ipip: false,
+        run: chaos::run,
     },
     Scenario {
         name: "cni",

@@ -1,0 +1,96 @@
+//! Misfortune with real sockets and kernels: thousands of callers at once, no descriptors left, a frozen process, passwords
+//! that change in the wrong order, links that flap, a peer's machine that vanishes, octets damaged on the way, a fleet of
+//! BIRDs replaced one by one. Each case ends with every table as it should be.
+//!
+//! What needs no socket is told on the invented clock, in `bgp/src/speaker/tests/chaos.rs`.
+
+mod callers;
+mod damage;
+mod fleet;
+mod hub;
+mod links;
+mod process;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::Outcome;
+use crate::report::Report;
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// Callers at once.
+    pub(crate) callers: usize,
+    /// How often each misfortune strikes.
+    pub(crate) rounds: usize,
+}
+
+/// Runs every case once, with fewer callers than a soak.
+///
+/// # Errors
+/// When a step on which all others rest fails.
+pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    all(
+        folder,
+        report,
+        Scale {
+            callers: 1_000,
+            rounds: 3,
+        },
+    )?;
+    Ok(Outcome::Passed)
+}
+
+/// Runs every case at full size: the soak named `chaos`.
+///
+/// # Errors
+/// As [`run`].
+pub fn soak(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    all(
+        folder,
+        report,
+        Scale {
+            callers: 5_000,
+            rounds: 30,
+        },
+    )?;
+    Ok(Outcome::Passed)
+}
+
+fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
+    let hub = hub::Hub::new()?;
+    report.check(
+        "callers at once, a tenth with an identifier somebody else has",
+        || callers::storm(&hub, folder, scale),
+    );
+    report.check(
+        "no descriptors left: sessions stay, and callers come in when some are free",
+        || callers::descriptors(&hub, folder),
+    );
+    report.check(
+        "a process stopped for less than the hold time, then for longer",
+        || process::frozen(&hub, folder, scale),
+    );
+    report.check("a new password on one side first: no session ends", || {
+        process::passwords(&hub, folder, scale)
+    });
+    report.check(
+        "policies reloaded over 50,000 routes beside a session of 3 s hold time",
+        || process::reloads(&hub, folder, scale),
+    );
+    report.check("a link that flaps ten times a second", || {
+        links::flapping(&hub, folder, scale)
+    });
+    report.check("a peer's namespace that vanishes and returns", || {
+        links::vanished(&hub, folder)
+    });
+    report.check("octets damaged on the way", || {
+        damage::proxy(&hub, folder, scale)
+    });
+    report.check("a mesh of BIRDs replaced by margay one by one", || {
+        fleet::replaced(&hub, folder)
+    });
+    Ok(())
+}
