@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use libfuzzer_sys::fuzz_target;
 use margay_bgp::asn::Asn;
 use margay_bgp::codec::NextHop;
-use margay_bgp::decision::{Candidate, Multipath, choose, compare_with_med, compare_without_med};
+use margay_bgp::decision::{
+    Candidate, Multipath, Options, choose, compare_with_med, compare_without_med,
+};
 use margay_bgp_fuzz::Choices;
 
 /// Values are drawn from few, so that paths differ in late steps as often as in early ones.
@@ -26,6 +28,8 @@ fn candidate(choices: &mut Choices<'_>, number: u8) -> Candidate {
         origin: bits >> 5 & 1,
         external: bits & 0x40 != 0,
         next_hop_metric: u32::from(bits >> 7),
+        // RFC 5004 keeps what was best: then the outcome does depend on the past, and this target has nothing to say.
+        incumbent: false,
         neighbour_as: Asn(u32::from(few & 3)),
         med: u32::from(few >> 2 & 3),
         as_path: u64::from(few >> 4 & 1),
@@ -41,9 +45,13 @@ fn candidate(choices: &mut Choices<'_>, number: u8) -> Candidate {
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);
-    let options = Multipath {
+    let multipath = Multipath {
         maximum: usize::from(choices.below(5)),
         relax: choices.flag(),
+    };
+    let options = Options {
+        always_compare_med: choices.flag(),
+        ..multipath.into()
     };
     let mut candidates = Vec::new();
     while !choices.is_empty() && candidates.len() < 7 {
@@ -70,7 +78,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     assert_eq!(decision.multipath.first(), Some(&decision.best));
-    assert!(decision.multipath.len() <= options.maximum.max(1));
+    assert!(decision.multipath.len() <= multipath.maximum.max(1));
     let name = |candidates: &[Candidate], indices: &[usize]| -> Vec<u32> {
         indices
             .iter()
@@ -96,7 +104,7 @@ fuzz_target!(|data: &[u8]| {
     // A path that lost to another of its own AS changes nothing by leaving.
     for (index, loser) in candidates.iter().enumerate() {
         let beaten = candidates.iter().any(|better| {
-            better.neighbour_as == loser.neighbour_as
+            (better.neighbour_as == loser.neighbour_as || options.always_compare_med)
                 && compare_with_med(better, loser).0 == Ordering::Less
         });
         if index != decision.best && beaten && !decision.multipath.contains(&index) {

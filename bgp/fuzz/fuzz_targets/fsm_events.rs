@@ -21,7 +21,9 @@ use margay_bgp::family::Family;
 use margay_bgp::fsm::{Direction, State};
 use margay_bgp::policy::Policy;
 use margay_bgp::router_id::RouterId;
-use margay_bgp::speaker::config::{GracefulRestart, Originate, PeerConfig, Remote, SpeakerConfig};
+use margay_bgp::speaker::config::{
+    AddPathSend, GracefulRestart, Originate, PeerConfig, Remote, SpeakerConfig,
+};
 use margay_bgp::speaker::{Accepted, Clear, Output, PeerId, Speaker, SpeakerShutdown};
 use margay_bgp_fuzz::Choices;
 
@@ -77,7 +79,7 @@ fn config(choices: &mut Choices<'_>) -> SpeakerConfig {
         peer.passive = bits & 1 != 0 || number >= 64;
         peer.route_reflector_client = bits & 2 != 0 && asn == OWN;
         peer.add_path_receive = bits & 4 != 0;
-        peer.add_path_send = bits & 8 != 0;
+        peer.add_path_send = (bits & 8 != 0).then_some(AddPathSend::All);
         peer.graceful_restart = (bits & 16 != 0).then(GracefulRestart::default);
         peer.extended_next_hop = bits & 32 != 0;
         peer.next_hop_address = Some("2001:db8::1".parse().expect("an address"));
@@ -271,6 +273,7 @@ impl Life {
             hold_time: HoldTime::from_secs(hold).expect("allowed"),
             router_id: RouterId::new(0xc000_0200 + u32::from(number)).expect("not zero"),
             capabilities,
+            contradicting_as: None,
         };
         let mut out = BytesMut::new();
         open.encode(&mut out).expect("short");
