@@ -2,6 +2,7 @@
 
 pub mod asn;
 pub mod bfd;
+pub mod bmp;
 pub mod codec;
 pub mod decision;
 pub mod family;

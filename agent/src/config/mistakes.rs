@@ -31,7 +31,7 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "peers:\n- { name: tor, address: 10.0.0.1, asn: 1 }\n- { name: tor, address: 10.0.0.2, asn: many }\n- { name: tor, address: 10.0.0.3, asn: 3 }\n",
         &[
-            "5:40: field `peers[1].asn`: expected an AS number (64512 or 1.10), found `many`",
+            "5:40: field `peers[1].asn`: expected an AS number (64512 or 1.10), several with commas between, internal, external or any, found `many`",
             "6:11: field `peers[2].name`: expected a name of its own, found `tor` again",
         ],
     ),

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use margay_bgp::asn::Asn;
+use margay_bgp::bmp::{BMP_PORT, Collector};
 use margay_bgp::codec::Role;
 use margay_bgp::codec::attribute::{LocalPref, Med};
 use margay_bgp::codec::community::{Community, LargeCommunity};
@@ -167,6 +168,23 @@ impl File {
             base,
             ebgp_requires_policy: self.ebgp_requires_policy,
         };
+        for (at, section) in tree.items("monitoring").into_iter().zip(self.monitoring) {
+            let collector = section.into_collector();
+            if !(collector.pre_policy || collector.post_policy || collector.loc_rib) {
+                let reason = "expected `prePolicy`, `postPolicy` or `locRib`: nothing else is told"
+                    .to_owned();
+                return Err(Fault::new(tree.find(&at, "locRib"), reason));
+            }
+            let known = |other: &Collector| other.address == collector.address;
+            if speaker.monitoring.iter().any(known) {
+                let reason = format!(
+                    "expected a collector of its own, found {} again",
+                    collector.address
+                );
+                return Err(Fault::new(tree.find(&at, "address"), reason));
+            }
+            speaker.monitoring.push(collector);
+        }
         let mut places: BTreeMap<String, Vec<Step>> = BTreeMap::new();
         for (at, section) in tree.items("peers").into_iter().zip(self.peers) {
             let peer = section
@@ -238,7 +256,55 @@ struct File {
     #[serde(default)]
     ebgp_requires_policy: bool,
     #[serde(default)]
+    monitoring: Vec<CollectorSection>,
+    #[serde(default)]
     peers: Vec<PeerSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CollectorSection {
+    address: Text<IpAddr>,
+    #[serde(default)]
+    port: Option<Text<u16>>,
+    #[serde(default)]
+    pre_policy: Option<bool>,
+    #[serde(default)]
+    post_policy: Option<bool>,
+    #[serde(default)]
+    loc_rib: Option<bool>,
+    #[serde(default)]
+    statistics: Option<Text<MaybeSeconds>>,
+}
+
+impl CollectorSection {
+    fn into_collector(self) -> Collector {
+        let port = self.port.map_or(BMP_PORT, |port| port.0);
+        let mut collector = Collector::new(SocketAddr::new(self.address.0, port));
+        set(&mut collector.pre_policy, self.pre_policy);
+        set(&mut collector.post_policy, self.post_policy);
+        set(&mut collector.loc_rib, self.loc_rib);
+        set(
+            &mut collector.statistics,
+            self.statistics.map(|every| every.0.0),
+        );
+        collector
+    }
+}
+
+/// How often, or `false` for never.
+#[derive(Clone, Copy, Debug)]
+struct MaybeSeconds(Option<Duration>);
+
+impl FromText for MaybeSeconds {
+    const WANTED: &'static str = "a duration from 1 s (60, 5m), or false";
+    fn from_text(text: &str) -> Option<Self> {
+        if text == "false" {
+            return Some(Self(None));
+        }
+        let interval = Seconds::from_text(text)?.0;
+        (interval >= Duration::from_secs(1)).then_some(Self(Some(interval)))
+    }
 }
 
 type AggregateItem = ScalarOr<Prefix, AggregateSection>;

@@ -290,6 +290,9 @@ impl<F: Key> FamilyRib<F> {
 
     fn settle(&mut self, net: NetId, reporting: bool, store: &mut AttributeStore, view: &View<'_>) {
         let outcome = self.table.decide(net, &view.decision(store));
+        if outcome.best_changed {
+            self.table.note_watched(net, Slot::MAX, None);
+        }
         if !self.aggregates.is_empty() {
             self.note_contributor(net, store);
             self.settle_aggregates(store);

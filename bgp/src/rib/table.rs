@@ -284,6 +284,8 @@ pub(crate) struct Table<F> {
     walking: VecDeque<Slot>,
     /// Where a look at every path is.
     sweep: Option<u32>,
+    /// Paths that changed, by name, where somebody watches.
+    watched: Option<Vec<(F, Slot, Option<u32>)>>,
 }
 
 impl<F: Key> Table<F> {
@@ -304,6 +306,7 @@ impl<F: Key> Table<F> {
             gone_of: FxHashMap::default(),
             walking: VecDeque::new(),
             sweep: None,
+            watched: None,
         }
     }
 
@@ -494,6 +497,9 @@ impl<F: Key> Table<F> {
         if let Some(at) = among.found {
             let place = self.path_mut(at);
             let renewed = std::mem::replace(&mut place.epoch, epoch) != epoch;
+            if renewed {
+                self.note_watched(net, peer, incoming.path_id);
+            }
             self.peer_mut(peer).fresh_prefixes += usize::from(renewed && !among.fresh);
             self.rewrite(
                 at,
@@ -556,6 +562,7 @@ impl<F: Key> Table<F> {
         list.count += 1;
         list.accepted += usize::from(incoming.unusable.is_none());
         self.live_paths += 1;
+        self.note_watched(net, peer, incoming.path_id);
         self.mark_dirty(net);
         true
     }
@@ -578,6 +585,9 @@ impl<F: Key> Table<F> {
         path.flags.set(PathFlags::LONG_LIVED, long_lived);
         let changed = old.attributes != attributes || old.flags != path.flags;
         let (net, peer) = (NetId(old.net), old.peer);
+        if changed || old.received != received {
+            self.note_watched(net, peer, old.id());
+        }
         store.release(old.received);
         store.release(old.attributes);
         if changed {
@@ -609,6 +619,7 @@ impl<F: Key> Table<F> {
     fn remove(&mut self, at: u32, store: &mut AttributeStore) {
         let path = *self.path(at);
         let net = NetId(path.net);
+        self.note_watched(net, path.peer, path.id());
         let epoch = self.peer_mut(path.peer).epoch;
         let fresh = path.epoch == epoch
             && (path.id().is_none() || !self.find_among(net, path.peer, path.id(), epoch).fresh);
@@ -724,6 +735,31 @@ impl<F: Key> Table<F> {
     }
 
     // ---- the decision -----------------------------------------------------------------------------------------
+
+    /// Whether changes of paths are noted for [`Table::take_watched`].
+    pub(crate) fn watch(&mut self, watched: bool) {
+        if watched != self.watched.is_some() {
+            self.watched = watched.then(Vec::new);
+        }
+    }
+
+    /// The paths that changed since the last call; also what is noted of a prefix as a whole.
+    pub(crate) fn take_watched(&mut self) -> Vec<(F, Slot, Option<u32>)> {
+        self.watched
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Notes that a path, or under the slot of nobody the best one, is another one now.
+    pub(crate) fn note_watched(&mut self, net: NetId, peer: Slot, path_id: Option<u32>) {
+        if self.watched.is_some() {
+            let prefix = self.prefix(net);
+            if let Some(watched) = &mut self.watched {
+                watched.push((prefix, peer, path_id));
+            }
+        }
+    }
 
     fn mark_dirty(&mut self, net: NetId) {
         let place = self.net_mut(net);

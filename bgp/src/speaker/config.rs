@@ -18,6 +18,7 @@ use thiserror::Error;
 pub use self::peer_as::PeerAs;
 pub use self::socket::{AoAlgorithm, AoKey, Binding, Listen};
 use crate::asn::Asn;
+pub use crate::bmp::Collector;
 pub use crate::codec::HoldTime;
 use crate::codec::{Community, LargeCommunity, LocalPref, Med, Role};
 use crate::decision::{Multipath, Options};
@@ -49,6 +50,8 @@ pub struct SpeakerConfig {
     pub originate: Vec<Originate>,
     /// Neighbours, unique by name.
     pub peers: Vec<PeerConfig>,
+    /// Who is told of sessions and tables by BMP (RFC 7854).
+    pub monitoring: Vec<Collector>,
     /// The forwarding state of an earlier life survived: R and F bits are set and selection is deferred (RFC 4724 §4.1).
     pub restarting: bool,
     /// How long a restarted speaker waits at most for its peers' End-of-RIB. Keep it well below the restart and stale times
@@ -95,6 +98,7 @@ impl SpeakerConfig {
             families: vec![Family::IPV4_UNICAST, Family::IPV6_UNICAST],
             originate: Vec::new(),
             peers: Vec::new(),
+            monitoring: Vec::new(),
             restarting: false,
             selection_deferral: Duration::from_secs(60),
             connect_grace: Duration::from_secs(20),
@@ -163,6 +167,15 @@ impl SpeakerConfig {
             }
             peer.validate_socket()?;
         }
+        let mut collectors = std::collections::BTreeSet::new();
+        for (position, collector) in self.monitoring.iter().enumerate() {
+            if !collectors.insert(collector.address) {
+                return Err(ConfigError::DuplicateCollector {
+                    position,
+                    address: collector.address,
+                });
+            }
+        }
         let mut ours: std::collections::BTreeSet<Prefix> =
             self.originate.iter().map(|route| route.prefix).collect();
         for aggregate in &self.aggregates {
@@ -193,6 +206,14 @@ pub enum ConfigError {
     /// A prefix is to be originated or aggregated twice.
     #[error("{0} is originated or aggregated twice")]
     DuplicateOrigin(Prefix),
+    /// Two collectors are the same one.
+    #[error("collector {address} is there twice")]
+    DuplicateCollector {
+        /// Which of the list is the second.
+        position: usize,
+        /// Its address.
+        address: SocketAddr,
+    },
     /// The AS a neighbour refuses is remembered for its next session, and callers from a range are forgotten.
     #[error("peer {0} is a range, and dual-as needs one neighbour")]
     DualAsOfRange(String),
@@ -236,6 +257,7 @@ impl ConfigError {
                 },
             ),
             Self::DuplicateOrigin(_) => (None, "aggregates"),
+            Self::DuplicateCollector { .. } => (None, "monitoring"),
             Self::DualAsOfRange(name) => (Some(name), "localAsMode"),
             Self::Bfd { name, .. } => (Some(name), "bfd"),
             Self::TwoSignatures(name) | Self::DuplicateAoKey { peer: name, .. } => {

@@ -188,7 +188,7 @@ impl ErrorLog {
         update: &Update,
         totals: &mut ErrorTotals,
         now: Instant,
-    ) -> Option<&Offence> {
+    ) -> Option<Offence> {
         let first = update.faults.first()?;
         for fault in &update.faults {
             self.count(
@@ -240,7 +240,7 @@ impl ErrorLog {
         octets: &[u8],
         totals: &mut ErrorTotals,
         now: Instant,
-    ) -> &Offence {
+    ) -> Offence {
         let (class, attribute, reason) = error_name(error);
         let kind = Kind {
             class,
@@ -265,21 +265,21 @@ impl ErrorLog {
         prefixes: Vec<Prefix>,
         octets: &[u8],
         at: Instant,
-    ) -> &Offence {
+    ) -> Offence {
         if self.recent.len() >= RECENT {
             self.recent.pop_front();
         }
         let kept = octets.get(..KEPT_OCTETS).unwrap_or(octets);
-        self.recent.push_back(Offence {
+        let offence = Offence {
             at,
             reason,
             action,
             prefixes,
             octets: Bytes::copy_from_slice(kept),
             length: octets.len(),
-        });
-        let last = self.recent.len() - 1;
-        &self.recent[last]
+        };
+        self.recent.push_back(offence.clone());
+        offence
     }
 
     /// Every kind with its count.

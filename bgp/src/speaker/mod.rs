@@ -25,6 +25,7 @@ pub mod errors;
 pub mod events;
 mod inspect;
 mod liveness;
+mod monitoring;
 mod neighbour;
 mod session;
 pub mod snapshot;
@@ -41,6 +42,7 @@ use smallvec::SmallVec;
 pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
 use crate::bfd::SessionConfig;
+use crate::bmp::Monitor;
 use crate::codec::error::DecodeError;
 use crate::codec::{CodecContext, ErrorCode, HEADER_LEN, Message, MessageType, Notification};
 use crate::decision::Options;
@@ -226,6 +228,9 @@ pub struct Speaker {
     retired: Vec<Slot>,
     events: EventLog,
     errors: ErrorTotals,
+    /// Collectors that are connected.
+    monitors: Vec<Monitor>,
+    last_monitor: u64,
     /// The table `poll_table_event` asks first; they take turns.
     ipv6_first: bool,
 }
@@ -324,6 +329,8 @@ impl Speaker {
             ready: VecDeque::new(),
             retired: Vec::new(),
             events: EventLog::default(),
+            monitors: Vec::new(),
+            last_monitor: 0,
             errors: ErrorTotals::default(),
             ipv6_first: false,
             config: empty,
@@ -652,13 +659,18 @@ impl Speaker {
         }
         self.deferral.expire(now);
         self.end_deferral_where_complete();
+        self.tell_statistics(now);
     }
 
     /// When to call [`Speaker::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let neighbours = self.timers.first().map(|(deadline, _)| *deadline);
-        neighbours.into_iter().chain(self.deferral.deadline()).min()
+        neighbours
+            .into_iter()
+            .chain(self.deferral.deadline())
+            .chain(self.statistics_due())
+            .min()
     }
 
     /// Takes what a neighbour's machine asks for, and notes when it wants to be woken.
@@ -826,6 +838,7 @@ impl Speaker {
         let deciding = self.decide(&mut left);
         self.wake();
         let telling = self.tell_ready(budget);
+        self.feed_monitors();
         self.tables.ipv4.trim();
         self.tables.ipv6.trim();
         self.free_retired();
@@ -864,10 +877,7 @@ impl Speaker {
         else {
             return;
         };
-        let offence = neighbour
-            .errors
-            .fatal(error, octets, &mut self.errors, now)
-            .clone();
+        let offence = neighbour.errors.fatal(error, octets, &mut self.errors, now);
         session::tell_offence(neighbour, &offence, &mut self.events, now);
     }
 

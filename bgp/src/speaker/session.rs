@@ -84,6 +84,7 @@ impl Speaker {
         }
         self.end_deferral_where_complete();
         self.make_ready(slot);
+        self.monitor_up(slot, now);
     }
 
     pub(super) fn session_down(&mut self, slot: Slot, reason: &DownReason, now: Instant) {
@@ -134,6 +135,8 @@ impl Speaker {
         } = &mut self.tables;
         ipv4.table.begin_epoch(slot, store);
         ipv6.table.begin_epoch(slot, store);
+        let negotiated = Arc::clone(&session.negotiated);
+        self.monitor_down(slot, &negotiated, &reason.cause, now);
         self.take_steps(slot, &steps);
         self.refresh_own_addresses();
         self.deferral.lost(slot, now + self.config.connect_grace);
@@ -272,7 +275,7 @@ impl Speaker {
             return;
         }
         neighbour.counters.updates_received += 1;
-        if let Some(offence) = neighbour.errors.survived(&update, errors, now).cloned() {
+        if let Some(offence) = neighbour.errors.survived(&update, errors, now) {
             tell_offence(neighbour, &offence, events, now);
         }
         let Some(session) = &mut neighbour.session else {
@@ -425,6 +428,7 @@ impl Speaker {
         }
         self.deferral.settle(slot, FamilySet::of(family));
         self.end_deferral_where_complete();
+        self.monitor_end_of_rib(slot, family);
     }
 
     /// Does what is configured for a peer that announces more than it may; ending the session, 6/1 (RFC 4486 §4).

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::bfd::Paths;
+use super::collector::{self, Collectors};
 use super::connection::{self, Attention, ConnectionId, News, Report, Shared};
 use super::listener::{Arrival, Listeners};
 use super::sockopt::{self, Role, Signature};
@@ -56,6 +57,16 @@ pub(super) struct Inboxes {
     pub(super) accepted: mpsc::Receiver<Arrival>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) paths: mpsc::Receiver<(PeerId, bfd::Report)>,
+    pub(super) collectors: mpsc::Receiver<collector::News>,
+}
+
+/// Where the driver and the tasks it starts write to.
+#[derive(Debug)]
+pub(super) struct Outboxes {
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) events: mpsc::Sender<SpeakerEvent>,
+    pub(super) latest_event: watch::Sender<u64>,
+    pub(super) collectors: mpsc::Sender<collector::News>,
 }
 
 /// What ended waiting.
@@ -63,6 +74,7 @@ enum Wake {
     Report(Report),
     Arrived(Arrival),
     Path(PeerId, bfd::Report),
+    Collector(collector::News),
     /// Nothing when there is no handle left.
     Command(Option<Command>),
 }
@@ -99,6 +111,7 @@ pub(super) struct Driver {
     refusals_logged: Option<Instant>,
     /// The latest event in the log.
     logged: u64,
+    collectors: Collectors,
     latest_event: watch::Sender<u64>,
 }
 
@@ -113,18 +126,25 @@ impl Driver {
         speaker: Speaker,
         listeners: Listeners,
         paths: Paths,
-        reports: mpsc::Sender<Report>,
-        events: mpsc::Sender<SpeakerEvent>,
         tasks: TaskTracker,
-        latest_event: watch::Sender<u64>,
+        outboxes: Outboxes,
     ) -> Self {
+        let Outboxes {
+            reports,
+            events,
+            latest_event,
+            collectors,
+        } = outboxes;
+        let attention = Arc::default();
+        let collectors = Collectors::new(tasks.clone(), collectors, Arc::clone(&attention));
         Self {
+            collectors,
             speaker,
             connections: FxHashMap::default(),
             next_connection: 0,
             listeners,
             paths,
-            attention: Arc::default(),
+            attention,
             reports,
             events,
             states: BTreeMap::new(),
@@ -140,6 +160,8 @@ impl Driver {
 
     /// Runs until told to stop or until nobody can tell any more.
     pub(super) async fn run(mut self, mut inboxes: Inboxes) {
+        let monitoring = self.speaker.config().monitoring.clone();
+        self.collectors.configure(&monitoring, &mut self.speaker);
         let mut busy = true;
         let stop = loop {
             let command = self.wait(&mut inboxes, busy).await;
@@ -151,6 +173,7 @@ impl Driver {
             self.carry_out();
             self.log_events();
             busy |= self.dump();
+            busy |= self.collectors.feed(&mut self.speaker);
             self.tell();
         };
         self.goodbye(&stop.how).await;
@@ -167,6 +190,9 @@ impl Driver {
         self.carry_out();
         self.paths.end().await;
         self.log_events();
+        // Collectors hear how the sessions ended, where they read.
+        self.collectors.feed(&mut self.speaker);
+        self.collectors.end(&mut self.speaker);
         for (_, live) in self.connections.drain() {
             live.shared.close(false);
         }
@@ -197,6 +223,7 @@ impl Driver {
             path = inboxes.paths.recv() => path.map(|(peer, report)| Wake::Path(peer, report)),
             report = inboxes.reports.recv() => report.map(Wake::Report),
             accepted = inboxes.accepted.recv() => accepted.map(Wake::Arrived),
+            news = inboxes.collectors.recv() => news.map(Wake::Collector),
             command = inboxes.commands.recv() => Some(Wake::Command(command)),
             () = attention.raised.notified() => None,
             () = sleep_until(deadline) => None,
@@ -212,6 +239,7 @@ impl Driver {
             Some(Wake::Report(report)) => self.report(report),
             Some(Wake::Arrived(accepted)) => self.accept(accepted),
             Some(Wake::Path(peer, report)) => self.path(peer, &report),
+            Some(Wake::Collector(news)) => self.collectors.take(news, &mut self.speaker),
             Some(Wake::Command(command)) => stop = self.command(command),
             None => {}
         }
@@ -420,6 +448,8 @@ impl Driver {
                     .map_err(StartError::Config)
                     .and_then(|()| {
                         let listening = self.listeners.configure(&config);
+                        self.collectors
+                            .configure(&config.monitoring, &mut self.speaker);
                         self.speaker.configure(*config, now());
                         listening.map_err(|(address, source)| StartError::Listen {
                             address: Box::new(address),

@@ -22,6 +22,7 @@
 
 mod bfd;
 mod bfd_socket;
+mod collector;
 mod connection;
 mod driver;
 mod listener;
@@ -37,7 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use self::driver::{Driver, Inboxes};
+use self::driver::{Driver, Inboxes, Outboxes};
 use self::listener::Listeners;
 use crate::family::Family;
 use crate::fsm::State;
@@ -53,6 +54,9 @@ const COMMANDS: usize = 16;
 /// Reports that may wait: a thousand connections with two batches each are rarely all busy, and one that finds no room waits
 /// with its octets left in the kernel.
 const REPORTS: usize = 512;
+
+/// News of BMP collectors that may wait; their tasks wait with them.
+const COLLECTORS: usize = 8;
 
 /// Accepted connections that may wait.
 const ACCEPTED: usize = 256;
@@ -185,16 +189,16 @@ pub async fn spawn(
     let (paths, paths_told) = mpsc::channel(bfd::REPORTS);
     let paths = bfd::Paths::new(options.seed, paths);
     let (latest_event, event_seen) = watch::channel(0);
-    let driver = Driver::new(
-        speaker,
-        listeners,
-        paths,
+    let (collectors, collectors_told) = mpsc::channel(COLLECTORS);
+    let outboxes = Outboxes {
         reports,
         events,
-        tasks,
         latest_event,
-    );
+        collectors,
+    };
+    let driver = Driver::new(speaker, listeners, paths, tasks, outboxes);
     let inboxes = Inboxes {
+        collectors: collectors_told,
         reports: reports_taken,
         accepted: accepted_taken,
         commands: commands_taken,
