@@ -456,7 +456,7 @@ fn every_state_meets_every_state_as_rfc_5880_6_8_6_says() {
     for (ours, heard, then) in table {
         let mut solo = match ours {
             Up => Solo::up(config(2)),
-            _ => Solo::new(config(2)),
+            AdminDown | Down | Init => Solo::new(config(2)),
         };
         if ours == Init {
             solo.hear(&arrival(2), &packet(Down, 0));

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use super::config::Remote;
 use super::{Output, PeerId, Speaker};
 use crate::bfd::{Report, SessionConfig, State, Status};
 use crate::fsm::{Event, Shutdown};
@@ -77,6 +78,8 @@ impl Speaker {
         let wanted = config
             .bfd
             .filter(|_| config.enabled && !neighbour.leaving && !stopped)
+            // One whose address is yet to be learned is configured anew once it is.
+            .filter(|_| !matches!(config.remote, Remote::Unnumbered(_)))
             .map(|bfd| SessionConfig::new(&bfd, address.ip(), scope, config.local_address));
         let watched = neighbour.liveness.map(|liveness| liveness.config);
         if watched == wanted {

@@ -405,11 +405,24 @@ impl Worker {
         }
     }
 
-    /// Makes the listening sockets that are missing.
+    /// Makes the listening sockets that are missing. One for every address of a family hears what is for a single one too, and
+    /// the kernel would not let both have the port.
     fn listen(&mut self) {
+        let general: Vec<Place> = self
+            .listeners
+            .keys()
+            .filter(|place| place.is_general())
+            .copied()
+            .collect();
+        let covered = |place: &Place| general.iter().any(|general| general.covers(place));
+        for (place, (socket, _)) in &mut self.listeners {
+            if covered(place) {
+                *socket = None;
+            }
+        }
         let mut missing = false;
         for (place, (socket, _)) in &mut self.listeners {
-            if socket.is_none() {
+            if socket.is_none() && !covered(place) {
                 match bfd_socket::listener(*place) {
                     Ok(made) => *socket = Some(made),
                     Err(error) => {
@@ -454,6 +467,7 @@ impl Worker {
             *users -= 1;
             if *users == 0 {
                 self.listeners.remove(&place);
+                self.listen();
             }
         }
     }

@@ -59,6 +59,19 @@ impl Place {
         self.port
     }
 
+    /// It is for every address of its family.
+    pub(super) const fn is_general(&self) -> bool {
+        self.address.is_unspecified()
+    }
+
+    /// A socket here hears all that one at the other place would.
+    pub(super) const fn covers(&self, other: &Self) -> bool {
+        self.is_general()
+            && !other.is_general()
+            && self.port == other.port
+            && self.address.is_ipv4() == other.address.is_ipv4()
+    }
+
     const fn socket_address(&self) -> SocketAddr {
         socket_address(self.address, self.port, self.scope)
     }
@@ -241,9 +254,11 @@ impl Batch {
         };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
-                _ => Err(error),
+            let nothing = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+            return if nothing.contains(&error.kind()) {
+                Ok(false)
+            } else {
+                Err(error)
             };
         };
         for (slot, header) in self.slots.iter().zip(&headers).take(count) {
@@ -341,7 +356,7 @@ pub(super) fn wait(
         .collect();
     let timeout = timeout.map(|timeout| libc::timespec {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: timeout.subsec_nanos() as _,
+        tv_nsec: timeout.subsec_nanos().into(),
     });
     let timeout = timeout
         .as_ref()

@@ -7,6 +7,7 @@
     reason = "a test picks out the events it is about, and fails where it looks past an end"
 )]
 
+mod bfd;
 mod scripted;
 mod two_speakers;
 
