@@ -96,28 +96,37 @@ impl Retention {
     ) -> Steps {
         let mut steps = Steps::new();
         for family in Family::ALL {
-            let listed = terms.filter(|terms| {
-                families.has(family)
-                    && terms
-                        .capability
-                        .families
-                        .iter()
-                        .any(|kept| kept.family == family)
-            });
-            let Some(terms) = listed else {
+            let Some(terms) = terms.filter(|_| families.has(family)) else {
                 *self.kept(family) = Kept::Nothing;
                 steps.push(Step::DeleteOld(family));
                 continue;
             };
-            if *self.kept(family) != Kept::Nothing && !terms.notification {
-                // RFC 4724 §4.2: lost again before it was complete.
-                steps.push(Step::DeleteOlder(family));
-                *self.kept(family) = Kept::Nothing;
-            }
-            if matches!(self.kept(family), Kept::Nothing | Kept::Stale { .. }) {
-                *self.kept(family) = Kept::Stale {
-                    then: terms.grant(family),
-                };
+            let grant = terms.grant(family);
+            let restarts = terms
+                .capability
+                .families
+                .iter()
+                .any(|kept| kept.family == family);
+            match (*self.kept(family), restarts, grant) {
+                (_, false, None) => {
+                    *self.kept(family) = Kept::Nothing;
+                    steps.push(Step::DeleteOld(family));
+                }
+                // RFC 9494 §4.2: the restart time of a family that only this capability lists is zero.
+                (Kept::LongLived { .. }, false, Some(_)) => steps.push(Step::Demote(family)),
+                (_, false, Some(grant)) => {
+                    *self.kept(family) = Kept::LongLived { until: now + grant };
+                    steps.push(Step::Demote(family));
+                }
+                // What is long-lived stale has its own time, which runs on (RFC 9494 §4.2).
+                (Kept::LongLived { .. }, true, _) => {}
+                (kept, true, then) => {
+                    if kept != Kept::Nothing && !terms.notification {
+                        // RFC 4724 §4.2: lost again before it was complete.
+                        steps.push(Step::DeleteOlder(family));
+                    }
+                    *self.kept(family) = Kept::Stale { then };
+                }
             }
         }
         if self.keeps() {

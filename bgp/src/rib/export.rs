@@ -55,9 +55,20 @@ pub(crate) struct GroupKey {
     pub(crate) add_path: Option<AddPathSend>,
     /// The sending half of what the OPENs settled; the rest is zero.
     pub(crate) context: CodecContext,
-    /// They understand long-lived stale routes (RFC 9494).
-    pub(crate) long_lived_aware: bool,
+    /// What becomes of long-lived stale routes (RFC 9494).
+    pub(crate) long_lived: LongLivedTelling,
     pub(crate) policy: Arc<Policy>,
+}
+
+/// What peers are told of long-lived stale routes (RFC 9494 §4.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LongLivedTelling {
+    /// They know what it means.
+    Marked,
+    /// They do not, but are of our AS, and take them as the last choice that goes no further.
+    LastResort,
+    /// They do not.
+    Nothing,
 }
 
 /// The part of a context that changes how octets are written.
@@ -113,8 +124,9 @@ pub(crate) fn export(
     {
         return None;
     }
-    // RFC 9494 §4.6: never to those who would take it for a fresh one.
-    if path.long_lived && !key.long_lived_aware {
+    // RFC 9494 §4.3, §4.6: never to those who would take it for a fresh one, whoever it was that found it stale.
+    let stale = path.long_lived || keys.marks.contains(Marks::LLGR_STALE);
+    if stale && key.long_lived == LongLivedTelling::Nothing {
         return None;
     }
     // RFC 4271 §9.2, RFC 4456 §6: between internal peers only if one of them is a client.
@@ -199,7 +211,13 @@ pub(crate) fn rewrite(
     policy::apply(told.actions, &mut attributes, &mut changes);
     let origin = origin_of(told.source, source);
     let next_hop = next_hop(key, data.next_hop, changes.next_hop, origin)?;
-    if told.long_lived {
+    let marked = store
+        .keys(told.attributes)
+        .marks
+        .contains(Marks::LLGR_STALE);
+    let stale = told.long_lived || marked;
+    if stale {
+        // Also where policy took it away: it must not be lost on the way (RFC 9494 §4.6).
         attributes.communities.insert(Community::LLGR_STALE);
     }
     if key.external {
@@ -232,6 +250,10 @@ pub(crate) fn rewrite(
         }
     } else {
         attributes.local_pref.get_or_insert_default();
+        if stale && key.long_lived == LongLivedTelling::LastResort {
+            attributes.local_pref = Some(LocalPref(0));
+            attributes.communities.insert(Community::NO_EXPORT);
+        }
         if key.drained {
             attributes.local_pref = Some(LocalPref(0));
         }

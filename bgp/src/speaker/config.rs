@@ -639,7 +639,8 @@ impl PeerConfig {
             || self.hold_time != other.hold_time
             || self.keepalive != other.keepalive
             || self.graceful_restart != other.graceful_restart
-            || self.long_lived != other.long_lived
+            || self.long_lived.map(|ours| ours.stale_time)
+                != other.long_lived.map(|theirs| theirs.stale_time)
             || self.ttl_security != other.ttl_security
             || self.ttl != other.ttl
             || self.add_path_receive != other.add_path_receive

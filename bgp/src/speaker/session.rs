@@ -20,7 +20,7 @@ use crate::policy::SourceKind;
 use crate::prefix::Prefix;
 use crate::rib::adj_rib_out::Occasion;
 use crate::rib::attribute_store::PathData;
-use crate::rib::export::{GroupKey, own_next_hop, sending_half};
+use crate::rib::export::{GroupKey, LongLivedTelling, own_next_hop, sending_half};
 use crate::rib::import::{self, ImportContext};
 use crate::rib::table::{Incoming, Walk};
 use crate::rib::{PeerFacts, Slot};
@@ -687,7 +687,13 @@ impl Speaker {
                 .sends_path_ids(family)
                 .then(|| config.add_path_send.unwrap_or(AddPathSend::All)),
             context: sending_half(&negotiated.context, family),
-            long_lived_aware: negotiated.peer_long_lived.is_some(),
+            long_lived: match config.long_lived {
+                _ if negotiated.peer_long_lived.is_some() => LongLivedTelling::Marked,
+                Some(long_lived) if long_lived.partial_deployment && !external => {
+                    LongLivedTelling::LastResort
+                }
+                _ => LongLivedTelling::Nothing,
+            },
             policy: Arc::clone(&config.export),
         })
     }

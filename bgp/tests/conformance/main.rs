@@ -18,6 +18,7 @@ mod decision;
 mod export;
 mod external;
 mod framing;
+mod long_lived;
 mod monitoring;
 mod opens;
 mod refresh;
