@@ -25,6 +25,7 @@ mod refresh;
 mod sessions;
 mod sweep;
 mod updates;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -45,6 +46,8 @@ use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
 use margay_bgp::speaker::snapshot::PeerSnapshot;
 use margay_bgp::speaker::{Accepted, Output, PeerId, Speaker, TableEvent};
+
+use self::wire::Wire;
 
 const OWN_ASN: u32 = 64512;
 const SECOND: Duration = Duration::from_secs(1);
@@ -95,6 +98,8 @@ struct Lab {
     reconfigured: Vec<PeerId>,
     /// What whoever forwards was told.
     news: Vec<TableEvent>,
+    /// The process that is the speaker, instead of the one in here.
+    wire: Option<Wire>,
 }
 
 fn own_address() -> SocketAddr {
@@ -144,6 +149,7 @@ impl Lab {
         }
         change(&mut config);
         let now = Instant::now();
+        let wire = wire::wanted().map(|binary| Wire::start(&binary, &config));
         let mut lab = Self {
             speaker: Speaker::new(config, 7, now),
             now,
@@ -154,13 +160,19 @@ impl Lab {
             refuses: false,
             reconfigured: Vec::new(),
             news: Vec::new(),
+            wire,
         };
-        lab.settle();
+        if lab.wire.is_some() {
+            lab.wire_ready();
+        } else {
+            lab.settle();
+        }
         lab
     }
 
     /// Changes the configuration of the running speaker.
     fn configure(&mut self, change: impl FnOnce(&mut SpeakerConfig)) {
+        self.inside("changes the configuration");
         let mut config = self.speaker.config().clone();
         change(&mut config);
         self.speaker.configure(config, self.now);
@@ -173,6 +185,9 @@ impl Lab {
 
     /// Connected, OPEN not yet said.
     fn connect(&mut self, name: &'static str) {
+        if self.wire.is_some() {
+            return self.wire_connect(name);
+        }
         let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 40_000);
         self.connect_from(name, remote, own_address());
     }
@@ -188,6 +203,7 @@ impl Lab {
     /// The neighbour takes the connection the speaker is dialling.
     #[track_caller]
     fn answer(&mut self, name: &'static str) {
+        self.inside("is dialled");
         let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 179);
         let peer = self.dialled.pop().expect("nobody is dialled");
         self.stand(name, peer, Direction::Outgoing, own_address(), remote);
@@ -253,7 +269,10 @@ impl Lab {
     }
 
     /// The neighbour says octets, cut off where the speaker no longer reads.
-    fn say(&mut self, name: &str, octets: &[u8]) {
+    fn say(&mut self, name: &'static str, octets: &[u8]) {
+        if self.wire.is_some() {
+            return self.wire_say(name, octets);
+        }
         let now = self.now;
         self.ends
             .get_mut(name)
@@ -319,7 +338,10 @@ impl Lab {
     }
 
     /// The neighbour's TCP connection breaks.
-    fn cut(&mut self, name: &str) {
+    fn cut(&mut self, name: &'static str) {
+        if self.wire.is_some() {
+            return self.wire_cut(name);
+        }
         let end = self.ends.remove(name).unwrap();
         self.speaker
             .handle_closed(end.peer, end.direction, self.now);
@@ -418,6 +440,7 @@ impl Lab {
 
     /// Time passes; every neighbour but `silent` says a KEEPALIVE each second.
     fn advance(&mut self, time: Duration, silent: &[&str]) {
+        self.inside("lets time pass");
         let until = self.now + time;
         while self.now < until {
             self.now += SECOND;
@@ -447,7 +470,29 @@ impl Lab {
         }
     }
 
+    /// The neighbour says nothing more, and its connection ends after `time`; on the invented clock not before.
+    #[track_caller]
+    fn await_end(&mut self, name: &'static str, time: Duration) {
+        if self.wire.is_some() {
+            return self.wire_await_end(name);
+        }
+        self.advance(time.saturating_sub(SECOND), &[name]);
+        assert!(!self.ends[name].closed, "{name} is left too early");
+        self.advance(SECOND, &[name]);
+        assert!(self.ends[name].closed, "{name} is still connected");
+    }
+
+    /// The case needs the speaker in here.
+    #[track_caller]
+    fn inside(&self, why: &str) {
+        assert!(
+            self.wire.is_none(),
+            "{why}: the case belongs into wire::INSIDE"
+        );
+    }
+
     fn peer(&self, name: &str) -> PeerSnapshot {
+        self.inside("looks at the snapshot");
         let snapshot = self.speaker.snapshot(self.now);
         snapshot
             .peers
@@ -458,6 +503,12 @@ impl Lab {
 
     #[track_caller]
     fn assert_established(&self, name: &str) {
+        if self.wire.is_some() {
+            // What was said last was answered by then, if by the end.
+            let end = &self.ends[name];
+            assert!(!end.closed, "{name}: {:?}", end.told.last());
+            return;
+        }
         let peer = self.peer(name);
         assert_eq!(
             peer.state,

@@ -19,13 +19,8 @@ pub(super) fn lab() -> Lab {
 pub(super) fn withdraws(case: &str, octets: &[u8]) {
     let mut lab = lab();
     lab.say("a", octets);
-    let peer = lab.peer("a");
-    assert_eq!(
-        peer.state,
-        margay_bgp::fsm::State::Established,
-        "{case}: {:?}",
-        peer.last_error
-    );
+    assert!(!lab.ends["a"].closed, "{case}: {:?}", lab.told("a"));
+    lab.assert_established("a");
     for name in ["b", "c"] {
         assert!(
             !lab.ends[name].table.contains_key(&prefix(FIRST)),
