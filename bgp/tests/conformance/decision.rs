@@ -64,7 +64,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// An announcement of [`ROUTE`] in which some attributes are others; paths of internal neighbours come from AS 65000.
-fn say(lab: &mut Lab, name: &str, others: &[Vec<u8>]) {
+fn say(lab: &mut Lab, name: &'static str, others: &[Vec<u8>]) {
     let mut list = usual(name);
     if super::asn_of(name) == super::OWN_ASN {
         list[1] = as_path(&[65_000]);

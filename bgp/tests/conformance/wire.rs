@@ -461,6 +461,7 @@ fn end(lab: &Lab, name: &'static str) -> End {
             ..CodecContext::before_open()
         },
         told: Vec::new(),
+        frames: Vec::new(),
         table: BTreeMap::new(),
         keepalive_interval: None,
         closed: false,
@@ -627,6 +628,7 @@ impl Lab {
         line.incoming.extend_from_slice(&octets);
         while let Some(frame) = frames::split(&mut line.incoming, EXTENDED_MAX_LEN).unwrap() {
             let message = decode(&frame.octets, &end.reading).unwrap();
+            end.frames.push(frame.octets.to_vec());
             match &message {
                 Message::Open(open) => line.theirs = Some(open.clone()),
                 Message::Keepalive if !line.confirmed => {
