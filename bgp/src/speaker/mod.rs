@@ -487,7 +487,14 @@ impl Speaker {
         self.neighbour(slot).map(|neighbour| &neighbour.config)
     }
 
-    /// Notes why no TCP connection to the peer comes about, for people; forgotten with the next session.
+    /// The neighbour of this name.
+    #[must_use]
+    pub fn peer_named(&self, name: &str) -> Option<PeerId> {
+        let slot = self.names.get(name)?;
+        self.neighbour(*slot).map(|neighbour| neighbour.id)
+    }
+
+    /// Notes why no TCP connection to the peer comes about, for people; forgotten with the next connection.
     pub fn note_trouble(&mut self, peer: PeerId, trouble: &str) {
         if let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot))
             && neighbour.session.is_none()
@@ -518,6 +525,8 @@ impl Speaker {
         if let Some(neighbour) = self.known(peer).and_then(|slot| self.neighbour_mut(slot)) {
             neighbour.set_open(direction, true);
             neighbour.warnings.remove(&PeerWarning::NobodyCalls);
+            // What goes wrong from here on, the session's machine says.
+            neighbour.trouble = None;
         }
         let event = Event::ConnectionUp {
             direction,

@@ -48,7 +48,7 @@ pub(super) struct Neighbour {
     pub(super) ipv6_first: bool,
     /// Waits in the queue of peers to be given octets.
     pub(super) ready: bool,
-    /// Why its TCP connection does not come about, in words; nothing once it has a session.
+    /// Why its TCP connection does not come about, in words; nothing once there is one.
     pub(super) trouble: Option<Arc<str>>,
     /// No longer configured: goes when its routes are gone.
     pub(super) leaving: bool,

@@ -6,6 +6,7 @@
 //! themselves, nor a timer by more than a slice.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +22,14 @@ use tracing::{debug, info, warn};
 use super::bfd::Paths;
 use super::collector::{self, Collectors};
 use super::connection::{self, Attention, ConnectionId, News, Report, Shared};
+use super::links::Links;
 use super::listener::{Arrival, Listeners};
 use super::sockopt::{self, Role, Signature};
 use super::{Command, SpeakerEvent, StartError};
 use crate::bfd;
 use crate::fsm::{Direction, State};
 use crate::prefix::Prefix;
-use crate::speaker::config::PeerConfig;
+use crate::speaker::config::{Listen, PeerConfig, SpeakerConfig};
 use crate::speaker::events::{Origin, PeerEventKind};
 use crate::speaker::snapshot::RouteInfo;
 use crate::speaker::{Accepted, Output, PeerId, RouteDump, Speaker, SpeakerShutdown, TableEvent};
@@ -75,6 +77,8 @@ enum Wake {
     Arrived(Arrival),
     Path(PeerId, bfd::Report),
     Collector(collector::News),
+    /// Interfaces or the neighbours on them.
+    Links,
     /// Nothing when there is no handle left.
     Command(Option<Command>),
 }
@@ -87,7 +91,12 @@ struct Live {
     remote: Option<SocketAddr>,
     /// How its segments are signed.
     signature: Signature,
+    /// While we dial a peer whose segments the kernel may drop without a word: what it had dropped before.
+    begun: Option<Drops>,
 }
+
+/// Counters of dropped segments, by name.
+type Drops = Vec<(String, u64)>;
 
 /// Everything the task owns.
 #[derive(Debug)]
@@ -95,6 +104,9 @@ pub(super) struct Driver {
     speaker: Speaker,
     connections: FxHashMap<(PeerId, Direction), Live>,
     next_connection: u64,
+    /// The configuration as it was written; the speaker has it with the addresses of the moment.
+    written: SpeakerConfig,
+    links: Links,
     listeners: Listeners,
     paths: Paths,
     attention: Arc<Attention>,
@@ -124,6 +136,8 @@ struct Stop {
 impl Driver {
     pub(super) fn new(
         speaker: Speaker,
+        written: SpeakerConfig,
+        links: Links,
         listeners: Listeners,
         paths: Paths,
         tasks: TaskTracker,
@@ -142,6 +156,8 @@ impl Driver {
             speaker,
             connections: FxHashMap::default(),
             next_connection: 0,
+            written,
+            links,
             listeners,
             paths,
             attention,
@@ -162,6 +178,7 @@ impl Driver {
     pub(super) async fn run(mut self, mut inboxes: Inboxes) {
         let monitoring = self.speaker.config().monitoring.clone();
         self.collectors.configure(&monitoring, &mut self.speaker);
+        self.note_missing();
         let mut busy = true;
         let stop = loop {
             let command = self.wait(&mut inboxes, busy).await;
@@ -186,6 +203,7 @@ impl Driver {
     /// Ends every session and waits until the peers could read why.
     async fn goodbye(&mut self, how: &SpeakerShutdown) {
         self.listeners.close();
+        self.links.close();
         self.speaker.shutdown(how, now());
         self.carry_out();
         self.paths.end().await;
@@ -226,6 +244,7 @@ impl Driver {
             news = inboxes.collectors.recv() => news.map(Wake::Collector),
             command = inboxes.commands.recv() => Some(Wake::Command(command)),
             () = attention.raised.notified() => None,
+            () = self.links.changed() => Some(Wake::Links),
             () = sleep_until(deadline) => None,
             // Room for news that found none.
             _ = self.events.reserve(), if self.blocked => None,
@@ -241,6 +260,8 @@ impl Driver {
             Some(Wake::Path(peer, report)) => self.path(peer, &report),
             Some(Wake::Collector(news)) => self.collectors.take(news, &mut self.speaker),
             Some(Wake::Command(command)) => stop = self.command(command),
+            // What could not be listened on is known already.
+            Some(Wake::Links) => drop(self.configure()),
             None => {}
         }
         // Before all else: routes through a path that is gone lead nowhere.
@@ -304,7 +325,9 @@ impl Driver {
             }
             News::ConnectFailed(error) => {
                 debug!(?peer, %error, "cannot connect");
+                let begun = live.begun.take();
                 self.connections.remove(&(peer, direction));
+                self.note_failure(peer, begun, Some(&error));
                 self.speaker.handle_connect_failed(peer, now());
             }
             News::Messages { messages, open } => {
@@ -372,6 +395,12 @@ impl Driver {
             remote,
             listener,
         } = arrival;
+        if self
+            .links
+            .called(&self.written, listener.binding.netns.as_ref(), remote)
+        {
+            drop(self.configure());
+        }
         let accepted = self
             .speaker
             .accept_on(remote, local, &listener.binding, now());
@@ -447,14 +476,14 @@ impl Driver {
                     .validate()
                     .map_err(StartError::Config)
                     .and_then(|()| {
-                        let listening = self.listeners.configure(&config);
                         self.collectors
                             .configure(&config.monitoring, &mut self.speaker);
-                        self.speaker.configure(*config, now());
-                        listening.map_err(|(address, source)| StartError::Listen {
-                            address: Box::new(address),
-                            source,
-                        })
+                        self.written = *config;
+                        self.configure()
+                            .map_err(|(address, source)| StartError::Listen {
+                                address: Box::new(address),
+                                source,
+                            })
                     });
                 self.carry_out();
                 drop(reply.send(result));
@@ -494,6 +523,28 @@ impl Driver {
         None
     }
 
+    /// Puts what was written in force, with the addresses that peers on links have at the moment.
+    fn configure(&mut self) -> Result<(), (Listen, io::Error)> {
+        self.links.configure(&self.written);
+        let config = self.links.resolve(&self.written);
+        let listening = self.listeners.configure(&config);
+        self.speaker.configure(config, now());
+        self.note_missing();
+        self.carry_out();
+        listening
+    }
+
+    /// Says of peers on links why they are not dialled.
+    fn note_missing(&mut self) {
+        for peer in &self.written.peers {
+            if let Some(reason) = self.links.missing(peer)
+                && let Some(id) = self.speaker.peer_named(&peer.name)
+            {
+                self.speaker.note_trouble(id, &reason);
+            }
+        }
+    }
+
     /// Does what the speaker asks for.
     fn carry_out(&mut self) {
         while let Some(output) = self.speaker.poll_output() {
@@ -517,8 +568,12 @@ impl Driver {
                     direction,
                     linger,
                 } => {
-                    if let Some(live) = self.connections.remove(&(peer, direction)) {
+                    if let Some(mut live) = self.connections.remove(&(peer, direction)) {
                         live.shared.close(linger);
+                        // Nobody answered until the next attempt was due.
+                        if let (Direction::Outgoing, None) = (direction, live.remote) {
+                            self.note_failure(peer, live.begun.take(), None);
+                        }
                     }
                 }
                 Output::UseContext {
@@ -595,6 +650,11 @@ impl Driver {
 
     fn dial(&mut self, peer: PeerId, remote: SocketAddr, config: Arc<PeerConfig>) {
         let shared = self.insert(peer, Direction::Outgoing, None, Signature::of(&config));
+        if (config.password.is_some() || config.ttl_security.is_some() || !config.tcp_ao.is_empty())
+            && let Some(live) = self.connections.get_mut(&(peer, Direction::Outgoing))
+        {
+            live.begun = Some(sockopt::drop_counters(config.binding.netns.as_deref()));
+        }
         let dial = async move {
             let socket = sockopt::dialler(&config, remote)?;
             TcpSocket::from_std_stream(socket.into())
@@ -603,6 +663,35 @@ impl Driver {
         };
         self.tasks
             .spawn(connection::dialled(dial, shared, self.reports.clone()));
+    }
+
+    /// Notes why dialling failed; nothing as error means that nobody answered in time. A wrong key or TTL looks like silence, and
+    /// only the kernel's counters tell it from a peer that is not there.
+    fn note_failure(&mut self, peer: PeerId, begun: Option<Drops>, error: Option<&io::Error>) {
+        let Some(config) = self.speaker.peer_config(peer) else {
+            return;
+        };
+        let said = error.map_or_else(|| "timed out".to_owned(), ToString::to_string);
+        let silent = error.is_none_or(|error| error.kind() == io::ErrorKind::TimedOut);
+        let mut text = format!("connecting to {} failed: {said}", config.name);
+        if let Some(begun) = begun.filter(|_| silent) {
+            let grown: Vec<String> = sockopt::drop_counters(config.binding.netns.as_deref())
+                .into_iter()
+                .filter_map(|(name, now)| {
+                    let before = begun.iter().find(|(known, _)| *known == name)?.1;
+                    (now > before).then(|| format!("{name} +{}", now - before))
+                })
+                .collect();
+            text += &if grown.is_empty() {
+                "; segments with another key or TTL are dropped without a word, here or there: compare both ends".to_owned()
+            } else {
+                format!(
+                    "; the kernel dropped segments meanwhile: {}",
+                    grown.join(", ")
+                )
+            };
+        }
+        self.speaker.note_trouble(peer, &text);
     }
 
     /// Makes room for a connection; an earlier one of the same peer and direction ends.
@@ -620,6 +709,7 @@ impl Driver {
             shared: Arc::clone(&shared),
             remote,
             signature,
+            begun: None,
         };
         if let Some(earlier) = self.connections.insert((peer, direction), live) {
             earlier.shared.close(false);
@@ -700,7 +790,7 @@ pub(super) fn now() -> std::time::Instant {
 }
 
 /// Sleeps until a deadline, for ever where there is none.
-async fn sleep_until(deadline: Option<Instant>) {
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -11,7 +11,8 @@
 //! them bounded. [`start`] gives all of this a thread of its own, so that no message between driver and connections wakes another
 //! thread: on the way of one small update that would cost more than everything else the speaker does. Each TCP connection is a
 //! task that frames, decodes, writes and keeps the session alive. See `driver.rs` for the order of things in a round, `bfd.rs` for
-//! the thread that watches paths, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to.
+//! the thread that watches paths, `connection.rs` for back pressure in both directions, `sockopt.rs` for what sockets are set to,
+//! `links.rs` and `discovery.rs` for peers on links.
 //!
 //! Bounds, and what happens at them:
 //! - messages of a peer: two batches of at most 64 KiB of octets; then TCP slows the peer down;
@@ -24,8 +25,11 @@ mod bfd;
 mod bfd_socket;
 mod collector;
 mod connection;
+mod discovery;
 mod driver;
+mod links;
 mod listener;
+mod rtnetlink;
 mod sockopt;
 
 use std::collections::BTreeSet;
@@ -39,6 +43,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use self::driver::{Driver, Inboxes, Outboxes};
+use self::links::Links;
 use self::listener::Listeners;
 use crate::family::Family;
 use crate::fsm::State;
@@ -175,7 +180,10 @@ pub async fn spawn(
     let (commands, commands_taken) = mpsc::channel(COMMANDS);
     let (events, events_taken) = mpsc::channel(options.events.max(1));
     let mut listeners = Listeners::new(accepted, tasks.clone());
-    if let Err((address, source)) = listeners.configure(&config) {
+    let mut links = Links::new(tasks.clone());
+    links.configure(&config);
+    let resolved = links.resolve(&config);
+    if let Err((address, source)) = listeners.configure(&resolved) {
         if !listeners.any() {
             return Err(StartError::Listen {
                 address: Box::new(address),
@@ -184,7 +192,7 @@ pub async fn spawn(
         }
         tracing::warn!(%address, error = %source, "cannot listen, and tries again");
     }
-    let mut speaker = Speaker::new(config, options.seed, driver::now());
+    let mut speaker = Speaker::new(resolved, options.seed, driver::now());
     speaker.report_routes(options.report_routes);
     let (paths, paths_told) = mpsc::channel(bfd::REPORTS);
     let paths = bfd::Paths::new(options.seed, paths);
@@ -196,7 +204,7 @@ pub async fn spawn(
         latest_event,
         collectors,
     };
-    let driver = Driver::new(speaker, listeners, paths, tasks, outboxes);
+    let driver = Driver::new(speaker, config, links, listeners, paths, tasks, outboxes);
     let inboxes = Inboxes {
         collectors: collectors_told,
         reports: reports_taken,

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::io::unix::AsyncFd;
 
 use crate::prefix::Prefix;
 use crate::speaker::config::{AoKey, HoldTime, Listen, MAX_SECRET_LEN, PeerConfig, Secret};
@@ -368,6 +369,102 @@ pub(super) fn in_netns<T: Send>(
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
     })
+}
+
+/// A non-blocking netlink socket that is told of links and neighbours.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn netlink() -> io::Result<Socket> {
+    // `RTMGRP_LINK | RTMGRP_NEIGH` of linux/rtnetlink.h.
+    const GROUPS: u32 = 1 | 4;
+    let socket = Socket::new(
+        Domain::from(libc::AF_NETLINK),
+        Type::RAW,
+        Some(Protocol::from(libc::NETLINK_ROUTE)),
+    )?;
+    socket.set_nonblocking(true)?;
+    // SAFETY: the storage is plain integers, zeroed, and large and aligned enough for every socket address; what is written is
+    // a netlink address of the length that is returned.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let address = storage.cast::<libc::sockaddr_nl>();
+            (*address).nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).unwrap_or(0);
+            (*address).nl_groups = GROUPS;
+            *length = libc::socklen_t::try_from(size_of::<libc::sockaddr_nl>()).unwrap_or(0);
+            Ok(())
+        })
+    }?;
+    socket.bind(&address)?;
+    Ok(socket)
+}
+
+/// A non-blocking socket for router solicitations and advertisements on every link of the namespace. Needs `CAP_NET_RAW`.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn neighbour_discovery() -> io::Result<Socket> {
+    /// `ICMP6_FILTER` of linux/icmpv6.h: a set bit blocks a type.
+    const ICMP6_FILTER: libc::c_int = 1;
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    socket.set_nonblocking(true)?;
+    let mut blocked = [u32::MAX; 8];
+    // 133 and 134, in the word of 128 to 159.
+    if let Some(word) = blocked.get_mut(4) {
+        *word &= !(1 << 5 | 1 << 6);
+    }
+    set_option(&socket, libc::IPPROTO_ICMPV6, ICMP6_FILTER, &blocked)?;
+    socket.set_recv_hoplimit_v6(true)?;
+    socket.set_unicast_hops_v6(u32::from(u8::MAX))?;
+    socket.set_multicast_hops_v6(u32::from(u8::MAX))?;
+    socket.set_multicast_loop_v6(false)?;
+    Ok(socket)
+}
+
+/// Watches a socket of ours on the runtime.
+///
+/// # Errors
+/// There is no room in its list.
+pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: `Socket` owns its descriptor, closes it only when dropped, and never changes it in between.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
+}
+
+/// The octets a system call wrote.
+pub(super) fn filled(buffer: &[mem::MaybeUninit<u8>], length: usize) -> &[u8] {
+    let filled = buffer.get(..length).unwrap_or_default();
+    // SAFETY: the callers pass what the kernel says it wrote to the beginning of the buffer.
+    unsafe { std::slice::from_raw_parts(filled.as_ptr().cast(), filled.len()) }
+}
+
+/// Segments that the kernel dropped for their signature or their TTL, by the names of the counters in /proc/net/netstat, in the
+/// namespace of a peer. Nothing where they cannot be read.
+pub(super) fn drop_counters(netns: Option<&Path>) -> Vec<(String, u64)> {
+    const NAMES: [&str; 7] = [
+        "TCPMD5NotFound",
+        "TCPMD5Unexpected",
+        "TCPMD5Failure",
+        "TCPMinTTLDrop",
+        "TCPAOBad",
+        "TCPAOKeyNotFound",
+        "TCPAORequired",
+    ];
+    // Of the thread, which may be in another namespace than the process.
+    let read = || std::fs::read_to_string("/proc/thread-self/net/netstat");
+    let Ok(text) = in_netns(netns, read) else {
+        return Vec::new();
+    };
+    // Two lines a group: names, then values.
+    let mut lines = text.lines();
+    let mut found = Vec::new();
+    while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
+        for (name, value) in names.split(' ').zip(values.split(' ')) {
+            if let (true, Ok(value)) = (NAMES.contains(&name), value.parse()) {
+                found.push((name.to_owned(), value));
+            }
+        }
+    }
+    found
 }
 
 /// Sets or, with no key, removes the TCP-MD5 key for every peer in `peers` (RFC 2385). On a listener the longest matching

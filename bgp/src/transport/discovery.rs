@@ -1,0 +1,405 @@
+//! Who is at the other end of a link (RFC 4861): routers advertise themselves, and so do we, so that the other side finds us.
+//!
+//! One task per network namespace in which a peer is on a link. It follows the kernel's links and neighbours, listens to router
+//! advertisements and sends some on the links of unnumbered peers. What it sends makes nobody use us as default router: the
+//! lifetime is 0, and there is no prefix in it; FRR and others take the address from any advertisement.
+//!
+//! A link has one router. Where several speak, the first counts until it has been silent for [`SILENCE`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{MaybeUninitSlice, MsgHdrMut, SockAddr, Socket};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::rtnetlink::{self, Link, News};
+use super::sockopt;
+
+const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+/// Hop limit of neighbour discovery: nobody beyond the link can fake it (RFC 4861 §6.1.2).
+const HOP_LIMIT: i32 = 255;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+/// Between two advertisements of ours.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// The same for the first few, and after one that could not be sent: the link's own address may be tentative still.
+const QUICK_INTERVAL: Duration = Duration::from_millis(500);
+const QUICK: u8 = 4;
+/// After so long without a word, another router of the link may take a neighbour's place: three of FRR's intervals.
+const SILENCE: Duration = Duration::from_secs(35);
+/// Pause after sockets could not be had.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The links that matter, by name; true where the neighbour is to be found.
+pub(super) type Wanted = BTreeMap<Arc<str>, bool>;
+
+/// A link that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) index: u32,
+    /// Where the router at its other end is.
+    pub(super) neighbour: Option<Ipv6Addr>,
+}
+
+/// What is known of the wanted links; those missing are not there.
+pub(super) type View = BTreeMap<Arc<str>, Seen>;
+
+/// Follows the links of a namespace until it is cancelled.
+pub(super) async fn follow(
+    netns: Option<Arc<Path>>,
+    mut wanted: watch::Receiver<Wanted>,
+    view: watch::Sender<View>,
+    changed: Arc<Notify>,
+) {
+    loop {
+        let open = sockopt::in_netns(netns.as_deref(), || {
+            Ok((sockopt::netlink()?, sockopt::neighbour_discovery()?))
+        });
+        let result = match open {
+            Ok((kernel, radio)) => Follower::start(kernel, radio),
+            Err(error) => Err(error),
+        };
+        let error = match result {
+            Ok(mut follower) => follower.run(&mut wanted, &view, &changed).await,
+            Err(error) => error,
+        };
+        warn!(?netns, %error, "cannot follow links, and tries again");
+        // What was known is no longer followed: a peer on a link needs one that is.
+        publish(&view, &changed, View::new());
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn publish(view: &watch::Sender<View>, changed: &Notify, now: View) {
+    let differs = view.send_if_modified(|old| {
+        let differs = *old != now;
+        *old = now;
+        differs
+    });
+    if differs {
+        changed.notify_one();
+    }
+}
+
+/// A router of a link, and when it was last heard of.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    address: Ipv6Addr,
+    at: Instant,
+}
+
+/// Our own advertisements on a link.
+#[derive(Clone, Copy, Debug)]
+struct Beacon {
+    next: Instant,
+    quick: u8,
+}
+
+#[derive(Debug)]
+struct Follower {
+    kernel: AsyncFd<Socket>,
+    radio: AsyncFd<Socket>,
+    links: BTreeMap<u32, Link>,
+    routers: BTreeMap<u32, Heard>,
+    beacons: BTreeMap<u32, Beacon>,
+    /// Requests for dumps not sent yet: one is answered after the other.
+    dumps: Vec<Vec<u8>>,
+}
+
+impl Follower {
+    fn start(kernel: Socket, radio: Socket) -> io::Result<Self> {
+        let mut follower = Self {
+            kernel: sockopt::register(kernel)?,
+            radio: sockopt::register(radio)?,
+            links: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            beacons: BTreeMap::new(),
+            dumps: Vec::new(),
+        };
+        follower.read_anew()?;
+        Ok(follower)
+    }
+
+    /// Asks for everything.
+    fn read_anew(&mut self) -> io::Result<()> {
+        self.links.clear();
+        let [links, neighbours] = rtnetlink::dump_requests();
+        self.dumps = vec![neighbours];
+        self.kernel.get_ref().send(&links).map(drop)
+    }
+
+    /// Runs until a socket fails.
+    async fn run(
+        &mut self,
+        wanted: &mut watch::Receiver<Wanted>,
+        view: &watch::Sender<View>,
+        changed: &Notify,
+    ) -> io::Error {
+        loop {
+            let now = wanted.borrow_and_update().clone();
+            self.tune(&now);
+            // Between the two dumps not every link is known.
+            if self.dumps.is_empty() {
+                publish(view, changed, self.view(&now));
+            }
+            let due = self.beacons.values().map(|beacon| beacon.next).min();
+            let result = tokio::select! {
+                ready = self.kernel.readable() => match ready {
+                    Ok(mut guard) => { guard.clear_ready(); self.hear_kernel() }
+                    Err(error) => Err(error),
+                },
+                ready = self.radio.readable() => match ready {
+                    Ok(mut guard) => { guard.clear_ready(); self.hear_neighbours(&now); Ok(()) }
+                    Err(error) => Err(error),
+                },
+                result = wanted.changed() => result.map_err(io::Error::other),
+                () = super::driver::sleep_until(due) => { self.advertise(); Ok(()) }
+            };
+            if let Err(error) = result {
+                return error;
+            }
+        }
+    }
+
+    fn view(&self, wanted: &Wanted) -> View {
+        self.links
+            .iter()
+            .filter_map(|(index, link)| {
+                let (name, _) = wanted.get_key_value(link.name.as_str())?;
+                let neighbour = self.routers.get(index).map(|heard| heard.address);
+                let seen = Seen {
+                    index: *index,
+                    neighbour,
+                };
+                Some((Arc::clone(name), seen))
+            })
+            .collect()
+    }
+
+    /// Advertises on exactly the running links whose neighbour is wanted.
+    fn tune(&mut self, wanted: &Wanted) {
+        let on: BTreeSet<u32> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.running && wanted.get(link.name.as_str()) == Some(&true))
+            .map(|(index, _)| *index)
+            .collect();
+        self.beacons.retain(|index, _| on.contains(index));
+        for index in on {
+            if self.beacons.contains_key(&index) {
+                continue;
+            }
+            // Solicitations go to all routers. That we are in the group already is no mistake.
+            if let Err(error) = self.radio.get_ref().join_multicast_v6(&ALL_ROUTERS, index) {
+                debug!(index, %error, "not among the routers of the link");
+            }
+            self.beacons.insert(
+                index,
+                Beacon {
+                    next: Instant::now(),
+                    quick: QUICK,
+                },
+            );
+            self.send(index, ROUTER_SOLICITATION, ALL_ROUTERS);
+        }
+    }
+
+    fn advertise(&mut self) {
+        let now = Instant::now();
+        let due: Vec<u32> = self
+            .beacons
+            .iter()
+            .filter(|(_, beacon)| beacon.next <= now)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in due {
+            let sent = self.send(index, ROUTER_ADVERTISEMENT, ALL_NODES);
+            if let Some(beacon) = self.beacons.get_mut(&index) {
+                beacon.quick = beacon.quick.saturating_sub(u8::from(sent));
+                let quick = !sent || beacon.quick > 0;
+                beacon.next = now + if quick { QUICK_INTERVAL } else { INTERVAL };
+            }
+        }
+    }
+
+    /// Whether the kernel took it.
+    fn send(&self, index: u32, kind: u8, to: Ipv6Addr) -> bool {
+        let mac = self.links.get(&index).and_then(|link| link.mac);
+        let to = SockAddr::from(SocketAddrV6::new(to, 0, 0, index));
+        let socket = self.radio.get_ref();
+        let result = socket
+            .set_multicast_if_v6(index)
+            .and_then(|()| socket.send_to(&packet(kind, mac), &to));
+        if let Err(error) = &result {
+            debug!(index, kind, %error, "neighbour discovery");
+        }
+        result.is_ok()
+    }
+
+    fn hear_kernel(&mut self) -> io::Result<()> {
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
+        loop {
+            let length = match self.kernel.get_ref().recv(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // It had more to say than it could keep.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.read_anew()?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let datagram = sockopt::filled(&buffer, length);
+            for news in rtnetlink::read(datagram) {
+                match news {
+                    News::Link(index, link) => {
+                        if self.links.get(&index).is_some_and(|old| old.running) && !link.running {
+                            // Whoever is there when the carrier returns may be somebody else.
+                            self.routers.remove(&index);
+                        }
+                        self.links.insert(index, link);
+                    }
+                    News::LinkGone(index) => {
+                        self.links.remove(&index);
+                        self.routers.remove(&index);
+                    }
+                    News::Router(index, address) => self.heard(index, address),
+                }
+            }
+            if rtnetlink::ends_dump(datagram)
+                && let Some(next) = self.dumps.pop()
+            {
+                self.kernel.get_ref().send(&next)?;
+            }
+        }
+    }
+
+    fn hear_neighbours(&mut self, wanted: &Wanted) {
+        while let Ok(Some((from, index, kind))) = receive(self.radio.get_ref()) {
+            let concerns = self
+                .links
+                .get(&index)
+                .is_some_and(|link| wanted.get(link.name.as_str()) == Some(&true));
+            match kind {
+                _ if !concerns => {}
+                ROUTER_ADVERTISEMENT if from.is_unicast_link_local() => self.heard(index, from),
+                // At once, but not more often than the quick ones.
+                ROUTER_SOLICITATION => {
+                    if let Some(beacon) = self.beacons.get_mut(&index) {
+                        beacon.quick = beacon.quick.max(1);
+                        beacon.next = beacon.next.min(Instant::now() + QUICK_INTERVAL);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn heard(&mut self, index: u32, address: Ipv6Addr) {
+        let at = Instant::now();
+        let known = self.routers.get(&index);
+        if known.is_some_and(|known| known.address != address && at - known.at < SILENCE) {
+            return;
+        }
+        if known.is_none_or(|known| known.address != address) {
+            info!(index, %address, "a router on the link");
+        }
+        self.routers.insert(index, Heard { address, at });
+    }
+}
+
+/// A solicitation or an advertisement (RFC 4861 §4.1, §4.2) with our link-layer address; the kernel fills in the checksum.
+fn packet(kind: u8, mac: Option<[u8; 6]>) -> Vec<u8> {
+    let mut octets = vec![kind, 0, 0, 0];
+    if kind == ROUTER_ADVERTISEMENT {
+        // Hop limit for hosts, no flags, lifetime 0 as default router, reachable and retransmission time not said.
+        octets.extend([64, 0, 0, 0]);
+        octets.extend([0; 8]);
+    } else {
+        octets.extend([0; 4]);
+    }
+    if let Some(mac) = mac {
+        octets.extend([1, 1]);
+        octets.extend(mac);
+    }
+    octets
+}
+
+/// The next message worth looking at: sender, interface, type. Nothing where there was one of no worth.
+///
+/// # Errors
+/// There is none.
+fn receive(socket: &Socket) -> io::Result<Option<(Ipv6Addr, u32, u8)>> {
+    let mut data = [MaybeUninit::<u8>::uninit(); 1500];
+    let mut control = [MaybeUninit::<u8>::uninit(); 64];
+    let mut from = SockAddr::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
+    let (length, control_length) = {
+        let mut buffers = [MaybeUninitSlice::new(&mut data)];
+        let mut header = MsgHdrMut::new()
+            .with_addr(&mut from)
+            .with_buffers(&mut buffers)
+            .with_control(&mut control);
+        let length = socket.recvmsg(&mut header, 0)?;
+        (length, header.control_len())
+    };
+    let data = sockopt::filled(&data, length);
+    let near = hop_limit(sockopt::filled(&control, control_length)) == Some(HOP_LIMIT);
+    let (Some(from), Some([kind, 0, ..]), true) = (from.as_socket_ipv6(), data.get(..4), near)
+    else {
+        // Said by nobody on the link, or not what it should be. There may be another one.
+        return Ok(Some((Ipv6Addr::UNSPECIFIED, 0, 0)));
+    };
+    Ok(Some((*from.ip(), from.scope_id(), *kind)))
+}
+
+/// The hop limit in a control message, `IPV6_HOPLIMIT`.
+fn hop_limit(control: &[u8]) -> Option<i32> {
+    // `struct cmsghdr`: length, level, type; then the value.
+    let header = size_of::<usize>();
+    let int = |at: usize| -> Option<i32> {
+        let octets = control.get(at..at + 4)?;
+        Some(i32::from_ne_bytes(octets.try_into().ok()?))
+    };
+    let of_ours = int(header)? == libc::IPPROTO_IPV6 && int(header + 4)? == libc::IPV6_HOPLIMIT;
+    of_ours.then(|| int(header + 8)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advertisement_makes_nobody_use_us_as_default_router() {
+        let octets = packet(ROUTER_ADVERTISEMENT, Some([2, 0, 0, 0, 0, 9]));
+        assert_eq!(octets[..8], [134, 0, 0, 0, 64, 0, 0, 0], "lifetime 0");
+        assert_eq!(
+            octets[16..],
+            [1, 1, 2, 0, 0, 0, 0, 9],
+            "source link-layer address"
+        );
+        assert_eq!(
+            packet(ROUTER_SOLICITATION, None),
+            [133, 0, 0, 0, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn the_hop_limit_is_read_from_its_control_message() {
+        let mut control = 20_usize.to_ne_bytes().to_vec();
+        control.extend(libc::IPPROTO_IPV6.to_ne_bytes());
+        control.extend(libc::IPV6_HOPLIMIT.to_ne_bytes());
+        control.extend(255_i32.to_ne_bytes());
+        assert_eq!(hop_limit(&control), Some(255));
+        assert_eq!(hop_limit(&control[..8]), None);
+    }
+}
