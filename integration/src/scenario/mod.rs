@@ -12,6 +12,7 @@ pub mod cni;
 pub mod dual_stack;
 pub mod fabric;
 pub mod interop;
+pub mod kernel_bgp;
 pub mod prometheus;
 pub mod random;
 pub mod reflectors;
@@ -74,6 +75,12 @@ pub const ALL: &[Scenario] = &[
         about: "BFD with BIRD 2, FRR and margay: other timers, taken down on purpose, cut off without a word",
         needs_ipip: false,
         run: bfd::run,
+    },
+    Scenario {
+        name: "kernel-bgp",
+        about: "sockets and the kernel: TCP-MD5, TCP-AO, GTSM, link-local peers, devices, namespaces, full ranges, replaced routes",
+        needs_ipip: false,
+        run: kernel_bgp::run,
     },
     Scenario {
         name: "vxlan",

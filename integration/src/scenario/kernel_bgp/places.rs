@@ -1,0 +1,166 @@
+//! Devices, namespaces, and ranges that are full.
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+
+use super::{address, await_reason, await_up, config, pair, wire};
+use crate::netns::Netns;
+use crate::pace;
+use crate::speaker::Speaker;
+
+pub(super) fn x5_a_bound_listener_ignores_other_devices(folder: &Path) -> Result<String> {
+    let (a, b) = pair("x5a", "x5b")?;
+    let c = Netns::create_settled("x5c")?;
+    wire(&a, "eth1", &c, "eth0")?;
+    // A VRF where the kernel has them; a plain interface binds in the same way.
+    let vrf = a.ip("link add vrf-red type vrf table 100").is_ok();
+    let device = if vrf { "vrf-red" } else { "eth0" };
+    if vrf {
+        a.ip("link set vrf-red up")?;
+        a.ip("link set eth0 master vrf-red")?;
+    }
+    address(&a, "eth0", &["10.1.0.1/24"])?;
+    address(&a, "eth1", &["10.2.0.1/24"])?;
+    address(&b, "eth0", &["10.1.0.2/24"])?;
+    address(&c, "eth0", &["10.2.0.2/24"])?;
+    let red = format!("name: red, address: 10.1.0.2, asn: 64602, device: {device}, passive: true");
+    let here = Speaker::start(
+        &a,
+        &config(
+            64601,
+            "10.1.0.1",
+            &format!("{{ address: 0.0.0.0, device: {device} }}"),
+            "",
+            &[
+                &red,
+                "name: other, address: 10.2.0.2, asn: 64603, passive: true",
+            ],
+        ),
+        folder,
+    )?;
+    let _inside = Speaker::start(
+        &b,
+        &config(
+            64602,
+            "10.1.0.2",
+            "",
+            "",
+            &["name: a, address: 10.1.0.1, asn: 64601"],
+        ),
+        folder,
+    )?;
+    let outside = Speaker::start(
+        &c,
+        &config(
+            64603,
+            "10.2.0.2",
+            "",
+            "",
+            &["name: a, address: 10.2.0.1, asn: 64601"],
+        ),
+        folder,
+    )?;
+    await_up(&here, "red")?;
+    await_reason(&outside, "a", "refused")?;
+    Ok(format!("bound to {device}; refused beside it"))
+}
+
+pub(super) fn x6_a_peer_in_another_namespace(folder: &Path) -> Result<String> {
+    let a = Netns::create("x6a")?;
+    let (x, b) = pair("x6x", "x6b")?;
+    address(&x, "eth0", &["10.1.0.1/24"])?;
+    address(&b, "eth0", &["10.1.0.2/24", "10.1.0.3/24"])?;
+    let netns = x.path().display().to_string();
+    let called = format!("name: called, address: 10.1.0.2, asn: 64602, netns: {netns}");
+    let caller =
+        format!("name: caller, address: 10.1.0.3, asn: 64602, netns: {netns}, passive: true");
+    let here = Speaker::start(
+        &a,
+        &config(
+            64601,
+            "10.1.0.1",
+            &format!("{{ address: 10.1.0.1, netns: {netns} }}"),
+            "",
+            &[&called, &caller],
+        ),
+        folder,
+    )?;
+    let _there = Speaker::start(
+        &b,
+        &config(
+            64602,
+            "10.1.0.2",
+            "10.1.0.2, 10.1.0.3",
+            "",
+            &[
+                "name: called, address: 10.1.0.1, localAddress: 10.1.0.2, asn: 64601, passive: true",
+                "name: caller, address: 10.1.0.1, localAddress: 10.1.0.3, asn: 64601",
+            ],
+        ),
+        folder,
+    )?;
+    await_up(&here, "called")?;
+    await_up(&here, "caller")?;
+    Ok("dialled and accepted where the speaker itself is not".to_owned())
+}
+
+pub(super) fn x7_a_full_range_answers_with_a_reset(folder: &Path) -> Result<String> {
+    let (a, b) = pair("x7a", "x7b")?;
+    address(&a, "eth0", &["10.1.0.1/24"])?;
+    address(&b, "eth0", &["10.1.0.2/24", "10.1.0.3/24"])?;
+    let here = Speaker::start(
+        &a,
+        &config(
+            64601,
+            "10.1.0.1",
+            "10.1.0.1",
+            "",
+            &["name: range, range: 10.1.0.0/24, asn: \"64602,64603\", dynamicLimit: 1"],
+        ),
+        folder,
+    )?;
+    let _there = Speaker::start(
+        &b,
+        &config(
+            64602,
+            "10.1.0.2",
+            "",
+            "",
+            &["name: a, address: 10.1.0.1, localAddress: 10.1.0.3, asn: 64601"],
+        ),
+        folder,
+    )?;
+    await_up(&here, "range-10.1.0.3")?;
+    // From the first address of the interface, which is one too many now.
+    let error = inside(&b, || {
+        let mut stream = TcpStream::connect("10.1.0.1:179").context("connects")?;
+        stream.set_read_timeout(Some(pace::seconds(10)))?;
+        match stream.read(&mut [0; 64]) {
+            Ok(count) => bail!("{count} octets instead of a reset"),
+            Err(error) => Ok(error),
+        }
+    })?;
+    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    await_up(&here, "range-10.1.0.3")?;
+    Ok(format!(
+        "{error}, and the session of the one that was there stays"
+    ))
+}
+
+/// Does something on a thread inside a namespace.
+fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = std::fs::File::open(netns.path())?;
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                setns(file, CloneFlags::CLONE_NEWNET)?;
+                work()
+            })
+            .join()
+            .unwrap_or_else(|_| bail!("the thread inside {} panicked", netns.name()))
+    })
+}
