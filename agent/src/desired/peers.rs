@@ -612,7 +612,7 @@ pub fn peer_config(
             }
         },
     };
-    let import = policies.share(filters::import(cluster, session, &mut problem));
+    let import = policies.share(filters::import(cluster, session));
     let export = policies.share(filters::export(cluster, session, &mut problem));
     let mut peer = PeerConfig::new(
         session.name(),
@@ -646,6 +646,7 @@ pub fn peer_config(
     };
     // Everything on the link to the peer is shared with it, in both families.
     if let Some(link) = underlay.connected_to(session.address) {
+        peer.link = Some(link.interface.as_str().into());
         peer.connected_subnets = underlay
             .connected
             .iter()

@@ -842,6 +842,7 @@ fn exported(cluster: &ClusterState, to: &str, source: SourceKind) -> Option<Vec<
         attributes: &attributes,
         source,
         peer: "x",
+        interface: "eth0",
     })?;
     policy.rewrite(&applied, &mut attributes);
     Some(

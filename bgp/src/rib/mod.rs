@@ -55,6 +55,8 @@ pub(crate) struct PeerFacts {
     pub(crate) client: bool,
     /// Our cluster as its reflector.
     pub(crate) cluster_id: RouterId,
+    /// The interface it is on, as far as that is known.
+    pub(crate) interface: Option<Arc<str>>,
     /// Counts changes of what goes into attributes told to others, so that they are told again.
     pub(crate) revision: u8,
 }

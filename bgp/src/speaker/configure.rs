@@ -607,6 +607,7 @@ fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
         || old.local_as_mode != new.local_as_mode
         || old.graceful_shutdown != new.graceful_shutdown
         || old.drain != new.drain
+        || old.link != new.link
 }
 
 /// Where a peer is, all zeroes while that is not known: nobody calls from there.

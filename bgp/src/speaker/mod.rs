@@ -299,6 +299,7 @@ impl Speaker {
             external: false,
             client: false,
             cluster_id: config.router_id,
+            interface: None,
             revision: 0,
         };
         let mut speaker = Self {
