@@ -710,6 +710,16 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
                 action: LimitAction::Close,
             });
         }
+        "longLivedPartialDeployment" => {
+            // Says nothing of how long: a time of zero keeps none of the peer's own routes.
+            let stale_time = peer
+                .long_lived
+                .map_or(Duration::ZERO, |long_lived| long_lived.stale_time);
+            peer.long_lived = Some(LongLived {
+                stale_time,
+                partial_deployment: value(text)?,
+            });
+        }
         "addPathReceive" => peer.add_path_receive = value(text)?,
         "addPathSend" => peer.add_path_send = value::<MaybeAddPathSend>(text)?.0,
         "extendedNextHop" => peer.extended_next_hop = value(text)?,
@@ -734,10 +744,45 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         }
         _ => {
             return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, connectRetryMax, delayOpen, idleHold, idleHoldMax, sendHold, longLived, \
-                maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, strictAttributes, afiSafiDisable, \
+                longLivedPartialDeployment, maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, strictAttributes, afiSafiDisable, \
                 allowAsSet, role, strictRole, localAsMode, removePrivateAs, asOverride, defaultOriginate, gracefulShutdown, drain, bfd"
                 .into());
         }
+    }
+    Ok(())
+}
+
+/// What of the speaker itself, not of a session, annotations of the BGPConfiguration may set.
+pub const SPEAKER_FIELDS: [&str; 8] = [
+    "maximumPaths",
+    "multipathRelax",
+    "alwaysCompareMed",
+    "missingMedAsWorst",
+    "preferOldestExternal",
+    "weightedMultipath",
+    "nextHopTracking",
+    "resolveViaDefault",
+];
+
+/// Sets one of [`SPEAKER_FIELDS`] from an annotation `margay.io/<field>`.
+///
+/// # Errors
+/// The value is not what the field takes, or there is no such field.
+pub fn annotate_speaker(
+    speaker: &mut SpeakerConfig,
+    field: &str,
+    text: &str,
+) -> Result<(), String> {
+    match field {
+        "maximumPaths" => speaker.maximum_paths = value::<usize>(text)?.max(1),
+        "multipathRelax" => speaker.multipath_relax = value(text)?,
+        "alwaysCompareMed" => speaker.always_compare_med = value(text)?,
+        "missingMedAsWorst" => speaker.missing_med_as_worst = value(text)?,
+        "preferOldestExternal" => speaker.prefer_oldest_external = value(text)?,
+        "weightedMultipath" => speaker.weighted_multipath = value(text)?,
+        "nextHopTracking" => speaker.next_hop_tracking = value(text)?,
+        "resolveViaDefault" => speaker.resolve_via_default = value(text)?,
+        _ => return Err(format!("expected one of {}", SPEAKER_FIELDS.join(", "))),
     }
     Ok(())
 }

@@ -240,6 +240,7 @@ fn learned(routes: &[(&str, &[&str])]) -> BestRoutes {
                     .map(|hop| LearnedHop {
                         address: address(hop),
                         interface: None,
+                        weight: None,
                     })
                     .collect();
                 (
