@@ -624,8 +624,10 @@ impl Speaker {
         };
         if let Some(neighbour) = self.neighbour_mut(slot) {
             let queued = neighbour.queued_mut(direction);
+            let before = *queued;
             *queued = queued.saturating_sub(octets);
-            if *queued < LOW_WATER {
+            // With less than that under way it is told whatever there is: only from above something may be held back.
+            if before >= LOW_WATER && *queued < LOW_WATER {
                 self.make_ready(slot);
             }
         }

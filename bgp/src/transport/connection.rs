@@ -4,11 +4,12 @@
 //! and a peer that does not read never holds up what it says.
 //!
 //! In: whatever the kernel has is read into a buffer the thread's connections share, framed and decoded in place, and handed
-//! over as one batch. A connection has at most [`BATCHES`] batches under way; then its octets wait in the kernel and TCP slows
-//! the peer down. After an OPEN nothing is decoded until the speaker says what was settled, because from there on octets mean
-//! something else.
+//! over as one batch: at once where the driver rests (see [`Desk`]), else by a queue. A connection has at most [`BATCHES`] batches
+//! under way; then its octets wait in the kernel and TCP slows the peer down. After an OPEN nothing is decoded until the speaker
+//! says what was settled, because from there on octets mean something else.
 //!
-//! Out: the speaker's chunks are shared buffers, many to a system call. The task sends KEEPALIVEs by itself, between two chunks.
+//! Out: the speaker's chunks are shared buffers, many to a system call. Where nothing is queued they are offered to the kernel at
+//! once, by whoever hands them over. What it does not take, and KEEPALIVEs, between two chunks, are the business of a task.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -25,11 +26,12 @@ use bytes::{Buf as _, Bytes};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::driver::Desk;
 use super::sockopt::{self, Role, Signature};
 use crate::codec::{
     CodecContext, DecodeError, EXTENDED_MAX_LEN, HEADER_LEN, KEEPALIVE, Message, MessageType,
@@ -37,7 +39,7 @@ use crate::codec::{
 };
 use crate::fsm::Direction;
 use crate::prefix::Prefix;
-use crate::speaker::PeerId;
+use crate::speaker::{PeerId, WINDOW};
 
 /// Batches of one connection that may wait for the speaker: one in work, one behind it.
 const BATCHES: usize = 2;
@@ -54,7 +56,7 @@ const SCRATCH_LEN: usize = READ_LEN + EXTENDED_MAX_LEN;
 const SLICES: usize = 64;
 
 /// Unreported octets from which on the speaker is told although more is queued: half of what it allows itself.
-const REPORT_LEN: usize = 32 * 1024;
+const REPORT_LEN: usize = WINDOW / 2;
 
 /// A queue longer than this is not written out for a peer that is leaving.
 const GOODBYE_LEN: usize = 64 * 1024;
@@ -148,9 +150,28 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct Outbox {
     chunks: VecDeque<Bytes>,
+    /// A part of the first chunk is written.
+    begun: bool,
+    /// Octets of KEEPALIVEs among the chunks: the speaker does not know of them.
+    ours: usize,
+    /// The socket, while there is one.
+    writer: Option<Arc<OwnedWriteHalf>>,
     keepalive: Option<Duration>,
     key: Option<(Prefix, Signature, Signature)>,
     ending: Ending,
+}
+
+/// What became of offering chunks to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pushed {
+    /// Nothing is left.
+    All,
+    /// It took something.
+    Some,
+    /// There is no room.
+    None,
+    /// The socket failed.
+    Failed,
 }
 
 impl Shared {
@@ -166,6 +187,9 @@ impl Shared {
             id,
             out: Mutex::new(Outbox {
                 chunks: VecDeque::new(),
+                begun: false,
+                ours: 0,
+                writer: None,
                 keepalive: None,
                 key: None,
                 ending: Ending::Open,
@@ -184,10 +208,40 @@ impl Shared {
         self.id
     }
 
-    /// Queues chunks to be written.
-    pub(super) fn send(&self, chunks: impl IntoIterator<Item = Bytes>) {
-        lock(&self.out).chunks.extend(chunks);
+    /// Writes chunks, as far as the kernel takes them at once, and queues the rest.
+    pub(super) fn send(&self, chunks: Vec<Bytes>) {
+        let mut out = lock(&self.out);
+        let idle = out.chunks.is_empty();
+        out.chunks.extend(chunks);
+        if idle && self.push(&mut out, false) == Pushed::All {
+            return;
+        }
+        drop(out);
         self.out_changed.notify_one();
+    }
+
+    /// Offers what is queued to the kernel. `waited` says that it had no room before: the speaker may hold back more.
+    fn push(&self, out: &mut Outbox, waited: bool) -> Pushed {
+        let Some(writer) = &out.writer else {
+            return Pushed::None;
+        };
+        match try_write(writer.as_ref().as_ref(), &out.chunks) {
+            Ok(written) => {
+                out.begun = consume(&mut out.chunks, written);
+                let keepalives = written.min(out.ours);
+                out.ours -= keepalives;
+                let reported = written - keepalives;
+                let all = out.chunks.is_empty();
+                // With less than that unreported and nothing queued the speaker holds nothing back.
+                let wake = reported > 0
+                    && (all && waited
+                        || self.written.load(Ordering::Relaxed) + reported >= REPORT_LEN);
+                self.note_written(reported, wake);
+                if all { Pushed::All } else { Pushed::Some }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pushed::None,
+            Err(_) => Pushed::Failed,
+        }
     }
 
     /// Says how to read on after the OPEN, and how often to send KEEPALIVEs.
@@ -242,6 +296,27 @@ impl Shared {
         }
     }
 
+    /// Lets a driver that rests take messages at once, if nothing of this connection is queued before them; queues them else.
+    /// False where nobody wants them any more.
+    async fn deliver(&self, news: News, reports: &Reports) -> bool {
+        let report = self.report(news, None);
+        let report = match self.has_undelivered() {
+            true => Err(report),
+            false => reports.desk.take(report),
+        };
+        let Err(report) = report else {
+            return true;
+        };
+        let Ok(permit) = Arc::clone(&self.batches).acquire_owned().await else {
+            return false;
+        };
+        let report = Report {
+            permit: Some(permit),
+            ..report
+        };
+        reports.queue.send(report).await.is_ok()
+    }
+
     fn report(&self, news: News, permit: Option<OwnedSemaphorePermit>) -> Report {
         Report {
             peer: self.peer,
@@ -258,12 +333,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Where a connection reports to.
+#[derive(Clone, Debug)]
+pub(super) struct Reports {
+    pub(super) queue: mpsc::Sender<Report>,
+    pub(super) desk: Arc<Desk>,
+}
+
 /// Runs a connection that was accepted.
-pub(super) async fn accepted(
-    stream: TcpStream,
-    shared: Arc<Shared>,
-    reports: mpsc::Sender<Report>,
-) {
+pub(super) async fn accepted(stream: TcpStream, shared: Arc<Shared>, reports: Reports) {
     run(stream, &shared, &reports).await;
 }
 
@@ -279,7 +357,7 @@ pub(super) async fn refused(stream: TcpStream, last_words: Bytes) {
 pub(super) async fn dialled(
     dial: impl Future<Output = io::Result<TcpStream>>,
     shared: Arc<Shared>,
-    reports: mpsc::Sender<Report>,
+    reports: Reports,
 ) {
     let connected = tokio::select! {
         result = dial => result.and_then(|stream| Ok((stream.local_addr()?, stream.peer_addr()?, stream))),
@@ -289,13 +367,14 @@ pub(super) async fn dialled(
     match connected {
         Ok((local, remote, stream)) => {
             let news = News::Connected { local, remote };
-            if reports.send(shared.report(news, None)).await.is_ok() {
+            if reports.queue.send(shared.report(news, None)).await.is_ok() {
                 run(stream, &shared, &reports).await;
             }
         }
         Err(error) => {
             drop(
                 reports
+                    .queue
                     .send(shared.report(News::ConnectFailed(error), None))
                     .await,
             );
@@ -310,21 +389,30 @@ async fn given_up(shared: &Shared) {
     }
 }
 
-async fn run(mut stream: TcpStream, shared: &Shared, reports: &mpsc::Sender<Report>) {
-    let (mut reader, writer) = stream.split();
-    let ending = {
-        let mut writing = std::pin::pin!(write(writer.as_ref(), shared));
-        tokio::select! {
-            ending = &mut writing => Some(ending),
-            read = read(&mut reader, shared, reports) => match read {
-                // The answer is on its way: NOTIFICATION and close.
-                ReadEnd::Malformed => Some(writing.await),
-                ReadEnd::Gone => None,
-            },
-        }
+async fn run(stream: TcpStream, shared: &Arc<Shared>, reports: &Reports) {
+    let (mut reader, writer) = stream.into_split();
+    let writer = Arc::new(writer);
+    lock(&shared.out).writer = Some(Arc::clone(&writer));
+    // A task of its own: what is read does not wake it.
+    let mut writing = tokio::spawn({
+        let (writer, shared) = (Arc::clone(&writer), Arc::clone(shared));
+        async move { write(writer.as_ref().as_ref(), &shared).await }
+    });
+    let ending = tokio::select! {
+        biased;
+        read = read(&mut reader, shared, reports) => match read {
+            // The answer is on its way: NOTIFICATION and close.
+            ReadEnd::Malformed => writing.await.ok(),
+            ReadEnd::Gone => {
+                writing.abort();
+                None
+            }
+        },
+        ending = &mut writing => ending.ok(),
     };
+    lock(&shared.out).writer = None;
     if ending == Some(Ending::Linger) {
-        linger(&stream).await;
+        linger(writer.as_ref().as_ref()).await;
     }
 }
 
@@ -342,39 +430,30 @@ struct Batch {
     open: Option<Bytes>,
 }
 
-async fn read(
-    stream: &mut ReadHalf<'_>,
-    shared: &Shared,
-    reports: &mpsc::Sender<Report>,
-) -> ReadEnd {
+async fn read(stream: &mut OwnedReadHalf, shared: &Shared, reports: &Reports) -> ReadEnd {
     let mut context = CodecContext::before_open();
     // The beginning of a message whose rest is still to come.
     let mut left: Vec<u8> = Vec::new();
     let mut look_again = false;
     loop {
-        if !look_again {
-            // Where this fails reading names the error.
-            drop(stream.readable().await);
+        if shared.batches.available_permits() == 0 {
+            // Nothing is read before a batch was taken; only this task takes permits.
+            drop(shared.batches.acquire().await);
         }
-        let Ok(permit) = Arc::clone(&shared.batches).acquire_owned().await else {
-            return ReadEnd::Gone;
-        };
-        let batch =
-            poll_fn(|task| Poll::Ready(look(stream, task, &mut left, &context, look_again))).await;
+        let batch = poll_fn(|task| look(stream, task, &mut left, &context, look_again)).await;
         look_again = false;
         if !batch.messages.is_empty() {
             let news = News::Messages {
                 messages: batch.messages,
                 open: batch.open.clone().unwrap_or_default(),
             };
-            let report = shared.report(news, Some(permit));
-            if reports.send(report).await.is_err() {
+            if !shared.deliver(news, reports).await {
                 return ReadEnd::Gone;
             }
         }
         if let Some(end) = batch.end {
             let malformed = matches!(end, News::Malformed(..));
-            let told = reports.send(shared.report(end, None)).await;
+            let told = reports.queue.send(shared.report(end, None)).await;
             return if malformed && told.is_ok() {
                 ReadEnd::Malformed
             } else {
@@ -404,12 +483,12 @@ async fn settled(shared: &Shared) -> CodecContext {
 /// Polls rather than tries: only so a short read counts as the end of what is there, which spares a system call on the way of
 /// every small update.
 fn look(
-    stream: &mut ReadHalf<'_>,
+    stream: &mut OwnedReadHalf,
     task: &mut Context<'_>,
     left: &mut Vec<u8>,
     context: &CodecContext,
     again: bool,
-) -> Batch {
+) -> Poll<Batch> {
     SCRATCH.with_borrow_mut(|scratch| {
         let kept = left.len();
         // What is left is less than a message, or all that was read together with an OPEN: both fit.
@@ -425,14 +504,15 @@ fn look(
             Poll::Ready(Ok(())) if read > 0 || full => {}
             Poll::Ready(Ok(())) => end = Some(News::Closed(None)),
             Poll::Ready(Err(error)) => end = Some(News::Closed(Some(error))),
-            Poll::Pending => {}
+            Poll::Pending if again => {}
+            Poll::Pending => return Poll::Pending,
         }
         if read == 0 && !again {
-            return Batch {
+            return Poll::Ready(Batch {
                 messages: Vec::new(),
                 end,
                 open: None,
-            };
+            });
         }
         let octets = scratch.get(..kept + read).unwrap_or_default();
         let (messages, used, stop) = decode_all(octets, context);
@@ -448,11 +528,11 @@ fn look(
             }
             Stop::Malformed(error, octets) => end = Some(News::Malformed(error, octets)),
         }
-        Batch {
+        Poll::Ready(Batch {
             messages,
             end,
             open,
-        }
+        })
     })
 }
 
@@ -499,20 +579,17 @@ fn decode_all(octets: &[u8], context: &CodecContext) -> (Vec<Message>, usize, St
     }
 }
 
-/// Writes chunks and KEEPALIVEs until the connection is to end; says how.
+/// Writes KEEPALIVEs, and chunks the kernel had no room for, until the connection is to end; says how.
 async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
-    let mut queue: VecDeque<Bytes> = VecDeque::new();
-    let mut begun = false;
-    // Octets of KEEPALIVEs in the queue: the speaker does not know of them.
-    let mut ours = 0;
     let mut interval = None;
     let mut due: Option<Instant> = None;
     let mut patience = None;
     let mut shortened = false;
+    // The kernel had no room.
+    let mut waited = false;
     loop {
-        let ending = {
+        let pushed = {
             let mut out = lock(&shared.out);
-            queue.append(&mut out.chunks);
             if let Some((peer, from, to)) = out.key.take()
                 && let Err(error) = sockopt::sign(stream, peer, &from, &to, Role::Connection)
             {
@@ -522,47 +599,47 @@ async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
                 interval = out.keepalive;
                 due = interval.map(|interval| Instant::now() + interval);
             }
-            out.ending
+            match out.ending {
+                Ending::Abort => return Ending::Abort,
+                Ending::Linger if out.chunks.is_empty() => return Ending::Linger,
+                Ending::Linger if !shortened => {
+                    let begun = out.begun;
+                    shorten(&mut out.chunks, begun);
+                    shortened = true;
+                }
+                Ending::Linger | Ending::Open => {}
+            }
+            if let (Some(at), Some(interval)) = (due, interval)
+                && out.ending == Ending::Open
+            {
+                let now = Instant::now();
+                if at <= now {
+                    // Never inside a chunk of which a part is written.
+                    let place = usize::from(out.begun);
+                    out.chunks.insert(place, Bytes::from_static(&KEEPALIVE));
+                    out.ours += KEEPALIVE.len();
+                    due = Some(now + interval);
+                }
+            }
+            if out.chunks.is_empty() {
+                Pushed::All
+            } else {
+                shared.push(&mut out, waited)
+            }
         };
-        match ending {
-            Ending::Abort => return Ending::Abort,
-            Ending::Linger if queue.is_empty() => return Ending::Linger,
-            Ending::Linger if !shortened => {
-                shorten(&mut queue, begun);
-                shortened = true;
+        match pushed {
+            Pushed::All => {
+                waited = false;
+                match due {
+                    Some(at) => {
+                        drop(tokio::time::timeout_at(at, shared.out_changed.notified()).await);
+                    }
+                    None => shared.out_changed.notified().await,
+                }
             }
-            Ending::Linger | Ending::Open => {}
-        }
-        if let (Some(at), Some(interval)) = (due, interval)
-            && ending == Ending::Open
-        {
-            let now = Instant::now();
-            if at <= now {
-                // Never inside a chunk of which a part is written.
-                queue.insert(usize::from(begun), Bytes::from_static(&KEEPALIVE));
-                ours += KEEPALIVE.len();
-                due = Some(now + interval);
-            }
-        }
-        if queue.is_empty() {
-            match due {
-                Some(at) => drop(tokio::time::timeout_at(at, shared.out_changed.notified()).await),
-                None => shared.out_changed.notified().await,
-            }
-            continue;
-        }
-        match try_write(stream, &queue) {
-            Ok(written) => {
-                begun = consume(&mut queue, written);
-                let keepalives = written.min(ours);
-                ours -= keepalives;
-                let reported = written - keepalives;
-                let wake = reported > 0
-                    && (queue.is_empty()
-                        || shared.written.load(Ordering::Relaxed) + reported >= REPORT_LEN);
-                shared.note_written(reported, wake);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Pushed::Some => waited = true,
+            Pushed::None => {
+                waited = true;
                 tokio::select! {
                     // Where this fails the next attempt names the error.
                     _ = stream.writable() => {}
@@ -570,7 +647,7 @@ async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
                     () = aborted(shared, &mut patience) => return Ending::Abort,
                 }
             }
-            Err(_) => {
+            Pushed::Failed => {
                 // The reading side finds out what happened, after the peer's last words.
                 given_up(shared).await;
                 return Ending::Abort;

@@ -4,24 +4,28 @@
 //! speaker do a slice of its work, and carries out what it asks for. While work is left the round after follows at once, but
 //! looks after everything else first: a table pass of a second delays neither a KEEPALIVE, which the connections send by
 //! themselves, nor a timer by more than a slice.
+//!
+//! While the task waits, the driver lies on its [`Desk`]. A connection that reads messages while it rests there has them handled
+//! on the spot, without a message to another task. Rest begins [`REST`] after the last round: what comes in quick succession goes
+//! the way of the queue, so that one round answers many peers with few system calls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::bfd::Paths;
 use super::collector::{self, Collectors};
-use super::connection::{self, Attention, ConnectionId, News, Report, Shared};
+use super::connection::{self, Attention, ConnectionId, News, Report, Reports, Shared};
 use super::links::Links;
 use super::listener::{Arrival, Listeners};
 use super::sockopt::{self, Role, Signature};
@@ -42,6 +46,9 @@ const REPORTS: usize = 64;
 
 /// Time after which a round stops taking reports.
 const ROUND: Duration = Duration::from_millis(4);
+
+/// The driver rests when nothing happened for so long.
+const REST: Duration = Duration::from_millis(1);
 
 /// Changes of routes in one event.
 const CHANGES: usize = 4096;
@@ -111,6 +118,7 @@ pub(super) struct Driver {
     paths: Paths,
     attention: Arc<Attention>,
     reports: mpsc::Sender<Report>,
+    desk: Arc<Desk>,
     events: mpsc::Sender<SpeakerEvent>,
     /// News of states that found no room yet: by name the state last told and the latest one.
     states: BTreeMap<Arc<str>, (State, State)>,
@@ -125,6 +133,70 @@ pub(super) struct Driver {
     logged: u64,
     collectors: Collectors,
     latest_event: watch::Sender<u64>,
+    /// When it last did something.
+    active: Instant,
+    /// The deadline its task waits for.
+    armed: Option<Instant>,
+}
+
+/// Where the driver lies while its task waits, for connections to find it there.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    driver: Mutex<Option<Box<Driver>>>,
+}
+
+impl Desk {
+    /// Has the driver handle messages on the spot; gives them back where it does not rest here.
+    pub(super) fn take(&self, report: Report) -> Result<(), Report> {
+        let mut desk = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut driver) = desk.take_if(|driver| driver.active.elapsed() >= REST) else {
+            return Err(report);
+        };
+        let _alarm = Alarm(Arc::clone(&driver.attention));
+        driver.at_once(report);
+        *desk = Some(driver);
+        Ok(())
+    }
+
+    fn put(&self, driver: Box<Driver>) {
+        *self.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
+    }
+
+    fn clear(&self) -> Option<Box<Driver>> {
+        self.driver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// The driver's task at its desk: when the task goes, so does the driver.
+struct Seat(Arc<Desk>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        drop(self.0.clear());
+    }
+}
+
+/// Wakes the driver's task where a connection's panics with the driver in its hands: the speaker ends then.
+struct Alarm(Arc<Attention>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.raised.notify_one();
+        }
+    }
+}
+
+/// What the task waits for beside its inboxes.
+struct Outlook {
+    deadline: Option<Instant>,
+    attention: Arc<Attention>,
+    links: Arc<Notify>,
+    /// Where news found no room.
+    blocked: Option<mpsc::Sender<SpeakerEvent>>,
 }
 
 /// How to end, and whom to tell when it is done.
@@ -171,32 +243,96 @@ impl Driver {
             refusals_logged: None,
             logged: 0,
             latest_event,
+            desk: Arc::default(),
+            active: Instant::now(),
+            armed: None,
         }
     }
 
     /// Runs until told to stop or until nobody can tell any more.
-    pub(super) async fn run(mut self, mut inboxes: Inboxes) {
-        let monitoring = self.speaker.config().monitoring.clone();
-        self.collectors.configure(&monitoring, &mut self.speaker);
-        self.note_missing();
+    pub(super) async fn run(self, mut inboxes: Inboxes) {
+        let mut driver = Box::new(self);
+        let seat = Seat(Arc::clone(&driver.desk));
+        let monitoring = driver.speaker.config().monitoring.clone();
+        let Self {
+            collectors,
+            speaker,
+            ..
+        } = &mut *driver;
+        collectors.configure(&monitoring, speaker);
+        driver.note_missing();
         let mut busy = true;
         let stop = loop {
-            let command = self.wait(&mut inboxes, busy).await;
-            if let Some(stop) = self.take_in(&mut inboxes, command) {
+            let wake = if busy {
+                // Lets the connections of a single-threaded runtime run too.
+                tokio::task::yield_now().await;
+                None
+            } else {
+                let outlook = driver.outlook();
+                seat.0.put(driver);
+                let wake = wait(&mut inboxes, outlook).await;
+                driver = seat
+                    .0
+                    .clear()
+                    .expect("it lies here unless a connection's task panicked with it");
+                wake
+            };
+            if let Some(stop) = driver.take_in(&mut inboxes, wake) {
                 break stop;
             }
-            self.timers();
-            busy = self.speaker.work(SLICE, now());
-            self.carry_out();
-            self.log_events();
-            busy |= self.dump();
-            busy |= self.collectors.feed(&mut self.speaker);
-            self.tell();
+            driver.timers();
+            busy = driver.work();
+            busy |= driver.dump();
         };
-        self.goodbye(&stop.how).await;
+        driver.goodbye(&stop.how).await;
         if let Some(done) = stop.done {
             // Whoever asked may have gone.
             let _ = done.send(());
+        }
+    }
+
+    /// A slice of the speaker's work, and what it asks for. True while more is left.
+    fn work(&mut self) -> bool {
+        let busy = self.speaker.work(SLICE, now());
+        self.carry_out();
+        self.log_events();
+        let feeding = self.collectors.feed(&mut self.speaker);
+        self.tell();
+        self.active = Instant::now();
+        busy || feeding
+    }
+
+    /// Handles messages while the task waits. What does not fit into a slice, and what the task must know, it is woken for.
+    fn at_once(&mut self, report: Report) {
+        self.report(report);
+        let busy = self.work();
+        self.written();
+        let sooner = match (self.deadline(), self.armed) {
+            (Some(deadline), Some(armed)) => deadline < armed,
+            (deadline, None) => deadline.is_some(),
+            (None, Some(_)) => false,
+        };
+        if busy || self.blocked || sooner {
+            self.attention.raised.notify_one();
+        }
+    }
+
+    /// When something is to be done by the clock.
+    fn deadline(&self) -> Option<Instant> {
+        let timers = [
+            self.speaker.poll_timeout().map(Instant::from_std),
+            self.listeners.retry_at(),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    fn outlook(&mut self) -> Outlook {
+        self.armed = self.deadline();
+        Outlook {
+            deadline: self.armed,
+            attention: Arc::clone(&self.attention),
+            links: self.links.changed(),
+            blocked: self.blocked.then(|| self.events.clone()),
         }
     }
 
@@ -220,34 +356,6 @@ impl Driver {
             .is_err()
         {
             warn!("some peers did not read our goodbye");
-        }
-    }
-
-    /// Waits until there is something to do; not at all while the speaker has work left. Every arm is cancel-safe: receiving from
-    /// a channel, a permit or a notification loses nothing when another arm is first.
-    async fn wait(&self, inboxes: &mut Inboxes, busy: bool) -> Option<Wake> {
-        if busy {
-            // Lets the connections of a single-threaded runtime run too.
-            tokio::task::yield_now().await;
-            return None;
-        }
-        let timers = [
-            self.speaker.poll_timeout().map(Instant::from_std),
-            self.listeners.retry_at(),
-        ];
-        let deadline = timers.into_iter().flatten().min();
-        let attention = Arc::clone(&self.attention);
-        tokio::select! {
-            path = inboxes.paths.recv() => path.map(|(peer, report)| Wake::Path(peer, report)),
-            report = inboxes.reports.recv() => report.map(Wake::Report),
-            accepted = inboxes.accepted.recv() => accepted.map(Wake::Arrived),
-            news = inboxes.collectors.recv() => news.map(Wake::Collector),
-            command = inboxes.commands.recv() => Some(Wake::Command(command)),
-            () = attention.raised.notified() => None,
-            () = self.links.changed() => Some(Wake::Links),
-            () = sleep_until(deadline) => None,
-            // Room for news that found none.
-            _ = self.events.reserve(), if self.blocked => None,
         }
     }
 
@@ -436,7 +544,7 @@ impl Driver {
         }
         let shared = self.insert(peer, direction, Some(remote), signature);
         self.tasks
-            .spawn(connection::accepted(stream, shared, self.reports.clone()));
+            .spawn(connection::accepted(stream, shared, self.to_us()));
         self.speaker
             .handle_connected(peer, direction, local, remote, now());
         self.carry_out();
@@ -648,6 +756,13 @@ impl Driver {
         self.latest_event.send_replace(last);
     }
 
+    fn to_us(&self) -> Reports {
+        Reports {
+            queue: self.reports.clone(),
+            desk: Arc::clone(&self.desk),
+        }
+    }
+
     fn dial(&mut self, peer: PeerId, remote: SocketAddr, config: Arc<PeerConfig>) {
         let shared = self.insert(peer, Direction::Outgoing, None, Signature::of(&config));
         if (config.password.is_some() || config.ttl_security.is_some() || !config.tcp_ao.is_empty())
@@ -662,7 +777,7 @@ impl Driver {
                 .await
         };
         self.tasks
-            .spawn(connection::dialled(dial, shared, self.reports.clone()));
+            .spawn(connection::dialled(dial, shared, self.to_us()));
     }
 
     /// Notes why dialling failed; nothing as error means that nobody answered in time. A wrong key or TTL looks like silence, and
@@ -781,6 +896,32 @@ impl Driver {
             }
         }
         self.blocked = false;
+    }
+}
+
+/// Waits until there is something to do. Every arm is cancel-safe: receiving from a channel, a permit or a notification loses
+/// nothing when another arm is first.
+async fn wait(inboxes: &mut Inboxes, outlook: Outlook) -> Option<Wake> {
+    let room = async {
+        match &outlook.blocked {
+            Some(events) => drop(events.reserve().await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        path = inboxes.paths.recv() => path.map(|(peer, report)| Wake::Path(peer, report)),
+        report = inboxes.reports.recv() => report.map(Wake::Report),
+        accepted = inboxes.accepted.recv() => accepted.map(Wake::Arrived),
+        news = inboxes.collectors.recv() => news.map(Wake::Collector),
+        command = inboxes.commands.recv() => Some(Wake::Command(command)),
+        () = outlook.attention.raised.notified() => {
+            // Connections that take octets as fast as they are made must not keep the others from running.
+            tokio::task::yield_now().await;
+            None
+        }
+        () = outlook.links.notified() => Some(Wake::Links),
+        () = sleep_until(outlook.deadline) => None,
+        () = room => None,
     }
 }
 

@@ -81,9 +81,9 @@ impl Links {
         }
     }
 
-    /// Returns when [`Self::resolve`] may have another answer. Cancel-safe.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Notified when [`Self::resolve`] may have another answer.
+    pub(super) fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
     }
 
     /// Follows nothing any more.
