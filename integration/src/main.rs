@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use margay_integration::bench::Arena;
 use margay_integration::bench::daemon::Contender;
 use margay_integration::bench::shape::Shape;
 use margay_integration::eventually::idle;
@@ -42,6 +43,12 @@ enum Action {
         /// Process under test.
         #[arg(long)]
         daemon: i32,
+        /// Measure the memory of paths instead.
+        #[arg(long)]
+        memory: bool,
+        /// Announce once more in the end, while a tenth of the clients read slowly.
+        #[arg(long)]
+        slow_readers: bool,
     },
     /// Runs soaks, all if none is named: what takes minutes.
     Soak {
@@ -83,14 +90,23 @@ enum Action {
 enum Bench {
     /// BGP speakers as route reflectors.
     Speaker {
-        /// Letter of the shape: A, C, D, E or F.
-        #[arg(long, default_value = "E")]
-        shape: String,
+        /// Letters of shapes: A, C, D, E, F.
+        #[arg(long, value_delimiter = ',', default_value = "A,C,D,E,F")]
+        shape: Vec<String>,
         /// Who takes part.
         #[arg(long, value_delimiter = ',', default_value = "margay,bird2")]
         daemons: Vec<Contender>,
         /// Runs of each.
         #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// Resident memory per path of BGP speakers.
+    Memory {
+        /// Who takes part.
+        #[arg(long, value_delimiter = ',', default_value = "margay,bird2")]
+        daemons: Vec<Contender>,
+        /// Runs of each.
+        #[arg(long, default_value_t = 3)]
         runs: usize,
     },
     /// ADD and DEL of the plugin.
@@ -117,7 +133,12 @@ fn main() -> ExitCode {
         Action::Demo => enter("demo", false),
         Action::Scenario { name, emulated } => enter(name, *emulated),
         Action::Bench(bench) => measure(bench),
-        Action::Load { shape, daemon } => load(shape, *daemon),
+        Action::Load {
+            shape,
+            daemon,
+            memory,
+            slow_readers,
+        } => load(shape, *daemon, *memory, *slow_readers),
         Action::Soak {
             names,
             minutes,
@@ -142,16 +163,30 @@ fn measure(bench: &Bench) -> Result<ExitCode> {
             shape,
             daemons,
             runs,
-        } => bench::speakers(&find_shape(shape)?, daemons, *runs, &folder)?,
+        } => {
+            let shapes: Vec<Shape> = shape
+                .iter()
+                .map(|letter| find_shape(letter))
+                .collect::<Result<_>>()?;
+            let arena = Arena::new(&folder)?;
+            for shape in &shapes {
+                arena.speakers(shape, daemons, *runs)?;
+            }
+        }
+        Bench::Memory { daemons, runs } => Arena::new(&folder)?.paths(daemons, *runs)?,
         Bench::Cni { count } => bench::cni::run(*count, &folder)?,
     }
     let _ = fs::remove_dir_all(&folder);
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(shape: &str, daemon: i32) -> Result<ExitCode> {
-    let figures = bench::load::run(find_shape(shape)?, daemon)?;
-    say(serde_json::to_string(&figures)?);
+fn load(shape: &str, daemon: i32, memory: bool, slow_readers: bool) -> Result<ExitCode> {
+    let shape = find_shape(shape)?;
+    say(if memory {
+        serde_json::to_string(&bench::load::memory(shape, daemon)?)?
+    } else {
+        serde_json::to_string(&bench::load::run(shape, daemon, slow_readers)?)?
+    });
     Ok(ExitCode::SUCCESS)
 }
 

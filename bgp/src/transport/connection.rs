@@ -367,7 +367,10 @@ pub(super) async fn dialled(
     match connected {
         Ok((local, remote, stream)) => {
             let news = News::Connected { local, remote };
-            if reports.queue.send(shared.report(news, None)).await.is_ok() {
+            // With a permit, so that no message overtakes it: see `hand_over`.
+            let permit = Arc::clone(&shared.batches).acquire_owned().await.ok();
+            let report = shared.report(news, permit);
+            if reports.queue.send(report).await.is_ok() {
                 run(stream, &shared, &reports).await;
             }
         }

@@ -9,6 +9,7 @@
 
 mod bfd;
 mod scripted;
+mod slow_reader;
 mod two_speakers;
 
 use std::net::{IpAddr, SocketAddr};

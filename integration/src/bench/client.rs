@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,6 +22,11 @@ use super::shape::{ASN, SERVER, Shape};
 const HEADER: usize = 19;
 const LONGEST: usize = 4096;
 const HOLD_TIME: u16 = 240;
+/// What a slow client reads in [`SLOW_EVERY`]: 10 kB/s.
+const SLOW_OCTETS: usize = 1_000;
+const SLOW_EVERY: Duration = Duration::from_millis(100);
+/// The kernel's buffer of a client that may become slow: without a bound it would read for the client.
+const SLOW_BUFFER: usize = 16 * 1024;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(60);
 const OPEN: u8 = 1;
 const UPDATE: u8 = 2;
@@ -91,6 +97,7 @@ pub struct Client {
     send: mpsc::Sender<Rc<[u8]>>,
     tasks: [AbortHandle; 2],
     ending: Rc<Cell<bool>>,
+    slow: Rc<Cell<bool>>,
 }
 
 impl Client {
@@ -107,6 +114,7 @@ impl Client {
             .await
             .with_context(|| format!("client {index}"))?;
         stream.set_nodelay(true)?;
+        let slow = Rc::new(Cell::new(false));
         let (mut read, mut write) = stream.into_split();
         write.write_all(&open(address)).await?;
         let mut buffer = Vec::new();
@@ -132,8 +140,9 @@ impl Client {
         let (send, receive) = mpsc::channel(16);
         let reader = spawn_local({
             let (held, goal, ending) = (Rc::clone(&held), Rc::clone(&goal), Rc::clone(&ending));
+            let slow = Rc::clone(&slow);
             async move {
-                let end = listen(shape, read, buffer, &held, &goal).await;
+                let end = listen(shape, read, buffer, &held, &goal, &slow).await;
                 if !ending.get() {
                     *goal.failed.borrow_mut() = Some(format!("client {index}: {end:#}"));
                     goal.reached.notify_one();
@@ -148,7 +157,13 @@ impl Client {
             send,
             tasks: [reader.abort_handle(), writer.abort_handle()],
             ending,
+            slow,
         })
+    }
+
+    /// Makes it read 10 kB/s from its next look at the socket on, or as fast as it can again.
+    pub fn read_slowly(&self, slow: bool) {
+        self.slow.set(slow);
     }
 
     /// Makes the goal wait for this client to hold exactly so many prefixes.
@@ -234,6 +249,7 @@ async fn listen(
     mut buffer: Vec<u8>,
     held: &RefCell<Held>,
     goal: &Goal,
+    slow: &Cell<bool>,
 ) -> anyhow::Error {
     buffer.reserve(256 * 1024);
     loop {
@@ -267,12 +283,26 @@ async fn listen(
         }
         let used = buffer.len() - rest.len();
         buffer.drain(..used);
-        match read.read_buf(&mut buffer).await {
+        let taken = if slow.get() {
+            slowly(&mut read, &mut buffer).await
+        } else {
+            read.read_buf(&mut buffer).await
+        };
+        match taken {
             Ok(0) => return io::Error::from(io::ErrorKind::UnexpectedEof).into(),
             Ok(_) => {}
             Err(e) => return e.into(),
         }
     }
+}
+
+async fn slowly(read: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    setsockopt(read.as_ref(), sockopt::RcvBuf, &SLOW_BUFFER)?;
+    tokio::time::sleep(SLOW_EVERY).await;
+    let mut few = [0; SLOW_OCTETS];
+    let taken = read.read(&mut few).await?;
+    buffer.extend(few.iter().take(taken));
+    Ok(taken)
 }
 
 fn take_in(shape: Shape, body: &[u8], held: &mut Held) {

@@ -2,9 +2,12 @@
 //! routes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, killpg};
 
 use super::shape::{ASN, CLIENT_RANGE, SERVER, Shape};
 use crate::eventually::eventually;
@@ -25,6 +28,10 @@ pub enum Contender {
     Bird1,
     /// FRR's bgpd.
     Frr,
+    /// GoBGP.
+    Gobgp,
+    /// OpenBGPD.
+    Openbgpd,
 }
 
 impl Contender {
@@ -36,7 +43,21 @@ impl Contender {
             Self::Bird2 => "BIRD 2",
             Self::Bird1 => "BIRD 1.6",
             Self::Frr => "FRR",
+            Self::Gobgp => "GoBGP",
+            Self::Openbgpd => "OpenBGPD",
         }
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(self, daemon: Daemon) -> Result<()> {
+        if self == Self::Openbgpd {
+            // Its workers would miss their parent only after a while, and hold the port until then.
+            killpg(daemon.pid(), Signal::SIGKILL)?;
+        }
+        daemon.kill().map(drop)
     }
 
     /// Starts it and waits until it listens.
@@ -53,6 +74,8 @@ impl Contender {
             Self::Bird2 => Version::Two.programs().context("no BIRD 2 here")?.0,
             Self::Bird1 => Version::One.programs().context("no BIRD 1.6 here")?.0,
             Self::Frr => "/usr/lib/frr/bgpd".into(),
+            Self::Gobgp => "/usr/bin/gobgpd".into(),
+            Self::Openbgpd => "/usr/sbin/bgpd".into(),
         };
         let mut command = netns.command(&program.display().to_string());
         match self {
@@ -71,6 +94,23 @@ impl Contender {
                 "--vty_socket",
                 "/run",
             ]),
+            Self::Gobgp => command
+                .args([
+                    "--pprof-disable",
+                    "-l",
+                    "warn",
+                    "--api-hosts",
+                    "127.0.0.1:50051",
+                    "-f",
+                ])
+                .arg(&config),
+            Self::Openbgpd => {
+                // It refuses a configuration that others may read, and confines its workers to a folder the package's service
+                // would make.
+                fs::set_permissions(&config, fs::Permissions::from_mode(0o600))?;
+                fs::create_dir_all("/run/openbgpd")?;
+                command.process_group(0).args(["-d", "-f"]).arg(&config)
+            }
         };
         let mut daemon = Daemon::start(self.name(), &mut command, &log)?;
         eventually(
@@ -123,6 +163,20 @@ impl Contender {
                  timers bgp 80 240\n neighbor C peer-group\n neighbor C remote-as internal\n neighbor C passive\n \
                  bgp listen range {CLIENT_RANGE} peer-group C\n bgp listen limit 5000\n address-family ipv4 unicast\n  \
                  neighbor C activate\n  neighbor C route-reflector-client\n exit-address-family\n"
+            ),
+            Self::Gobgp => format!(
+                "[global.config]\n  as = {ASN}\n  router-id = \"{SERVER}\"\n  local-address-list = [\"{SERVER}\"]\n\
+                 [[peer-groups]]\n  [peer-groups.config]\n    peer-group-name = \"c\"\n    peer-as = {ASN}\n  \
+                 [peer-groups.timers.config]\n    hold-time = 240\n  \
+                 [peer-groups.route-reflector.config]\n    route-reflector-client = true\n    \
+                 route-reflector-cluster-id = \"{SERVER}\"\n  \
+                 [[peer-groups.afi-safis]]\n    [peer-groups.afi-safis.config]\n      afi-safi-name = \"ipv4-unicast\"\n\
+                 [[dynamic-neighbors]]\n  [dynamic-neighbors.config]\n    prefix = \"{CLIENT_RANGE}\"\n    peer-group = \"c\"\n"
+            ),
+            Self::Openbgpd => format!(
+                "socket \"/run/bench.sock\"\nAS {ASN}\nrouter-id {SERVER}\nfib-update no\nholdtime 240\nlisten on {SERVER}\n\
+                 neighbor {CLIENT_RANGE} {{\n  remote-as {ASN}\n  passive\n  route-reflector {SERVER}\n  \
+                 announce IPv4 unicast\n}}\nallow from any\nallow to any\n"
             ),
         }
     }

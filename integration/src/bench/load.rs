@@ -18,6 +18,9 @@ const PHASE_LIMIT: Duration = Duration::from_secs(180);
 /// The daemon is left alone for so long before each single update, so that none meets the end of the one before.
 const SINGLE_GAP: Duration = Duration::from_millis(100);
 
+/// A daemon that needed no CPU time for so long has nothing left to do.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// What one run measured; seconds unless the name says otherwise.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Figures {
@@ -35,17 +38,92 @@ pub struct Figures {
     pub withdraw: f64,
     /// Peak resident memory of the daemon in MiB.
     pub peak_mib: f64,
+    /// As `announce`, but a tenth of the clients, one at least, read 10 kB/s and only the others are waited for.
+    pub beside_slow: Option<f64>,
+}
+
+/// What one run of [`memory`] measured: octets of resident memory.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct PathFigures {
+    /// For the first path of a prefix.
+    pub first: f64,
+    /// For each further one.
+    pub further: f64,
 }
 
 /// Runs all phases against the daemon at the server's address; `daemon` is its process.
 ///
 /// # Errors
 /// When a phase does not end or a session breaks.
-pub fn run(shape: Shape, daemon: i32) -> Result<Figures> {
+pub fn run(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
+    on_one_thread(phases(shape, daemon, slow))
+}
+
+fn on_one_thread<T>(what: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    LocalSet::new().block_on(&runtime, phases(shape, daemon))
+    LocalSet::new().block_on(&runtime, what)
+}
+
+/// Measures what a path costs: the growth of the daemon's resident memory while one client announces all prefixes of the shape,
+/// and while others announce the same ones.
+///
+/// # Errors
+/// When a session breaks or a client is not told what it must be.
+pub fn memory(shape: Shape, daemon: i32) -> Result<PathFigures> {
+    on_one_thread(paths(shape, daemon))
+}
+
+async fn paths(shape: Shape, daemon: i32) -> Result<PathFigures> {
+    let goal = Rc::new(Goal::default());
+    let mut clients = Vec::new();
+    for index in 0..shape.clients {
+        clients.push(connect(shape, index, &goal).await?);
+    }
+    let listener = clients.pop().context("no clients")?;
+    let mut sizes = vec![resident(daemon)?];
+    for (index, client) in clients.iter().enumerate() {
+        client
+            .send(Rc::from(announcements(&shape, index, 0..shape.prefixes)))
+            .await?;
+        // Messages of a client are handled in their order: when the last one has come through, all have.
+        let marker = shape.total() + index;
+        listener.want(shape.prefixes + index + 1);
+        client
+            .send(Rc::from(announcements(
+                &shape,
+                index,
+                std::iter::once(marker),
+            )))
+            .await?;
+        limited("paths", &goal).await?;
+        settled(daemon).await?;
+        sizes.push(resident(daemon)?);
+    }
+    let prefixes = shape.prefixes as f64;
+    let growth: Vec<f64> = sizes
+        .windows(2)
+        .filter_map(|pair| Some((pair.last()? - pair.first()?) / prefixes))
+        .collect();
+    let (first, further) = growth.split_first().context("one client only")?;
+    Ok(PathFigures {
+        first: *first,
+        further: further.iter().sum::<f64>() / further.len() as f64,
+    })
+}
+
+/// Returns when the daemon has been idle for a while.
+async fn settled(daemon: i32) -> Result<()> {
+    let mut before = cpu_seconds(daemon)?;
+    loop {
+        tokio::time::sleep(SETTLED).await;
+        let now = cpu_seconds(daemon)?;
+        if now <= before {
+            return Ok(());
+        }
+        before = now;
+    }
 }
 
 async fn limited(phase: &str, goal: &Goal) -> Result<()> {
@@ -55,7 +133,7 @@ async fn limited(phase: &str, goal: &Goal) -> Result<()> {
         .with_context(|| format!("phase {phase}"))
 }
 
-async fn phases(shape: Shape, daemon: i32) -> Result<Figures> {
+async fn phases(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
     let mut figures = Figures::default();
     let goal = Rc::new(Goal::default());
     let mut clients = Vec::new();
@@ -120,12 +198,12 @@ async fn phases(shape: Shape, daemon: i32) -> Result<Figures> {
     clients.push(back);
     limited("return", &goal).await?;
 
-    let words: Vec<Rc<[u8]>> = (0..shape.clients)
+    let withdrawn: Vec<Rc<[u8]>> = (0..shape.clients)
         .map(|i| Rc::from(withdrawals(&shape, share(i))))
         .collect();
     let singles: Rc<[u8]> = Rc::from(withdrawals(&shape, shape.total()..shape.numbers()));
     let start = Instant::now();
-    for (client, words) in clients.iter().zip(&words) {
+    for (client, words) in clients.iter().zip(&withdrawn) {
         client.want(0);
         client.send(Rc::clone(words)).await?;
     }
@@ -135,7 +213,40 @@ async fn phases(shape: Shape, daemon: i32) -> Result<Figures> {
     limited("withdraw", &goal).await?;
     figures.withdraw = start.elapsed().as_secs_f64();
     figures.peak_mib = peak_mib(daemon)?;
+    if slow {
+        figures.beside_slow = Some(beside_slow(&shape, &clients, &words, &goal).await?);
+    }
     Ok(figures)
+}
+
+/// Announces everything while the first clients read slowly: how long until the others have it. Then those read on, and must
+/// come to hold everything as well.
+async fn beside_slow(
+    shape: &Shape,
+    clients: &[Client],
+    words: &[Rc<[u8]>],
+    goal: &Goal,
+) -> Result<f64> {
+    let all = shape.total() - shape.prefixes;
+    let (slow, fast) = clients.split_at(clients.len().div_ceil(10));
+    for client in slow {
+        client.read_slowly(true);
+    }
+    let start = Instant::now();
+    for client in fast {
+        client.want(all);
+    }
+    for (client, words) in clients.iter().zip(words) {
+        client.send(Rc::clone(words)).await?;
+    }
+    limited("announce beside slow readers", goal).await?;
+    let took = start.elapsed().as_secs_f64();
+    for client in slow {
+        client.read_slowly(false);
+        client.want(all);
+    }
+    limited("slow readers catch up", goal).await?;
+    Ok(took)
 }
 
 /// A daemon that has just started, or just lost this client, may refuse for a moment.
@@ -150,25 +261,51 @@ async fn connect(shape: Shape, index: usize, goal: &Rc<Goal>) -> Result<Client> 
     }
 }
 
-fn cpu_seconds(process: i32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).context("the daemon is gone")?;
-    // Fields are counted after the name, which may hold blanks; user and system time are fields 14 and 15 of proc(5).
-    let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: f64 = after
+/// A daemon and its workers: OpenBGPD is several processes.
+fn family(daemon: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"));
+    let children = children.unwrap_or_default();
+    let children = children
         .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|f| f.parse::<f64>().ok())
-        .sum();
+        .filter_map(|pid| pid.parse().ok());
+    std::iter::once(daemon).chain(children).collect()
+}
+
+fn cpu_seconds(daemon: i32) -> Result<f64> {
+    let mut ticks = 0.0;
+    for process in family(daemon) {
+        let stat =
+            fs::read_to_string(format!("/proc/{process}/stat")).context("the daemon is gone")?;
+        // Fields are counted after the name, which may hold blanks; user and system time are fields 14 and 15 of proc(5).
+        let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        ticks += after
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|f| f.parse::<f64>().ok())
+            .sum::<f64>();
+    }
     Ok(ticks / 100.0)
 }
 
-fn peak_mib(process: i32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .context("no VmHWM")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
+fn peak_mib(daemon: i32) -> Result<f64> {
+    Ok(kib(daemon, "VmHWM:")? / 1024.0)
+}
+
+/// Octets.
+fn resident(daemon: i32) -> Result<f64> {
+    Ok(kib(daemon, "VmRSS:")? * 1024.0)
+}
+
+fn kib(daemon: i32, field: &str) -> Result<f64> {
+    let mut sum = 0.0;
+    for process in family(daemon) {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .with_context(|| format!("no {field}"))?;
+        sum += line.trim().trim_end_matches(" kB").parse::<f64>()?;
+    }
+    Ok(sum)
 }

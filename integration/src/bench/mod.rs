@@ -8,6 +8,9 @@
 //! One daemon at a time, as an iBGP route reflector whose clients are dynamic neighbours of a range. A phase ends when
 //! every client holds exactly what it must, checked prefix by prefix. Figures are seconds of wall clock unless marked;
 //! CPU and peak memory are the daemon's, from /proc. Several runs each; medians are printed.
+//!
+//! At the end of margay's runs everything is announced once more while a tenth of the clients read 10 kB/s (`beside slow readers`:
+//! until the others have it, to be held against `announce`); those then read on and must come to hold everything too.
 
 pub mod client;
 pub mod cni;
@@ -15,113 +18,200 @@ pub mod daemon;
 pub mod load;
 pub mod shape;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{ContentArrangement, Table, presets};
+use serde::de::DeserializeOwned;
 
 use self::daemon::Contender;
-use self::load::Figures;
+use self::load::{Figures, PathFigures};
 use self::shape::Shape;
 use crate::exec;
 use crate::link::{self, End};
 use crate::netns::Netns;
 use crate::report::say;
 
-/// Runs each contender so many times through the shape and prints a table of medians.
-///
-/// # Errors
-/// When a daemon cannot be started or a phase does not end as it must.
-pub fn speakers(shape: &Shape, contenders: &[Contender], runs: usize, folder: &Path) -> Result<()> {
-    let server = Netns::create_settled("srv")?;
-    let clients = Netns::create_settled("load")?;
-    link::wire(
-        &End {
-            netns: &server,
-            interface: "srv0",
-        },
-        &End {
-            netns: &clients,
-            interface: "load0",
-        },
-    )?;
-    link::addresses(&server, "srv0", &[format!("{}/16", shape::SERVER)])?;
-    let addresses: Vec<_> = (0..=shape.clients)
-        .map(|i| format!("{}/16", Shape::client_address(i)))
-        .collect();
-    link::addresses(&clients, "load0", &addresses)?;
-
-    say(format_args!(
-        "shape {}: {} clients × {} /{}, {} attribute sets each, {runs} runs",
-        shape.name, shape.clients, shape.prefixes, shape.prefix_len, shape.attribute_sets
-    ));
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header([
-        "daemon",
-        "announce",
-        "its CPU",
-        "single ms",
-        "join",
-        "flap",
-        "withdraw",
-        "memory MiB",
-    ]);
-    let mut all: BTreeMap<&'static str, Vec<Figures>> = BTreeMap::new();
-    // Interleaved, so that whatever else the machine does falls on all alike.
-    for run in 1..=runs {
-        for contender in contenders {
-            let daemon = contender.start(shape, &server, folder)?;
-            let figures = measure(shape, &clients, daemon.pid().as_raw()).with_context(|| {
-                format!(
-                    "{} run {run}; its log: {}",
-                    contender.name(),
-                    daemon.log_tail(800)
-                )
-            })?;
-            daemon.kill()?;
-            say(format_args!(
-                "{:<8} run {run}: {}",
-                contender.name(),
-                serde_json::to_string(&figures)?
-            ));
-            all.entry(contender.name()).or_default().push(figures);
-        }
-    }
-    for contender in contenders {
-        let Some(figures) = all.get(contender.name()) else {
-            continue;
-        };
-        let median = |field: fn(&Figures) -> f64| median(figures.iter().map(field).collect());
-        table.add_row([
-            contender.name().to_owned(),
-            format!("{:.3}", median(|f| f.announce)),
-            format!("{:.2}", median(|f| f.announce_cpu)),
-            format!("{:.3}", median(|f| f.single) * 1e3),
-            format!("{:.3}", median(|f| f.join)),
-            format!("{:.3}", median(|f| f.flap)),
-            format!("{:.3}", median(|f| f.withdraw)),
-            format!("{:.0}", median(|f| f.peak_mib)),
-        ]);
-    }
-    say(table);
-    Ok(())
+/// Where daemons and clients meet.
+#[derive(Debug)]
+pub struct Arena<'a> {
+    server: Netns,
+    clients: Netns,
+    folder: &'a Path,
 }
 
-fn measure(shape: &Shape, clients: &Netns, daemon: i32) -> Result<Figures> {
+impl<'a> Arena<'a> {
+    /// The two namespaces, with an address for every client of the largest shape.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn new(folder: &'a Path) -> Result<Self> {
+        let server = Netns::create_settled("srv")?;
+        let clients = Netns::create_settled("load")?;
+        link::wire(
+            &End {
+                netns: &server,
+                interface: "srv0",
+            },
+            &End {
+                netns: &clients,
+                interface: "load0",
+            },
+        )?;
+        link::addresses(&server, "srv0", &[format!("{}/16", shape::SERVER)])?;
+        let most = shape::ALL.iter().map(|shape| shape.clients).max();
+        let addresses: Vec<_> = (0..=most.unwrap_or_default())
+            .map(|i| format!("{}/16", Shape::client_address(i)))
+            .collect();
+        link::addresses(&clients, "load0", &addresses)?;
+        Ok(Self {
+            server,
+            clients,
+            folder,
+        })
+    }
+
+    /// Starts a contender, runs the load against it, and ends it.
+    fn run<T: DeserializeOwned>(
+        &self,
+        shape: &Shape,
+        contender: Contender,
+        words: &[&str],
+    ) -> Result<T> {
+        let daemon = contender.start(shape, &self.server, self.folder)?;
+        let figures = load(shape, &self.clients, daemon.pid().as_raw(), words)
+            .with_context(|| format!("{}; its log: {}", contender.name(), daemon.log_tail(800)))?;
+        contender.kill(daemon)?;
+        Ok(figures)
+    }
+
+    /// Runs each contender so many times through the shape and prints a table of medians. One that does not come through is
+    /// named there.
+    ///
+    /// # Errors
+    /// When margay does not come through.
+    pub fn speakers(&self, shape: &Shape, contenders: &[Contender], runs: usize) -> Result<()> {
+        say(format_args!(
+            "shape {}: {} clients × {} /{}, {} attribute sets each, {runs} runs",
+            shape.name, shape.clients, shape.prefixes, shape.prefix_len, shape.attribute_sets
+        ));
+        let mut all: BTreeMap<&'static str, Vec<Figures>> = BTreeMap::new();
+        let mut failed = BTreeSet::new();
+        // Interleaved, so that whatever else the machine does falls on all alike.
+        for run in 1..=runs {
+            for contender in contenders {
+                let name = contender.name();
+                if failed.contains(name) {
+                    continue;
+                }
+                let own = *contender == Contender::Margay;
+                let words: &[&str] = if own { &["--slow-readers"] } else { &[] };
+                match self.run::<Figures>(shape, *contender, words) {
+                    Ok(figures) => {
+                        let figures_text = serde_json::to_string(&figures)?;
+                        say(format_args!("{name:<8} run {run}: {figures_text}"));
+                        all.entry(name).or_default().push(figures);
+                    }
+                    Err(error) if own => return Err(error),
+                    Err(error) => {
+                        say(format_args!("{name:<8} run {run}: {error:#}"));
+                        failed.insert(name);
+                    }
+                }
+            }
+        }
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_header([
+            "daemon",
+            "announce",
+            "its CPU",
+            "single ms",
+            "join",
+            "flap",
+            "withdraw",
+            "memory MiB",
+            "beside slow readers",
+        ]);
+        for contender in contenders {
+            let Some(figures) = all.get(contender.name()) else {
+                continue;
+            };
+            let median = |field: fn(&Figures) -> f64| median(figures.iter().map(field).collect());
+            let slow: Vec<f64> = figures.iter().filter_map(|f| f.beside_slow).collect();
+            table.add_row([
+                contender.name().to_owned(),
+                format!("{:.3}", median(|f| f.announce)),
+                format!("{:.2}", median(|f| f.announce_cpu)),
+                format!("{:.3}", median(|f| f.single) * 1e3),
+                format!("{:.3}", median(|f| f.join)),
+                format!("{:.3}", median(|f| f.flap)),
+                format!("{:.3}", median(|f| f.withdraw)),
+                format!("{:.0}", median(|f| f.peak_mib)),
+                match slow.as_slice() {
+                    [] => "–".to_owned(),
+                    slow => format!("{:.3}", self::median(slow.to_vec())),
+                },
+            ]);
+        }
+        say(format_args!("shape {}", shape.name));
+        say(table);
+        Ok(())
+    }
+
+    /// Prints what paths cost each contender in memory, medians of so many runs.
+    ///
+    /// # Errors
+    /// When margay does not come through.
+    pub fn paths(&self, contenders: &[Contender], runs: usize) -> Result<()> {
+        let shape = &shape::PATHS;
+        say(format_args!(
+            "octets of resident memory for each path: {} /{}, {} attribute sets a client, {runs} runs",
+            shape.prefixes, shape.prefix_len, shape.attribute_sets
+        ));
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header(["daemon", "first path of a prefix", "each further one"]);
+        for contender in contenders {
+            let mut all = Vec::new();
+            for _ in 0..runs {
+                match self.run::<PathFigures>(shape, *contender, &["--memory"]) {
+                    Ok(figures) => all.push(figures),
+                    Err(error) if *contender == Contender::Margay => return Err(error),
+                    Err(error) => {
+                        say(format_args!("{}: {error:#}", contender.name()));
+                        break;
+                    }
+                }
+            }
+            table.add_row([
+                contender.name().to_owned(),
+                format!("{:.0}", median(all.iter().map(|f| f.first).collect())),
+                format!("{:.0}", median(all.iter().map(|f| f.further).collect())),
+            ]);
+        }
+        say(table);
+        Ok(())
+    }
+}
+
+/// Runs the load inside the clients' namespace.
+fn load<T: DeserializeOwned>(
+    shape: &Shape,
+    clients: &Netns,
+    daemon: i32,
+    words: &[&str],
+) -> Result<T> {
     let own = std::env::current_exe()?;
     let mut command: Command = clients.command(&own.display().to_string());
-    command.args([
-        "load",
-        "--shape",
-        shape.name,
-        "--daemon",
-        &daemon.to_string(),
-    ]);
+    command
+        .args(["load", "--shape", shape.name, "--daemon"])
+        .arg(daemon.to_string())
+        .args(words);
     // The load bounds its phases itself; this is for one that hangs.
     let output = exec::output_within(&mut command, &[], RUN_LIMIT)?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -71,6 +71,15 @@ pub const ALL: &[Shape] = &[
     },
 ];
 
+/// What the memory of paths is measured with: two clients that announce the same prefixes, and one that listens.
+pub const PATHS: Shape = Shape {
+    name: "paths",
+    clients: 3,
+    prefixes: 50_000,
+    prefix_len: 32,
+    attribute_sets: 500,
+};
+
 /// Address that prefix number 0 begins at.
 const BASE: u32 = 0x1000_0000;
 
@@ -78,7 +87,10 @@ impl Shape {
     /// The shape of a letter.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        ALL.iter().copied().find(|shape| shape.name == name)
+        ALL.iter()
+            .chain([&PATHS])
+            .copied()
+            .find(|shape| shape.name == name)
     }
 
     /// Prefixes of all clients together.
