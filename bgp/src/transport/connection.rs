@@ -367,7 +367,7 @@ pub(super) async fn dialled(
     match connected {
         Ok((local, remote, stream)) => {
             let news = News::Connected { local, remote };
-            // With a permit, so that no message overtakes it: see `hand_over`.
+            // With a permit, so that no message overtakes it: see `deliver`.
             let permit = Arc::clone(&shared.batches).acquire_owned().await.ok();
             let report = shared.report(news, permit);
             if reports.queue.send(report).await.is_ok() {

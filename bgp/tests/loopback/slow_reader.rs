@@ -58,6 +58,7 @@ impl Client {
             asn: Asn(ASN),
             hold_time: HoldTime::default(),
             router_id: router_id(own.to_bits()),
+            contradicting_as: None,
             capabilities: vec![
                 Capability::Multiprotocol(Family::IPV4_UNICAST),
                 Capability::FourOctetAs(Asn(ASN)),
@@ -156,7 +157,7 @@ async fn a_peer_that_does_not_read_holds_up_nobody_and_holds_the_same_in_the_end
     let mut config = SpeakerConfig::new(Asn(ASN), router_id(1));
     config
         .listen
-        .push(SocketAddr::new(address("127.0.31.254"), 0));
+        .push(SocketAddr::new(address("127.0.31.254"), 0).into());
     config.peers.push(PeerConfig {
         passive: true,
         route_reflector_client: true,
