@@ -8,6 +8,7 @@
 )]
 
 mod bfd;
+mod collector;
 mod scripted;
 mod slow_reader;
 mod two_speakers;

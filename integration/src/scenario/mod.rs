@@ -6,6 +6,7 @@
 )]
 
 pub mod bfd;
+pub mod bmp;
 pub mod calico_bird;
 pub mod chaos;
 pub mod cni;
@@ -81,6 +82,12 @@ pub const ALL: &[Scenario] = &[
         about: "sockets and the kernel: TCP-MD5, TCP-AO, GTSM, link-local peers, devices, namespaces, full ranges, replaced routes",
         needs_ipip: false,
         run: kernel_bgp::run,
+    },
+    Scenario {
+        name: "bmp",
+        about: "a BMP collector is told of a session with BIRD; Wireshark reads what it is told",
+        needs_ipip: false,
+        run: bmp::run,
     },
     Scenario {
         name: "vxlan",
