@@ -6,7 +6,6 @@
 
 #[cfg(test)]
 mod mistakes;
-mod policy;
 pub mod speaker;
 mod yaml;
 

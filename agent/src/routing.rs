@@ -725,9 +725,7 @@ fn learned(best: BestRoute) -> Option<Learned> {
         next_hops: best
             .next_hops
             .iter()
-            .enumerate()
-            .map(|(place, hop)| LearnedHop {
-                weight: best.weights.get(place).copied(),
+            .map(|hop| LearnedHop {
                 address: hop.address,
                 interface: hop.interface_index.and_then(interface_name),
             })

@@ -240,7 +240,6 @@ fn learned(routes: &[(&str, &[&str])]) -> BestRoutes {
                     .map(|hop| LearnedHop {
                         address: address(hop),
                         interface: None,
-                        weight: None,
                     })
                     .collect();
                 (
@@ -843,7 +842,6 @@ fn exported(cluster: &ClusterState, to: &str, source: SourceKind) -> Option<Vec<
         attributes: &attributes,
         source,
         peer: "x",
-        interface: "eth0",
     })?;
     policy.rewrite(&applied, &mut attributes);
     Some(

@@ -159,7 +159,6 @@ pub(crate) fn export(
         attributes: &data.attributes,
         source: source.kind(),
         peer: &source.name,
-        interface: source.interface.as_deref().unwrap_or_default(),
     })?;
     let export = Export {
         attributes: path.attributes,

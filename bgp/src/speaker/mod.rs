@@ -299,7 +299,6 @@ impl Speaker {
             external: false,
             client: false,
             cluster_id: config.router_id,
-            interface: None,
             revision: 0,
         };
         let mut speaker = Self {
@@ -813,7 +812,6 @@ impl Speaker {
     /// News for whoever forwards, at most `maximum` changes. Ask only when they can be taken: until then changes of one
     /// prefix are joined.
     pub fn poll_table_event(&mut self, maximum: usize) -> Option<TableEvent> {
-        let weighted = self.config.weighted_multipath;
         let Tables {
             store,
             facts,
@@ -827,9 +825,9 @@ impl Speaker {
         };
         for family in order {
             let news = if family == Family::IPV6_UNICAST {
-                ipv6.poll_news(maximum, weighted, store, facts)
+                ipv6.poll_news(maximum, store, facts)
             } else {
-                ipv4.poll_news(maximum, weighted, store, facts)
+                ipv4.poll_news(maximum, store, facts)
             };
             let Some(news) = news else {
                 continue;

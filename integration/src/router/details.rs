@@ -51,7 +51,8 @@ pub fn of_bird(text: &str) -> Vec<Details> {
         };
         match name {
             "BGP.as_path" => path.as_path = numbers(value),
-            "BGP.next_hop" => path.next_hop = first_word(value),
+            // Without a global address the link-local one comes after "::".
+            "BGP.next_hop" => path.next_hop = first_word(value.trim_start_matches(":: ")),
             "BGP.med" => path.med = value.parse().ok(),
             "BGP.local_pref" => path.local_pref = value.parse().ok(),
             "BGP.community" => path.communities = tuples(),

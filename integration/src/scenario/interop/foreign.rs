@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::plan::{Plan, family_of};
 use crate::eventually::eventually;
 use crate::netns::Netns;
-use crate::pace;
 use crate::router::bird::Version;
 use crate::router::{Bird, Details, Frr, GoBgp, OpenBgpd, Router as _, details};
+use crate::{exec, pace};
 
 /// Which daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,9 +136,19 @@ impl Foreign {
             }),
             Kind::GoBgp => {
                 // Sessions open once the routes are there: a restarted one would say End-of-RIB before it had any.
-                let gobgp = GoBgp::start(&self.netns, &plan.gobgp(true), &self.folder, recovering)?;
+                // It takes an unnumbered neighbour from the kernel's table of neighbours, and looks there once.
+                let unnumbered = plan.sessions.iter().find_map(|session| {
+                    let interface = session.interface.as_ref()?;
+                    Some(format!("{}%{interface}", session.remote))
+                });
+                if let Some(neighbour) = &unnumbered {
+                    exec::check(self.netns.command("ping").args(["-c1", "-W5", neighbour]))?;
+                }
+                let closed = unnumbered.is_none();
+                let gobgp =
+                    GoBgp::start(&self.netns, &plan.gobgp(closed), &self.folder, recovering)?;
                 add_routes(&gobgp, plan)?;
-                for session in &plan.sessions {
+                for session in plan.sessions.iter().filter(|_| closed) {
                     gobgp.ask(&["neighbor", &session.remote.to_string(), "enable"])?;
                 }
                 Running::GoBgp(gobgp)
@@ -155,7 +165,7 @@ impl Foreign {
                     })?;
                 }
                 for session in &plan.sessions {
-                    openbgpd.ask(&["neighbor", &session.remote.to_string(), "up"])?;
+                    openbgpd.ask(&["neighbor", &session.name, "up"])?;
                 }
                 Running::OpenBgpd(openbgpd)
             }
@@ -465,8 +475,6 @@ fn add_routes(gobgp: &GoBgp, plan: &Plan) -> Result<()> {
             &route.prefix,
             "origin",
             "igp",
-            "nexthop",
-            hop,
             "community",
             &route.community,
             "large-community",
@@ -476,6 +484,14 @@ fn add_routes(gobgp: &GoBgp, plan: &Plan) -> Result<()> {
             "local-pref",
             &local_pref,
         ];
+        // Over a link without addresses it names the one of the link if none is given.
+        if plan
+            .sessions
+            .iter()
+            .all(|session| session.interface.is_none())
+        {
+            words.extend(["nexthop", hop]);
+        }
         if let Some(target) = &route.route_target {
             words.extend(["rt", target]);
         }

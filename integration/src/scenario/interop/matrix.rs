@@ -21,6 +21,10 @@ pub enum Case {
     Ipv6,
     /// Both families over IPv4.
     BothFamilies,
+    /// IPv4 over IPv6, with next hops of IPv6.
+    ExtendedNextHop,
+    /// Over a link without addresses.
+    Unnumbered,
     /// TCP-MD5.
     Password,
     /// TTL security.
@@ -77,13 +81,15 @@ pub enum Case {
 
 impl Case {
     /// Every row, in order.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::MargayPassive,
         Self::PeerPassive,
         Self::BothDial,
         Self::Ipv4,
         Self::Ipv6,
         Self::BothFamilies,
+        Self::ExtendedNextHop,
+        Self::Unnumbered,
         Self::Password,
         Self::Gtsm,
         Self::AnnounceTo,
@@ -122,6 +128,8 @@ impl Case {
             Self::Ipv4 => "IPv4 over IPv4",
             Self::Ipv6 => "IPv6 over IPv6",
             Self::BothFamilies => "both families over IPv4",
+            Self::ExtendedNextHop => "IPv4 over IPv6 next hops (RFC 8950)",
+            Self::Unnumbered => "unnumbered, over link-local addresses",
             Self::Password => "TCP-MD5",
             Self::Gtsm => "GTSM",
             Self::AnnounceTo => "margay announces",
@@ -158,6 +166,21 @@ pub const GAPS: &[(Kind, Case, &str)] = &[
         Kind::Bird1,
         Case::BothFamilies,
         "a process of BIRD 1.6 speaks one family",
+    ),
+    (
+        Kind::Bird1,
+        Case::ExtendedNextHop,
+        "a process of BIRD 1.6 speaks one family",
+    ),
+    (
+        Kind::GoBgp,
+        Case::ExtendedNextHop,
+        "GoBGP has it for unnumbered neighbours alone: see there",
+    ),
+    (
+        Kind::OpenBgpd,
+        Case::ExtendedNextHop,
+        "OpenBGPD 7.7 has no extended next hops",
     ),
     (
         Kind::GoBgp,

@@ -1,4 +1,4 @@
-//! `margay speaker` beside the daemons it will meet, in three acts, and a matrix of what was seen.
+//! `margay speaker` beside the daemons it will meet, in four acts, and a matrix of what was seen.
 //!
 //! ```text
 //!   10.90.0.0/24, fd90::/64   one switch
@@ -7,6 +7,7 @@
 //!   act 1  eBGP, margay waits; a session for each family; policy, refresh, texts, mallory's garbage
 //!   act 2  iBGP with passwords, margay dials and reflects; both families on one session
 //!   act 3  iBGP, both dial and the peers reflect; kernel routes; everybody is killed in turn
+//!   act 4  eBGP over IPv6 alone: IPv4 with next hops of IPv6, and links of their own without addresses
 //! ```
 //! The witness speaks with margay and, in act 3, with each peer: what it is told, and what it is not, is how "nothing
 //! was lost in between" is known.
@@ -17,6 +18,7 @@ pub mod matrix;
 pub mod plan;
 mod reflected;
 mod reflecting;
+mod unnumbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -67,10 +69,14 @@ const TWICE: &str = "10.92.1.0/24";
 const SEEN: &str = "10.92.0.0/24";
 const SEEN6: &str = "fd92::/48";
 
+/// A peer's interface to margay alone, and margay's address on each such link.
+const LINK: &str = "eth1";
+const LINK_LOCAL: &str = "fe80::1";
+
 /// A session that is to come up does so within this, dialling pauses included.
 const SESSION_LIMIT: u64 = 20;
 
-/// Runs the three acts.
+/// Runs the four acts.
 ///
 /// # Errors
 /// When the lab cannot be built; cases that fail are in the report.
@@ -87,6 +93,7 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     stage.external(report)?;
     stage.reflecting(report)?;
     stage.reflected(report)?;
+    stage.unnumbered(report)?;
     say(stage.matrix.table(&present));
     report.check("every cell is filled or explained", || {
         let unexplained = stage.matrix.unexplained(&present);
@@ -324,8 +331,9 @@ impl Stage {
         let peers = kinds
             .iter()
             .map(|&kind| {
-                let name = kind.name().to_lowercase().replace([' ', '.'], "");
-                Ok(Foreign::new(kind, place(&name, kind.number())?, folder))
+                let netns = place(&number_name(kind), kind.number())?;
+                own_link(&margay_netns, &netns, kind.number())?;
+                Ok(Foreign::new(kind, netns, folder))
             })
             .collect::<Result<Vec<_>>>()?;
         link::bridge(&lan, "switch", &ports)?;
@@ -449,6 +457,35 @@ fn bail_panicked<T>() -> Result<T> {
     bail!("the case panicked")
 }
 
+/// A link between margay and one peer alone, with link-local addresses that are known beforehand.
+fn own_link(margay: &Netns, peer: &Netns, number: u8) -> Result<()> {
+    let near = link_of(number);
+    link::wire(
+        &End {
+            netns: margay,
+            interface: &near,
+        },
+        &End {
+            netns: peer,
+            interface: LINK,
+        },
+    )?;
+    for (netns, interface, address) in [
+        (margay, near.as_str(), LINK_LOCAL.to_owned()),
+        (peer, LINK, format!("fe80::{number}")),
+    ] {
+        netns.ip(&format!("link set {interface} addrgenmode none"))?;
+        netns.ip(&format!("-6 address flush dev {interface}"))?;
+        link::addresses(netns, interface, &[format!("{address}/64")])?;
+    }
+    Ok(())
+}
+
+/// The interface to one peer alone.
+fn link_of(number: u8) -> String {
+    format!("to{number}")
+}
+
 /// Does something with every peer side by side.
 fn together<T: Send>(
     peers: &mut [Foreign],
@@ -553,6 +590,7 @@ fn session(name: &str, remote: &str, asn: u32, families: &[u8]) -> Result<Sessio
         password: None,
         gtsm: false,
         add_path: false,
+        interface: None,
     })
 }
 

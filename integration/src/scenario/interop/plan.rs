@@ -44,6 +44,15 @@ pub struct Session {
     pub gtsm: bool,
     /// Several paths of a prefix both ways (RFC 7911).
     pub add_path: bool,
+    /// The link between both ends, where the session has no addresses but link-local ones.
+    pub interface: Option<String>,
+}
+
+impl Session {
+    /// IPv4 routes over an IPv6 session, with next hops of IPv6 (RFC 8950).
+    fn extended_next_hop(&self) -> bool {
+        self.remote.is_ipv6() && self.families.contains(&4)
+    }
 }
 
 /// A route a daemon announces.
@@ -117,12 +126,15 @@ impl Plan {
                 IpAddr::V4(_) => format!(", nextHopAddress: \"{}\"", self.ipv6),
                 IpAddr::V6(_) => String::new(),
             };
+            let remote = match &session.interface {
+                None => format!("address: \"{}\"", session.remote),
+                Some(interface) => format!("interface: {interface}"),
+            };
             let _ = writeln!(
                 text,
-                "  - {{ name: {}, address: \"{}\", asn: {}, families: [{}], passive: {}, routeReflectorClient: {}, \
+                "  - {{ name: {}, {remote}, asn: {}, families: [{}], passive: {}, routeReflectorClient: {}, \
                  holdTime: {HOLD_TIME}, connectRetry: 500ms, idleHold: 500ms, idleHoldMax: 1s{other}{}{}{} }}",
                 session.name,
-                session.remote,
                 session.asn,
                 families.join(", "),
                 session.passive,
@@ -160,9 +172,13 @@ impl Plan {
         for session in &self.sessions {
             text.push_str(&self.bird_session(session));
             for family in &session.families {
+                let extended = match family {
+                    4 if session.extended_next_hop() => " extended next hop on;",
+                    _ => "",
+                };
                 let _ = writeln!(
                     text,
-                    "  ipv{family} {{ import filter taken{family}; export filter told{family}; add paths on; }};"
+                    "  ipv{family} {{ import filter taken{family}; export filter told{family}; add paths on;{extended} }};"
                 );
             }
             text.push_str("}\n");
@@ -233,14 +249,14 @@ impl Plan {
     }
 
     fn bird_session(&self, session: &Session) -> String {
+        let (local, link) = match &session.interface {
+            None => (self.local(session).to_owned(), String::new()),
+            Some(interface) => (String::new(), format!("  interface \"{interface}\";\n")),
+        };
         let mut text = format!(
-            "protocol bgp {} {{\n  local {} as {};\n  neighbor {} as {};\n  direct; hold time {HOLD_TIME}; keepalive time 3;\n  \
+            "protocol bgp {} {{\n{link}  local {local} as {};\n  neighbor {} as {};\n  direct; hold time {HOLD_TIME}; keepalive time 3;\n  \
              connect delay time 1; connect retry time 1; error wait time 1, 1; graceful restart on;\n",
-            session.name,
-            self.local(session),
-            self.asn,
-            session.remote,
-            session.asn
+            session.name, self.asn, session.remote, session.asn
         );
         if session.passive {
             text.push_str("  passive;\n");
@@ -291,14 +307,22 @@ impl Plan {
             self.asn, self.router_id, self.router_id
         );
         for session in &self.sessions {
-            let remote = session.remote;
-            let _ = writeln!(text, " neighbor {remote} remote-as {}", session.asn);
+            let remote = frr_name(session);
+            if session.interface.is_some() {
+                let _ = writeln!(
+                    text,
+                    " neighbor {remote} interface remote-as {}",
+                    session.asn
+                );
+            } else {
+                let local = self.local(session);
+                let _ = writeln!(text, " neighbor {remote} remote-as {}", session.asn);
+                let _ = writeln!(text, " neighbor {remote} update-source {local}");
+            }
             let _ = writeln!(text, " neighbor {remote} timers connect 1");
-            let _ = writeln!(
-                text,
-                " neighbor {remote} update-source {}",
-                self.local(session)
-            );
+            if session.extended_next_hop() {
+                let _ = writeln!(text, " neighbor {remote} capability extended-nexthop");
+            }
             if session.passive {
                 let _ = writeln!(text, " neighbor {remote} passive");
             }
@@ -321,7 +345,7 @@ impl Plan {
                 .iter()
                 .filter(|session| session.families.contains(&family))
             {
-                let remote = session.remote;
+                let remote = frr_name(session);
                 let _ = writeln!(text, "  neighbor {remote} activate");
                 let _ = writeln!(text, "  neighbor {remote} route-map TAKEN{family} in");
                 if session.client {
@@ -350,18 +374,25 @@ impl Plan {
                 .map_or_else(String::new, |password| {
                     format!(", auth-password = \"{password}\"")
                 });
+            let (remote, local) = match &session.interface {
+                None => (
+                    format!("neighbor-address = \"{}\"", session.remote),
+                    format!("local-address = \"{}\", ", self.local(session)),
+                ),
+                Some(interface) => (
+                    format!("neighbor-interface = \"{interface}\""),
+                    String::new(),
+                ),
+            };
             let _ = write!(
                 text,
-                "[[neighbors]]\nconfig = {{ neighbor-address = \"{}\", peer-as = {}, admin-down = {closed}{password} }}\n\
+                "[[neighbors]]\nconfig = {{ {remote}, peer-as = {}, admin-down = {closed}{password} }}\n\
                  timers = {{ config = {{ hold-time = {HOLD_TIME}.0, keepalive-interval = 3.0, connect-retry = 1.0, \
                  idle-hold-time-after-reset = 1.0 }} }}\n\
-                 transport = {{ config = {{ local-address = \"{}\", passive-mode = {} }} }}\n\
+                 transport = {{ config = {{ {local}passive-mode = {} }} }}\n\
                  error-handling = {{ config = {{ treat-as-withdraw = true }} }}\n\
                  graceful-restart = {{ config = {{ enabled = true, restart-time = 60, deferral-time = 8, notification-enabled = true }} }}\n",
-                session.remote,
-                session.asn,
-                self.local(session),
-                session.passive
+                session.asn, session.passive
             );
             if session.gtsm {
                 text.push_str("ttl-security = { config = { enabled = true, ttl-min = 255 } }\n");
@@ -415,14 +446,18 @@ impl Plan {
             );
         }
         for session in &self.sessions {
+            let (remote, local) = match &session.interface {
+                None => (
+                    session.remote.to_string(),
+                    format!(" local-address {}\n", self.local(session)),
+                ),
+                Some(interface) => (format!("{}%{interface}", session.remote), String::new()),
+            };
             let _ = writeln!(
                 text,
-                "neighbor {} {{\n descr \"{}\"\n remote-as {}\n local-address {}\n announce restart yes\n announce refresh yes\n \
+                "neighbor {remote} {{\n descr \"{}\"\n remote-as {}\n{local} announce restart yes\n announce refresh yes\n \
                  announce enhanced refresh yes",
-                session.remote,
-                session.name,
-                session.asn,
-                self.local(session)
+                session.name, session.asn
             );
             for family in [4, 6] {
                 let what = if session.families.contains(&family) {
@@ -462,4 +497,10 @@ impl Plan {
         }
         text
     }
+}
+
+/// How FRR names a neighbour.
+fn frr_name(session: &Session) -> String {
+    let remote = || session.remote.to_string();
+    session.interface.clone().unwrap_or_else(remote)
 }

@@ -158,7 +158,7 @@ impl Stage {
             .collect()
     }
 
-    fn in_kernel(&self, prefix: &str, hop: &str) -> Result<()> {
+    pub(super) fn in_kernel(&self, prefix: &str, hop: &str) -> Result<()> {
         let routes = link::routes(&self.margay_netns, plan::family_of(prefix))?;
         let found = routes
             .iter()
