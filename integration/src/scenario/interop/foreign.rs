@@ -11,7 +11,7 @@ use crate::eventually::eventually;
 use crate::netns::Netns;
 use crate::router::bird::Version;
 use crate::router::{Bird, Details, Frr, GoBgp, OpenBgpd, Router as _, details};
-use crate::{exec, pace};
+use crate::{exec, pace, workdir};
 
 /// Which daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,13 @@ impl Kind {
             Self::GoBgp => 5,
             Self::OpenBgpd => 6,
         }
+    }
+
+    /// Whether this machine's distribution has it no more, as `integration/setup` found.
+    #[must_use]
+    pub fn dropped(self) -> bool {
+        let marker = workdir::checkout().join("integration/cache/bird1/absent");
+        self == Self::Bird1 && marker.exists()
     }
 
     /// Whether this machine has it.

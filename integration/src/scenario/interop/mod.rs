@@ -96,7 +96,9 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     stage.unnumbered(report)?;
     say(stage.matrix.table(&present));
     report.check("every cell is filled or explained", || {
-        let unexplained = stage.matrix.unexplained(&present);
+        let mut unexplained = stage.matrix.unexplained(&present);
+        let missing = absent.iter().filter(|kind| !kind.dropped());
+        unexplained.extend(missing.map(|kind| format!("all of {}", kind.name())));
         ensure!(unexplained.is_empty(), "{}", unexplained.join("; "));
         Ok(format!("{} peers", present.len()))
     });
