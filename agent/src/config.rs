@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod mistakes;
+mod policy;
 pub mod speaker;
 mod yaml;
 

@@ -725,7 +725,9 @@ fn learned(best: BestRoute) -> Option<Learned> {
         next_hops: best
             .next_hops
             .iter()
-            .map(|hop| LearnedHop {
+            .enumerate()
+            .map(|(place, hop)| LearnedHop {
+                weight: best.weights.get(place).copied(),
                 address: hop.address,
                 interface: hop.interface_index.and_then(interface_name),
             })

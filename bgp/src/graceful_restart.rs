@@ -465,4 +465,96 @@ mod tests {
         let steps = retention.expire(now + 180 * SECOND);
         assert_eq!(steps.as_slice(), [Step::DeleteOld(family)]);
     }
+
+    /// What may happen to a peer whose routes are kept.
+    #[derive(Clone, Copy, Debug)]
+    enum Happening {
+        Lost { notification: bool },
+        Back { forwarding: bool },
+        EndOfRib,
+        Wait(u64),
+    }
+
+    fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
+        use proptest::prelude::*;
+        prop_oneof![
+            any::<bool>().prop_map(|notification| Happening::Lost { notification }),
+            any::<bool>().prop_map(|forwarding| Happening::Back { forwarding }),
+            Just(Happening::EndOfRib),
+            (1..200_u64).prop_map(Happening::Wait),
+        ]
+    }
+
+    proptest::proptest! {
+        /// However often a peer comes and goes: nothing stale is kept longer than the stale time counts from the first loss, nor
+        /// anything long-lived stale longer than its own time behind that; after End-of-RIB nothing is.
+        #[test]
+        fn nothing_stale_outlives_its_time(
+            happenings in proptest::collection::vec(happening(), 1..60),
+            long_lived in proptest::bool::ANY,
+        ) {
+            let family = Family::IPV4_UNICAST;
+            let families = FamilySet::of(family);
+            let stale_time = 180 * SECOND;
+            let grant = [LongLivedFamily { family, forwarding: true, stale_time: 300 }];
+            let mut now = Instant::now();
+            let mut retention = Retention::default();
+            let mut up = true;
+            let mut first_loss = None;
+            for happening in happenings {
+                let capability = |forwarding| GracefulRestartCapability {
+                    restarting: false,
+                    notification: true,
+                    restart_time: 120,
+                    families: vec![GracefulRestartFamily { family, forwarding }],
+                };
+                match happening {
+                    Happening::Lost { notification } if up => {
+                        up = false;
+                        let kept = retention.keeps();
+                        let terms = Terms {
+                            capability: &capability(true),
+                            long_lived: long_lived.then_some(&grant),
+                            notification,
+                            stale_time,
+                            long_lived_limit: Some(1000 * SECOND),
+                        };
+                        retention.lost(now, families, Some(&terms));
+                        // Without the N bit what was stale already goes, and the count begins anew.
+                        if !kept || !notification {
+                            first_loss = Some(now);
+                        }
+                    }
+                    Happening::Back { forwarding } if !up => {
+                        up = true;
+                        retention.established(families, Some(&capability(forwarding)), Some(&grant));
+                        proptest::prop_assert!(forwarding || retention.state(family) != crate::speaker::snapshot::Retention::Stale);
+                    }
+                    Happening::EndOfRib if up => {
+                        retention.end_of_rib(family);
+                        proptest::prop_assert!(!retention.keeps());
+                    }
+                    Happening::Wait(seconds) => {
+                        let until = now + u32::try_from(seconds).expect("small") * SECOND;
+                        while let Some(deadline) = retention.deadline().filter(|at| *at <= until) {
+                            now = now.max(deadline);
+                            retention.expire(now);
+                        }
+                        now = until;
+                    }
+                    Happening::Lost { .. } | Happening::Back { .. } | Happening::EndOfRib => {}
+                }
+                let age = first_loss.map_or(Duration::ZERO, |loss| now.saturating_duration_since(loss));
+                match retention.state(family) {
+                    crate::speaker::snapshot::Retention::None => {}
+                    crate::speaker::snapshot::Retention::Stale => {
+                        proptest::prop_assert!(age < stale_time, "stale for {age:?}");
+                    }
+                    crate::speaker::snapshot::Retention::LongLivedStale => {
+                        proptest::prop_assert!(age < stale_time + 300 * SECOND, "long-lived stale for {age:?}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -57,6 +57,9 @@ pub enum Condition {
     Source(SmallVec<[SourceKind; 4]>),
     /// The route was learned from the peer of this name.
     Peer(Arc<str>),
+    /// The interface its traffic leaves by has a name of this form: `*` stands for any text, `?` for any character. A route has
+    /// one where the peer it is from is on a link that the configuration names; routes of ours have none.
+    Interface(Arc<str>),
     /// At least one of these communities is set.
     CommunityAny(Vec<Community>),
     /// At least one of these large communities is set.
@@ -155,6 +158,8 @@ pub struct RouteView<'a> {
     pub source: SourceKind,
     /// Name of the peer it was learned from; empty for local routes.
     pub peer: &'a str,
+    /// Interface the peer is on; empty where that is not known.
+    pub interface: &'a str,
 }
 
 impl Policy {
@@ -313,6 +318,37 @@ pub(crate) fn apply(actions: &[Action], attributes: &mut PathAttributes, rewrite
     }
 }
 
+/// Whether a name matches a shell pattern of `*` and `?`. Goes back to the last star only, so a hostile pattern costs no more
+/// than the product of both lengths.
+fn has_form(form: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut read) = (0, 0);
+    let mut star = None;
+    while let Some(octet) = name.get(read) {
+        match form.get(at) {
+            Some(b'*') => {
+                star = Some((at, read));
+                at += 1;
+            }
+            Some(wanted) if *wanted == b'?' || wanted == octet => {
+                at += 1;
+                read += 1;
+            }
+            _ => match star {
+                Some((place, from)) => {
+                    star = Some((place, from + 1));
+                    at = place + 1;
+                    read = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    form.get(at..)
+        .unwrap_or_default()
+        .iter()
+        .all(|octet| *octet == b'*')
+}
+
 impl Condition {
     fn holds(&self, route: &RouteView<'_>, attributes: &PathAttributes) -> bool {
         match self {
@@ -321,6 +357,9 @@ impl Condition {
             Self::Family(family) => route.prefix.family() == *family,
             Self::Source(kinds) => kinds.contains(&route.source),
             Self::Peer(name) => **name == *route.peer,
+            Self::Interface(form) => {
+                !route.interface.is_empty() && has_form(form.as_bytes(), route.interface.as_bytes())
+            }
             Self::CommunityAny(any) => any
                 .iter()
                 .any(|community| attributes.communities.contains(community)),
@@ -465,6 +504,7 @@ mod tests {
             attributes,
             source: SourceKind::Internal,
             peer: "n1",
+            interface: "eth10",
         }
     }
 
@@ -483,6 +523,32 @@ mod tests {
         assert!(set.matches(prefix("fd00::1/128")));
         assert!(set.matches(prefix("fd00::/64")));
         assert!(!set.matches(prefix("fd00::/63")));
+    }
+
+    #[test]
+    fn interfaces_match_as_shells_match_names() {
+        for (form, wanted) in [
+            ("eth10", true),
+            ("eth1", false),
+            ("eth*", true),
+            ("*", true),
+            ("e*1*0", true),
+            ("eth??", true),
+            ("eth?", false),
+            ("*1", false),
+            ("**", true),
+            ("", false),
+        ] {
+            let attributes = attributes();
+            let condition = Condition::Interface(form.into());
+            let view = view("10.0.0.0/24", &attributes);
+            assert_eq!(condition.holds(&view, &attributes), wanted, "{form}");
+            let local = RouteView {
+                interface: "",
+                ..view
+            };
+            assert!(!condition.holds(&local, &attributes));
+        }
     }
 
     #[test]

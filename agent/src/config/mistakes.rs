@@ -16,6 +16,19 @@ const EXAMPLE: &str = include_str!("../../../manifests/speaker.example.yaml");
 /// Files behind the two lines of `HEAD`, and everything said of them.
 const TABLE: &[(&str, &[&str])] = &[
     (
+        "policies:\n- { name: a, rules: [{ match: { prefixes: [{ prefix: 10.0.0.0/8, min: 4 }] }, then: accept }] }\n- { name: b, rules: [{ match: { family: ipv4-unicast } }] }\n",
+        &[
+            "4:31: field `policies[0].rules[0].match`: expected lengths from 8 to 32 for 10.0.0.0/8, found 4 to 32",
+            "5:22: field `policies[1].rules[0]`: expected `then`, `set` or both: the rule does nothing",
+        ],
+    ),
+    (
+        "policies:\n- { name: a, rules: [] }\npeers:\n- { address: 10.0.0.1, asn: 1, import: b }\n",
+        &[
+            "6:40: field `peers[0].import`: expected accept, reject or one of the policies of the file (a), found `b`",
+        ],
+    ),
+    (
         "peers:\n- { address: 10.0.0.1, asn: 1, holdTime: 1 }\n",
         &[
             "4:42: field `peers[0].holdTime`: expected a hold time in seconds: 0, or 3 to 65535, found `1`",

@@ -20,7 +20,7 @@
 //! field may be left out, or the same as one text, `minTx=100,multiplier=3`. Its times are milliseconds, all other
 //! durations are seconds; a number with `ms`, `s`, `m` or `h` says so itself. `import` and `export` are `accept` (the default), `reject`, or
 //! `{ accept: [prefixes] }` / `{ reject: [prefixes] }`, where a prefix stands for itself and everything longer inside it and
-//! all else gets the opposite. A mistake is reported with file, line, field and what would be right, and none of the file is used.
+//! all else gets the opposite, or the name of one of the file's `policies`, which `config/policy.rs` has the words of. A mistake is reported with file, line, field and what would be right, and none of the file is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
@@ -36,7 +36,7 @@ use margay_bgp::codec::Role;
 use margay_bgp::codec::attribute::{LocalPref, Med};
 use margay_bgp::codec::community::{Community, LargeCommunity};
 use margay_bgp::family::Family;
-use margay_bgp::policy::{Condition, Policy, PrefixSet, Rule, Verdict};
+use margay_bgp::policy::Verdict;
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
@@ -48,6 +48,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 
 use super::ConfigError;
+use super::policy::{Known, NamedPolicy, PolicySection, policy};
 use super::yaml::{self, Fault, Step};
 
 /// What `margay speaker` runs.
@@ -164,8 +165,26 @@ impl File {
             .collect();
         set(&mut speaker.client_to_client, self.client_to_client);
         speaker.drain = self.drain;
+        let mut policies = Known::new();
+        for (at, section) in tree.items("policies").into_iter().zip(self.policies) {
+            let name = section.name.clone();
+            let policy = section.parse().map_err(|(rule, (field, reason))| {
+                let at = match rule {
+                    Some(rule) => {
+                        [&at[..], &[Step::Key("rules".into()), Step::Index(rule)]].concat()
+                    }
+                    None => at.clone(),
+                };
+                Fault::new(tree.find(&at, field), reason)
+            })?;
+            if policies.insert(name.clone(), policy).is_some() {
+                let reason = format!("expected a name of its own, found `{name}` again");
+                return Err(Fault::new(tree.find(&at, "name"), reason));
+            }
+        }
         let shared = Shared {
             base,
+            policies: &policies,
             ebgp_requires_policy: self.ebgp_requires_policy,
         };
         for (at, section) in tree.items("monitoring").into_iter().zip(self.monitoring) {
@@ -258,6 +277,8 @@ struct File {
     #[serde(default)]
     monitoring: Vec<CollectorSection>,
     #[serde(default)]
+    policies: Vec<NamedPolicy>,
+    #[serde(default)]
     peers: Vec<PeerSection>,
 }
 
@@ -341,7 +362,7 @@ impl AggregateItem {
     }
 }
 
-fn plain<T>(list: Vec<Text<T>>) -> Vec<T> {
+pub(super) fn plain<T>(list: Vec<Text<T>>) -> Vec<T> {
     list.into_iter().map(|item| item.0).collect()
 }
 
@@ -505,6 +526,8 @@ struct PeerSection {
     #[serde(default)]
     shutdown_text: Option<String>,
     #[serde(default)]
+    link: Option<String>,
+    #[serde(default)]
     dynamic_limit: Option<Text<usize>>,
     #[serde(default)]
     half_open_limit: Option<Text<usize>>,
@@ -642,21 +665,15 @@ impl MaximumPrefixesSection {
     }
 }
 
-type PolicySection = ScalarOr<Verdict, PolicyLists>;
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct PolicyLists {
-    accept: Option<Vec<Text<Prefix>>>,
-    reject: Option<Vec<Text<Prefix>>>,
-}
-
-type Wrong = (&'static str, String);
+/// Which field is wrong, and what would be right.
+pub(super) type Wrong = (&'static str, String);
 
 /// What peers take from the rest of the file.
 struct Shared<'a> {
     /// Where files named relatively are.
     base: &'a Path,
+    /// Those of the file, by name.
+    policies: &'a Known,
     /// External peers without a policy are told nothing and believed nothing (RFC 8212). Off unless asked for, as in Calico.
     ebgp_requires_policy: bool,
 }
@@ -693,6 +710,16 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
                 action: LimitAction::Close,
             });
         }
+        "longLivedPartialDeployment" => {
+            // Says nothing of how long: a time of zero keeps none of the peer's own routes.
+            let stale_time = peer
+                .long_lived
+                .map_or(Duration::ZERO, |long_lived| long_lived.stale_time);
+            peer.long_lived = Some(LongLived {
+                stale_time,
+                partial_deployment: value(text)?,
+            });
+        }
         "addPathReceive" => peer.add_path_receive = value(text)?,
         "addPathSend" => peer.add_path_send = value::<MaybeAddPathSend>(text)?.0,
         "extendedNextHop" => peer.extended_next_hop = value(text)?,
@@ -717,10 +744,45 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         }
         _ => {
             return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, connectRetryMax, delayOpen, idleHold, idleHoldMax, sendHold, longLived, \
-                maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, strictAttributes, afiSafiDisable, \
+                longLivedPartialDeployment, maximumPrefixes, addPathReceive, addPathSend, extendedNextHop, ttl, enabled, shutdownText, nextHop, enforceFirstAs, strictAttributes, afiSafiDisable, \
                 allowAsSet, role, strictRole, localAsMode, removePrivateAs, asOverride, defaultOriginate, gracefulShutdown, drain, bfd"
                 .into());
         }
+    }
+    Ok(())
+}
+
+/// What of the speaker itself, not of a session, annotations of the BGPConfiguration may set.
+pub const SPEAKER_FIELDS: [&str; 8] = [
+    "maximumPaths",
+    "multipathRelax",
+    "alwaysCompareMed",
+    "missingMedAsWorst",
+    "preferOldestExternal",
+    "weightedMultipath",
+    "nextHopTracking",
+    "resolveViaDefault",
+];
+
+/// Sets one of [`SPEAKER_FIELDS`] from an annotation `margay.io/<field>`.
+///
+/// # Errors
+/// The value is not what the field takes, or there is no such field.
+pub fn annotate_speaker(
+    speaker: &mut SpeakerConfig,
+    field: &str,
+    text: &str,
+) -> Result<(), String> {
+    match field {
+        "maximumPaths" => speaker.maximum_paths = value::<usize>(text)?.max(1),
+        "multipathRelax" => speaker.multipath_relax = value(text)?,
+        "alwaysCompareMed" => speaker.always_compare_med = value(text)?,
+        "missingMedAsWorst" => speaker.missing_med_as_worst = value(text)?,
+        "preferOldestExternal" => speaker.prefer_oldest_external = value(text)?,
+        "weightedMultipath" => speaker.weighted_multipath = value(text)?,
+        "nextHopTracking" => speaker.next_hop_tracking = value(text)?,
+        "resolveViaDefault" => speaker.resolve_via_default = value(text)?,
+        _ => return Err(format!("expected one of {}", SPEAKER_FIELDS.join(", "))),
     }
     Ok(())
 }
@@ -788,8 +850,8 @@ impl PeerSection {
         } else {
             Verdict::Accept
         };
-        let import = policy("import", self.import, unwritten)?;
-        let export = policy("export", self.export, unwritten)?;
+        let import = policy("import", self.import, unwritten, shared.policies)?;
+        let export = policy("export", self.export, unwritten, shared.policies)?;
         let mut peer = PeerConfig::new(name, remote, asn, import, export);
         peer.families = self
             .families
@@ -964,6 +1026,7 @@ impl PeerSection {
             }
             peer.local_as_mode = mode.0;
         }
+        peer.link = self.link.map(Arc::from).or_else(|| peer.interface.clone());
         peer.remove_private_as = self.remove_private_as.map(|mode| mode.0);
         set(&mut peer.as_override, self.as_override);
         set(&mut peer.default_originate, self.default_originate);
@@ -1093,56 +1156,12 @@ fn socket_address(
     }
 }
 
-fn policy(
-    field: &'static str,
-    section: Option<PolicySection>,
-    unwritten: Verdict,
-) -> Result<Arc<Policy>, Wrong> {
-    let lists = match section {
-        None => {
-            return Ok(Arc::new(Policy {
-                rules: Vec::new(),
-                default: unwritten,
-            }));
-        }
-        Some(ScalarOr::Scalar(verdict)) => {
-            return Ok(Arc::new(Policy {
-                rules: Vec::new(),
-                default: verdict,
-            }));
-        }
-        Some(ScalarOr::Section(lists)) => lists,
-    };
-    let (prefixes, verdict, default) = match (lists.accept, lists.reject) {
-        (Some(prefixes), None) => (prefixes, Verdict::Accept, Verdict::Reject),
-        (None, Some(prefixes)) => (prefixes, Verdict::Reject, Verdict::Accept),
-        _ => {
-            return Err((
-                field,
-                "expected `accept`, `reject`, or one list under one of the two".into(),
-            ));
-        }
-    };
-    let mut matches = PrefixSet::new();
-    for prefix in prefixes {
-        matches.insert_or_longer(prefix.0);
-    }
-    Ok(Arc::new(Policy {
-        rules: vec![Rule {
-            conditions: vec![Condition::PrefixIn(matches)],
-            actions: Vec::new(),
-            verdict: Some(verdict),
-        }],
-        default,
-    }))
-}
-
 /// A scalar of the file that a type of ours is read from. YAML's own idea of its type (`1.10` a float, `no` a truth value) is not asked.
 #[derive(Clone, Copy, Debug)]
-struct Text<T>(T);
+pub(super) struct Text<T>(pub(super) T);
 
 /// What can be read from a scalar, and how to say what was expected.
-trait FromText: Sized {
+pub(super) trait FromText: Sized {
     /// Completes "expected …".
     const WANTED: &'static str;
     fn from_text(text: &str) -> Option<Self>;
@@ -1158,7 +1177,7 @@ impl<'de, T: FromText> Deserialize<'de> for Text<T> {
 }
 
 /// A scalar, or a mapping with the details. An untagged enum could say only that neither fits.
-enum ScalarOr<T, M> {
+pub(super) enum ScalarOr<T, M> {
     Scalar(T),
     Section(M),
 }

@@ -21,31 +21,13 @@ use crate::model::{
 pub const PRIORITY_BASE: u32 = 2_147_483_647;
 
 /// What is believed of a peer.
-pub(super) fn import(
-    cluster: &ClusterState,
-    session: &Session,
-    problem: &mut impl FnMut(String),
-) -> Policy {
+pub(super) fn import(cluster: &ClusterState, session: &Session) -> Policy {
     let mut rules = Vec::new();
     for name in &session.filters {
         // A filter that does not exist is reported once, by the export side.
         if let Some(filter) = cluster.filters.get(name) {
-            append(
-                &mut rules,
-                &filter.import_v4,
-                Family::IPV4_UNICAST,
-                session,
-                name,
-                problem,
-            );
-            append(
-                &mut rules,
-                &filter.import_v6,
-                Family::IPV6_UNICAST,
-                session,
-                name,
-                problem,
-            );
+            append(&mut rules, &filter.import_v4, Family::IPV4_UNICAST, session);
+            append(&mut rules, &filter.import_v6, Family::IPV6_UNICAST, session);
         }
     }
     Policy {
@@ -64,22 +46,8 @@ pub(super) fn export(
     for name in &session.filters {
         match cluster.filters.get(name) {
             Some(filter) => {
-                append(
-                    &mut rules,
-                    &filter.export_v4,
-                    Family::IPV4_UNICAST,
-                    session,
-                    name,
-                    problem,
-                );
-                append(
-                    &mut rules,
-                    &filter.export_v6,
-                    Family::IPV6_UNICAST,
-                    session,
-                    name,
-                    problem,
-                );
+                append(&mut rules, &filter.export_v4, Family::IPV4_UNICAST, session);
+                append(&mut rules, &filter.export_v6, Family::IPV6_UNICAST, session);
             }
             None => problem(format!("spec.filters: there is no BGPFilter {name}")),
         }
@@ -164,25 +132,11 @@ pub fn communities_of(cluster: &ClusterState, prefix: Prefix) -> Vec<CommunityVa
     values
 }
 
-fn append(
-    rules: &mut Vec<Rule>,
-    from: &[FilterRule],
-    family: Family,
-    session: &Session,
-    filter: &str,
-    problem: &mut impl FnMut(String),
-) {
+fn append(rules: &mut Vec<Rule>, from: &[FilterRule], family: Family, session: &Session) {
     if !session.families.contains(&family) {
         return;
     }
     for rule in from {
-        if let Some(glob) = &rule.interface {
-            // A route in BGP has a next hop and no interface; guessing one would make a filter say what nobody wrote.
-            problem(format!(
-                "BGPFilter {filter}: a rule with interface {glob:?} never matches, because margay's BGP routes have none"
-            ));
-            continue;
-        }
         let internal = match rule.peer_type {
             None => None,
             Some(PeerType::Ebgp) => Some(false),
@@ -221,6 +175,11 @@ fn append(
                 .collect(),
             ));
         }
+        conditions.extend(
+            rule.interface
+                .as_deref()
+                .map(|glob| Condition::Interface(glob.into())),
+        );
         match rule.community {
             None => {}
             Some(CommunityValue::Standard(asn, value)) => {

@@ -73,6 +73,8 @@ pub struct LearnedHop {
     pub address: IpAddr,
     /// The interface of a link-local address.
     pub interface: Option<String>,
+    /// Its share of the traffic, where next hops have different ones.
+    pub weight: Option<u8>,
 }
 
 /// What does not come from the cluster.

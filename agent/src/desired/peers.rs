@@ -24,7 +24,7 @@ use margay_bgp::speaker::config::{self as speaker, GracefulRestart, PeerConfig, 
 
 use super::filters;
 use super::state::{Problem, Underlay};
-use crate::config::speaker::annotate;
+use crate::config::speaker::{SPEAKER_FIELDS, annotate};
 use crate::model::{
     BgpPeer, ClusterState, DEFAULT_BGP_PORT, Labels, LocalSide, NextHopMode, Node, RemoteSide,
     ReversePeering, SecretKeyRef, SourceAddress,
@@ -465,7 +465,12 @@ impl<'a> Expansion<'a> {
                     filters: Vec::new(),
                     reachable_by: None,
                     node: Some(node.name.clone()),
-                    margay: bgp.margay.clone(),
+                    margay: bgp
+                        .margay
+                        .iter()
+                        .filter(|(field, _)| !SPEAKER_FIELDS.contains(&field.as_str()))
+                        .map(|(field, text)| (field.clone(), text.clone()))
+                        .collect(),
                 });
             }
         }
@@ -612,7 +617,7 @@ pub fn peer_config(
             }
         },
     };
-    let import = policies.share(filters::import(cluster, session, &mut problem));
+    let import = policies.share(filters::import(cluster, session));
     let export = policies.share(filters::export(cluster, session, &mut problem));
     let mut peer = PeerConfig::new(
         session.name(),
@@ -646,6 +651,7 @@ pub fn peer_config(
     };
     // Everything on the link to the peer is shared with it, in both families.
     if let Some(link) = underlay.connected_to(session.address) {
+        peer.link = Some(link.interface.as_str().into());
         peer.connected_subnets = underlay
             .connected
             .iter()

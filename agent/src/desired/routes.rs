@@ -19,6 +19,9 @@ use super::{BestRoutes, Learned};
 use crate::kernel::{KernelNextHop, Route, RouteKey};
 use crate::model::{ClusterState, Encapsulation, EncapsulationMode, IpPool, Node};
 
+/// The largest share of a next hop the kernel knows.
+const MAX_WEIGHT: u16 = 256;
+
 pub(super) struct Routes<'a> {
     pub(super) cluster: &'a ClusterState,
     pub(super) own: Option<&'a Node>,
@@ -285,12 +288,31 @@ impl<'a> Routes<'a> {
                 },
             };
             match result {
-                Ok(found) => hops.extend(found),
+                Ok(found) => hops.extend(found.into_iter().map(|mut found| {
+                    found.weight = hop.weight.map_or(found.weight, u16::from);
+                    found
+                })),
                 Err(reason) => refused = Some(reason),
             }
         }
         hops.sort_unstable();
-        hops.dedup();
+        // Two next hops behind one gateway are one to the kernel, with the shares of both where they have different ones.
+        let weighted = learned.next_hops.iter().any(|hop| hop.weight.is_some());
+        hops.dedup_by(|next, kept| {
+            if !weighted {
+                return next == kept;
+            }
+            let same = (next.via, &next.interface) == (kept.via, &kept.interface);
+            if same {
+                kept.weight = kept.weight.saturating_add(next.weight).min(MAX_WEIGHT);
+            }
+            same
+        });
+        if let [single] = hops.as_mut_slice()
+            && weighted
+        {
+            single.weight = 1;
+        }
         if hops.is_empty() {
             return Err(refused.unwrap_or_else(|| "no next hop".into()));
         }

@@ -10,6 +10,7 @@ use sha1::{Digest, Sha1};
 use super::advertisements::originate;
 use super::peers::{Policies, Session, peer_config, sessions};
 use super::state::{Problem, Underlay};
+use crate::config::speaker::{SPEAKER_FIELDS, annotate_speaker};
 use crate::model::{BindMode, ClusterState, Node};
 
 /// A node's part in BGP.
@@ -34,6 +35,16 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
     config.originate = originate(cluster);
     // The node forwards: it uses, and passes on, what it has a way to.
     config.next_hop_tracking = true;
+    for (field, text) in &cluster.bgp.margay {
+        if SPEAKER_FIELDS.contains(&field.as_str())
+            && let Err(reason) = annotate_speaker(&mut config, field, text)
+        {
+            problems.push(Problem {
+                subject: "BGPConfiguration".into(),
+                reason: format!("annotation margay.io/{field}: {reason}"),
+            });
+        }
+    }
     let mut policies = Policies::default();
     config.peers = sessions
         .iter()
@@ -85,4 +96,36 @@ fn listen(cluster: &ClusterState, own: &Node) -> Vec<SocketAddr> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_of_the_configuration_choose_how_paths_are_compared() {
+        let mut cluster = ClusterState::default();
+        let mut own = Node::default();
+        own.name = "n1".into();
+        cluster.node_name = "n1".into();
+        cluster.nodes.insert("n1".into(), own);
+        let annotations = [
+            ("alwaysCompareMed", "true"),
+            ("maximumPaths", "4"),
+            ("resolveViaDefault", "perhaps"),
+        ];
+        for (field, text) in annotations {
+            cluster.bgp.margay.insert(field.into(), text.into());
+        }
+        let plan = speaker_plan(&cluster, &Underlay::default()).expect("a plan");
+        assert!(plan.config.always_compare_med && plan.config.next_hop_tracking);
+        assert_eq!(plan.config.maximum_paths, 4);
+        let [problem] = plan.problems.as_slice() else {
+            panic!("{:?}", plan.problems);
+        };
+        assert_eq!(
+            problem.reason,
+            "annotation margay.io/resolveViaDefault: expected true or false, found `perhaps`"
+        );
+    }
 }

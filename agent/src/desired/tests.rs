@@ -240,6 +240,7 @@ fn learned(routes: &[(&str, &[&str])]) -> BestRoutes {
                     .map(|hop| LearnedHop {
                         address: address(hop),
                         interface: None,
+                        weight: None,
                     })
                     .collect();
                 (
@@ -842,6 +843,7 @@ fn exported(cluster: &ClusterState, to: &str, source: SourceKind) -> Option<Vec<
         attributes: &attributes,
         source,
         peer: "x",
+        interface: "eth0",
     })?;
     policy.rewrite(&applied, &mut attributes);
     Some(

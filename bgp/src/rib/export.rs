@@ -159,6 +159,7 @@ pub(crate) fn export(
         attributes: &data.attributes,
         source: source.kind(),
         peer: &source.name,
+        interface: source.interface.as_deref().unwrap_or_default(),
     })?;
     let export = Export {
         attributes: path.attributes,

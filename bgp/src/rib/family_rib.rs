@@ -517,10 +517,11 @@ impl<F: Key> FamilyRib<F> {
         self.reports.len()
     }
 
-    /// The next news, `maximum` changes at most.
+    /// The next news, `maximum` changes at most, with `weighted` shares where paths say so.
     pub(crate) fn poll_news(
         &mut self,
         maximum: usize,
+        weighted: bool,
         store: &AttributeStore,
         facts: &[PeerFacts],
     ) -> Option<News> {
@@ -545,7 +546,7 @@ impl<F: Key> FamilyRib<F> {
             self.table.clear_reported(net);
             changes.push(RouteChange {
                 prefix: self.table.prefix(net).into(),
-                best: self.best_route(net, store, facts),
+                best: self.best_route(net, weighted, store, facts),
             });
             self.free_if_unused(net);
         }
@@ -558,22 +559,29 @@ impl<F: Key> FamilyRib<F> {
     fn best_route(
         &self,
         net: NetId,
+        weighted: bool,
         store: &AttributeStore,
         facts: &[PeerFacts],
     ) -> Option<BestRoute> {
         let best = self.table.best(net)?;
         let data = store.data(best.attributes);
-        let mut next_hops: Vec<RouteNextHop> = self
+        let mut hops: Vec<(RouteNextHop, Option<f32>)> = self
             .table
             .paths_of(net)
             .filter(|path| path.used)
-            .filter_map(|path| forwarding_next_hop(store.data(path.attributes)))
+            .filter_map(|path| {
+                let data = store.data(path.attributes);
+                Some((forwarding_next_hop(data)?, bandwidth(data)))
+            })
             .collect();
-        next_hops.sort_unstable();
-        next_hops.dedup();
+        hops.sort_unstable_by_key(|(hop, _)| *hop);
+        hops.dedup_by_key(|(hop, _)| *hop);
+        let weights = if weighted { shares(&hops) } else { Vec::new() };
+        let next_hops = hops.into_iter().map(|(hop, _)| hop).collect();
         let attributes = &data.attributes;
         Some(BestRoute {
             next_hops,
+            weights,
             source: source_of(best.peer, facts),
             local_pref: attributes.local_pref.unwrap_or_default(),
             med: attributes.med,
@@ -585,6 +593,31 @@ impl<F: Key> FamilyRib<F> {
             discard: data.discard,
         })
     }
+}
+
+/// Octets a second of the link the path came over, where it says so.
+fn bandwidth(data: &PathData) -> Option<f32> {
+    let mut communities = data.attributes.extended_communities.iter();
+    communities
+        .find_map(|community| community.link_bandwidth())
+        .filter(|bandwidth| bandwidth.is_finite() && *bandwidth > 0.0)
+}
+
+/// Shares in proportion to bandwidths, as the kernel counts them; none unless every next hop has one.
+fn shares(hops: &[(RouteNextHop, Option<f32>)]) -> Vec<u8> {
+    let bandwidths: Option<Vec<f32>> = hops.iter().map(|(_, bandwidth)| *bandwidth).collect();
+    let bandwidths = bandwidths.filter(|all| all.len() > 1).unwrap_or_default();
+    let most = bandwidths.iter().copied().fold(0.0, f32::max);
+    let shares = bandwidths.iter().map(|bandwidth| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and 255, and a cast from float saturates"
+        )]
+        let share = (bandwidth / most * 255.0).round() as u8;
+        share.max(1)
+    });
+    shares.collect()
 }
 
 fn tells_paths(group: &&mut Group) -> bool {

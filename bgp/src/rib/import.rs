@@ -21,6 +21,8 @@ pub(crate) struct ImportContext<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) source: SourceKind,
     pub(crate) peer: &'a str,
+    /// The interface it is on; empty where that is not known.
+    pub(crate) interface: &'a str,
     pub(crate) peer_asn: Asn,
     /// Our own ASs, possibly equal: the one we show this peer, and the speaker's where that makes a loop too.
     pub(crate) own_asns: [Asn; 2],
@@ -126,6 +128,7 @@ pub(crate) fn apply_policy(
         attributes: &data.attributes,
         source: context.source,
         peer: context.peer,
+        interface: context.interface,
     };
     let Some(rules) = context.policy.evaluate(&view) else {
         store.retain(received);

@@ -55,6 +55,8 @@ pub(crate) struct PeerFacts {
     pub(crate) client: bool,
     /// Our cluster as its reflector.
     pub(crate) cluster_id: RouterId,
+    /// The interface it is on, as far as that is known.
+    pub(crate) interface: Option<Arc<str>>,
     /// Counts changes of what goes into attributes told to others, so that they are told again.
     pub(crate) revision: u8,
 }
@@ -84,6 +86,8 @@ pub struct RouteChange {
 pub struct BestRoute {
     /// Where to send packets, ascending and distinct. Empty only for a local route of this speaker without a next hop.
     pub next_hops: Vec<RouteNextHop>,
+    /// How traffic is shared among [`BestRoute::next_hops`], in their order, the largest share being 255; empty for equal shares.
+    pub weights: Vec<u8>,
     /// Who the best path is from; further next hops may be from others.
     pub source: RouteSource,
     /// LOCAL_PREF of the best path, 100 where it had none.

@@ -778,6 +778,16 @@ impl<F: Key> Table<F> {
         }
     }
 
+    /// Queues every prefix, and what forwarding uses of it counts as changed.
+    pub(crate) fn report_all(&mut self) {
+        self.mark_all_dirty();
+        for net in &mut self.nets {
+            if net.flags.contains(NetFlags::DIRTY) {
+                net.flags |= NetFlags::USED_TOUCHED;
+            }
+        }
+    }
+
     /// Every path is to be looked at because the way to some next hop changed.
     pub(crate) const fn begin_sweep(&mut self) {
         self.sweep = Some(0);

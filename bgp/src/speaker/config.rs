@@ -457,6 +457,8 @@ pub struct PeerConfig {
     /// What we call ourselves as next hop of routes whose family is not the session's own: our address of that family on
     /// the link to the peer. Without one such routes are told only with a next hop of their own.
     pub next_hop_address: Option<IpAddr>,
+    /// The interface of the link to the peer, where it is on one: what policy takes for the interface of its routes.
+    pub link: Option<Arc<str>>,
     /// How many times our own AS may occur in a received path.
     pub allowed_local_as: u8,
     /// What of its routes we take.
@@ -557,6 +559,7 @@ impl PeerConfig {
             next_hop: NextHopMode::Auto,
             connected_subnets: Vec::new(),
             next_hop_address: None,
+            link: None,
             allowed_local_as: 0,
             import,
             export,

@@ -13,6 +13,7 @@
 //! | export policy, next hops, reflection, drain, what is hidden in paths, default route | the peer moves to the group that tells this; differences are sent |
 //! | originated routes | the prefixes concerned are decided anew |
 //! | aggregates | contributors are looked for anew; groups are filled anew where other prefixes are kept back |
+//! | shares of next hops | every route is reported anew |
 //! | how paths are compared, ECMP limits, how next hops are looked up | every prefix is decided anew |
 //! | our AS or BGP Identifier | every session that shows it is reset |
 
@@ -48,6 +49,10 @@ impl Speaker {
         self.take_originated();
         self.take_aggregates();
         self.take_default_route();
+        if old.weighted_multipath != self.config.weighted_multipath {
+            self.tables.ipv4.table.report_all();
+            self.tables.ipv6.table.report_all();
+        }
         let (tracking, by_default) = (
             self.config.next_hop_tracking,
             self.config.resolve_via_default,
@@ -607,6 +612,7 @@ fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
         || old.local_as_mode != new.local_as_mode
         || old.graceful_shutdown != new.graceful_shutdown
         || old.drain != new.drain
+        || old.link != new.link
 }
 
 /// Where a peer is, all zeroes while that is not known: nobody calls from there.

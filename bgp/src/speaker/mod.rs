@@ -299,6 +299,7 @@ impl Speaker {
             external: false,
             client: false,
             cluster_id: config.router_id,
+            interface: None,
             revision: 0,
         };
         let mut speaker = Self {
@@ -812,6 +813,7 @@ impl Speaker {
     /// News for whoever forwards, at most `maximum` changes. Ask only when they can be taken: until then changes of one
     /// prefix are joined.
     pub fn poll_table_event(&mut self, maximum: usize) -> Option<TableEvent> {
+        let weighted = self.config.weighted_multipath;
         let Tables {
             store,
             facts,
@@ -825,9 +827,9 @@ impl Speaker {
         };
         for family in order {
             let news = if family == Family::IPV6_UNICAST {
-                ipv6.poll_news(maximum, store, facts)
+                ipv6.poll_news(maximum, weighted, store, facts)
             } else {
-                ipv4.poll_news(maximum, store, facts)
+                ipv4.poll_news(maximum, weighted, store, facts)
             };
             let Some(news) = news else {
                 continue;

@@ -217,10 +217,14 @@ impl Speaker {
             external,
             client: neighbour.config.route_reflector_client && !external,
             cluster_id: neighbour.config.cluster_id.unwrap_or(speaker_cluster),
+            interface: neighbour.config.link.clone(),
             revision: known.map_or(0, |known| known.revision),
         };
         let told = |facts: &PeerFacts| (facts.router_id, facts.external, facts.cluster_id);
-        let compared = |facts: &PeerFacts| (facts.address, facts.client, told(facts));
+        let compared = |facts: &PeerFacts| {
+            let interface = facts.interface.clone();
+            (facts.address, facts.client, interface, told(facts))
+        };
         let changed = known.is_some_and(|known| compared(known) != compared(&facts));
         if known.is_some_and(|known| told(known) != told(&facts)) {
             facts.revision = facts.revision.wrapping_add(1);
@@ -762,6 +766,7 @@ impl<'a> Ours<'a> {
                 source_kind(peer, negotiated)
             }),
             peer: name,
+            interface: peer.link.as_deref().unwrap_or_default(),
             // Only roles ask for it, and without a session there is none.
             peer_asn: negotiated
                 .map(|negotiated| negotiated.peer_asn)

@@ -491,6 +491,31 @@ fn d24_a_member_that_goes_is_one_change_that_keeps_the_others() {
 }
 
 #[test]
+fn traffic_is_shared_by_link_bandwidth_where_every_path_has_one_and_that_is_asked_for() {
+    let bandwidth = |octets: f32| {
+        let mut value = vec![0x40, 4, 0xfd, 0xe8];
+        value.extend(octets.to_be_bytes());
+        attribute(0xc0, 16, &value)
+    };
+    let mut lab = Lab::established(&["c", "d"]);
+    say(&mut lab, "c", &[bandwidth(1e9)]);
+    say(&mut lab, "d", &[bandwidth(4e9)]);
+    let weights = |lab: &mut Lab| {
+        let last = changes(lab).pop().expect("a change");
+        lab.news.clear();
+        last.best.expect("a route").weights
+    };
+    assert_eq!(weights(&mut lab), []);
+    lab.configure(|config| config.weighted_multipath = true);
+    assert_eq!(weights(&mut lab), [64, 255]);
+    // Another bandwidth is another share, although the next hops stay.
+    say(&mut lab, "c", &[bandwidth(2e9)]);
+    assert_eq!(weights(&mut lab), [128, 255]);
+    say(&mut lab, "c", &[]);
+    assert_eq!(weights(&mut lab), []);
+}
+
+#[test]
 fn d25_of_two_paths_of_one_peer_the_lower_identifier_wins() {
     let mut lab = Lab::new();
     lab.establish_with(

@@ -53,6 +53,10 @@ const INSIDE: &[(&str, &str)] = &[
     ),
     ("cases::", "no speaker at all"),
     ("sweep::", SPEAKERS),
+    ("decision::", SNAPSHOT),
+    ("external::", FILE),
+    ("monitoring::", SNAPSHOT),
+    ("long_lived::", CLOCK),
     ("add_path::a_", FILE),
     ("add_path::p1_p3_", SNAPSHOT),
     ("add_path::p2_p4_", SNAPSHOT),
@@ -628,7 +632,6 @@ impl Lab {
         line.incoming.extend_from_slice(&octets);
         while let Some(frame) = frames::split(&mut line.incoming, EXTENDED_MAX_LEN).unwrap() {
             let message = decode(&frame.octets, &end.reading).unwrap();
-            end.frames.push(frame.octets.to_vec());
             match &message {
                 Message::Open(open) => line.theirs = Some(open.clone()),
                 Message::Keepalive if !line.confirmed => {
@@ -647,6 +650,7 @@ impl Lab {
                 | Message::RouteRefresh(_) => {}
             }
             let Message::Update(mut update) = message else {
+                end.frames.push(frame.octets.to_vec());
                 end.take(message);
                 continue;
             };
@@ -669,6 +673,7 @@ impl Lab {
                 .withdrawn
                 .retain(|nlri| probe_of(nlri.prefix).is_none());
             if marks_end || !update.announced.is_empty() || !update.withdrawn.is_empty() {
+                end.frames.push(frame.octets.to_vec());
                 end.take(Message::Update(update));
             }
         }

@@ -56,6 +56,11 @@ pub const ALL: &[Soak] = &[
         about: "a link that flaps at random under graceful restart: forwarding stays, all is well afterwards",
         run: cuts::storm,
     },
+    Soak {
+        name: "chaos",
+        about: "crowds of thousands, frozen processes, passwords, reloads, flapping links, damaged octets, a fleet replaced",
+        run: crate::scenario::chaos::soak,
+    },
 ];
 
 /// Finds a soak.

@@ -12,11 +12,13 @@ mod links;
 mod process;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Outcome;
 use crate::report::Report;
+use crate::soak::Strictness;
 
 /// How much of it.
 #[derive(Clone, Copy, Debug)]
@@ -43,20 +45,19 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// Runs every case at full size: the soak named `chaos`.
+/// Every case for about so long: the soak named `chaos`. From five minutes on with 5,000 callers.
 ///
 /// # Errors
 /// As [`run`].
-pub fn soak(folder: &Path, report: &mut Report) -> Result<Outcome> {
-    all(
-        folder,
-        report,
-        Scale {
-            callers: 5_000,
-            rounds: 30,
-        },
-    )?;
-    Ok(Outcome::Passed)
+pub fn soak(folder: &Path, length: Duration, _: Strictness, report: &mut Report) -> Result<()> {
+    // A round of everything takes about 20 s, and about a minute goes into what has no rounds.
+    let rounds = usize::try_from(length.as_secs().saturating_sub(60) / 20)?.max(3);
+    let callers = if length >= Duration::from_secs(300) {
+        5_000
+    } else {
+        1_000
+    };
+    all(folder, report, Scale { callers, rounds })
 }
 
 fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
