@@ -486,12 +486,16 @@ impl Speaker {
                 exceeded |= FamilySet::of(family);
             }
         }
-        neighbour.warnings.retain(|warning| match warning {
-            PeerWarning::PrefixLimit {
+        neighbour.warnings.retain(|warning| {
+            if let PeerWarning::PrefixLimit {
                 family,
                 limit: known,
-            } => exceeded.has(*family) && *known == limit,
-            _ => true,
+            } = warning
+            {
+                exceeded.has(*family) && *known == limit
+            } else {
+                true
+            }
         });
         for family in exceeded.families() {
             self.warn(slot, PeerWarning::PrefixLimit { family, limit }, now);

@@ -54,7 +54,26 @@ const INSIDE: &[(&str, &str)] = &[
     ("cases::", "no speaker at all"),
     ("sweep::", SPEAKERS),
     ("decision::", SNAPSHOT),
-    ("external::", FILE),
+    ("external::a_default_", FILE),
+    ("external::an_aggregate_", FILE),
+    ("external::e5_", FILE),
+    ("external::e9_", FILE),
+    ("external::e10_", FILE),
+    ("external::e11_", SNAPSHOT),
+    ("external::e13_a_med_", FILE),
+    ("external::e15_", FILE),
+    ("external::e16_", SNAPSHOT),
+    ("external::e17_", FILE),
+    ("external::e18_what_policy_", FILE),
+    ("external::e19_", FILE),
+    ("external::e21_", SNAPSHOT),
+    ("external::e22_", SNAPSHOT),
+    ("external::e24_", FILE),
+    ("external::e25_", FILE),
+    ("external::e26_", FILE),
+    ("external::e27_", SNAPSHOT),
+    ("external::e28_", SNAPSHOT),
+    ("external::e31_", FILE),
     ("monitoring::", SNAPSHOT),
     ("long_lived::", CLOCK),
     ("add_path::a_", FILE),
@@ -199,9 +218,12 @@ fn families_of(open: &Open) -> FamilySet {
     let listed: Vec<Family> = open
         .capabilities
         .iter()
-        .filter_map(|capability| match capability {
-            Capability::Multiprotocol(family) => Some(*family),
-            _ => None,
+        .filter_map(|capability| {
+            if let Capability::Multiprotocol(family) = capability {
+                Some(*family)
+            } else {
+                None
+            }
         })
         .collect();
     if listed.is_empty() {
@@ -218,9 +240,12 @@ fn has(open: &Open, wanted: fn(&Capability) -> bool) -> bool {
 fn add_paths(open: &Open, wanted: fn(AddPathMode) -> bool) -> FamilySet {
     open.capabilities
         .iter()
-        .filter_map(|capability| match capability {
-            Capability::AddPath(tuples) => Some(tuples),
-            _ => None,
+        .filter_map(|capability| {
+            if let Capability::AddPath(tuples) = capability {
+                Some(tuples)
+            } else {
+                None
+            }
         })
         .flatten()
         .filter(|tuple| wanted(tuple.mode))
@@ -680,6 +705,13 @@ impl Lab {
     }
 }
 
+/// A name of ours as the file writes it.
+fn key_of(value: &impl std::fmt::Debug) -> String {
+    let name = format!("{value:?}");
+    let (first, rest) = name.split_at(1);
+    first.to_lowercase() + rest
+}
+
 /// The configuration as a file of `margay speaker`. What it cannot say ends the case.
 fn describe(config: &SpeakerConfig, own: SocketAddr, net: [u8; 3]) -> String {
     let mut text = String::new();
@@ -744,6 +776,18 @@ fn describe(config: &SpeakerConfig, own: SocketAddr, net: [u8; 3]) -> String {
         field!(enforce_first_as, "enforceFirstAs", peer.enforce_first_as);
         field!(allow_as_set, "allowAsSet", peer.allow_as_set);
         field!(as_override, "asOverride", peer.as_override);
+        field!(role, "role", key_of(&peer.role.unwrap()));
+        field!(
+            remove_private_as,
+            "removePrivateAs",
+            key_of(&peer.remove_private_as.unwrap())
+        );
+        field!(local_as_mode, "localAsMode", key_of(&peer.local_as_mode));
+        field!(
+            default_originate,
+            "defaultOriginate",
+            peer.default_originate
+        );
         field!(strict_role, "strictRole", peer.strict_role);
         field!(
             minimum_hold_time,
