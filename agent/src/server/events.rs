@@ -171,6 +171,10 @@ fn shown(event: &PeerEvent, clock: &Clock) -> Event {
     shown
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "other causes have no NOTIFICATION"
+)]
 fn notification(cause: &DownCause) -> Option<Notification> {
     let (received, said): (bool, &codec::Notification) = match cause {
         DownCause::NotificationSent(said) => (false, said),
