@@ -166,6 +166,17 @@ fn shown(event: &PeerEvent, clock: &Clock) -> Event {
             shown.reason = Some(event.kind.to_string());
             shown.by = Some(Origin::Peer.name().into());
         }
+        PeerEventKind::Path {
+            from,
+            to,
+            diagnostic,
+        } => {
+            shown.kind = "path".into();
+            shown.from = Some(from.name().into());
+            shown.to = Some(to.name().into());
+            shown.reason = Some(diagnostic.to_string());
+            shown.by = Some(Origin::Network.name().into());
+        }
         PeerEventKind::Removed => shown.kind = "removed".into(),
     }
     shown

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::errors::ErrorAction;
+use crate::bfd;
 use crate::codec::{ErrorCode, Notification};
 use crate::fsm::{DownCause, PeerWarning, State};
 use crate::prefix::Prefix;
@@ -63,6 +64,16 @@ pub enum PeerEventKind {
     },
     /// Something is not as it should be, and the session goes on: more prefixes than allowed, say.
     Warning(PeerWarning),
+    /// BFD says that the path to it came up, or is up no more. What lies between is of no use to anyone, and a peer could say
+    /// it at any rate.
+    Path {
+        /// Before.
+        from: bfd::State,
+        /// Now.
+        to: bfd::State,
+        /// Why.
+        diagnostic: bfd::Diagnostic,
+    },
     /// It is no longer known: not configured any more, or a dynamic one that left.
     Removed,
 }
@@ -139,6 +150,11 @@ impl fmt::Display for PeerEventKind {
                 write!(f, "malformed: {reason} ({})", action.name())
             }
             Self::Warning(warning) => warning.fmt(f),
+            Self::Path {
+                from,
+                to,
+                diagnostic,
+            } => write!(f, "path {from} -> {to}: {diagnostic}"),
             Self::Removed => f.write_str("removed"),
         }
     }

@@ -4,9 +4,12 @@
 //! ([`Speaker::handle_bfd`]). Whose BFD never came up is no worse off than without; only the end of a path that was up counts,
 //! and not one that an operator on either side wanted.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::Remote;
+use super::events::PeerEventKind;
 use super::{Output, PeerId, Speaker};
 use crate::bfd::{Report, SessionConfig, State, Status};
 use crate::fsm::{Event, Shutdown};
@@ -40,11 +43,41 @@ impl Speaker {
             // Asked for no more.
             return;
         };
-        let state = |status: Option<Status>| status.map(|status| status.state);
-        if state(liveness.status) != Some(report.status.state) {
+        let before = liveness.status.map_or(State::Down, |status| status.state);
+        let after = report.status.state;
+        if before != after || liveness.status.is_none() {
             liveness.since = now;
         }
         liveness.status = Some(report.status);
+        // A loss that was over before it was told is told all the same.
+        let lost = report
+            .loss
+            .filter(|_| before == State::Up || after == State::Up);
+        let steps = [
+            lost.map(|loss| (State::Up, State::Down, loss.diagnostic)),
+            (lost.is_none() && before == State::Up && after != State::Up).then_some((
+                before,
+                after,
+                report.status.diagnostic,
+            )),
+            (after == State::Up && (lost.is_some() || before != State::Up)).then_some((
+                before.min(State::Init),
+                after,
+                report.status.diagnostic,
+            )),
+        ];
+        let (name, address) = (Arc::clone(&neighbour.name), neighbour.address);
+        for (from, to, diagnostic) in steps.into_iter().flatten() {
+            let kind = PeerEventKind::Path {
+                from,
+                to,
+                diagnostic,
+            };
+            self.events.push(now, &name, address, kind);
+        }
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
         let strict = neighbour.config.bfd.is_some_and(|bfd| bfd.strict);
         if let Some(loss) = report.loss {
             let shutdown = Shutdown::BfdDown {
@@ -71,15 +104,21 @@ impl Speaker {
         };
         let address = neighbour.address;
         let scope = match address {
-            std::net::SocketAddr::V4(_) => 0,
-            std::net::SocketAddr::V6(address) => address.scope_id(),
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(address) => address.scope_id(),
         };
         let config = &neighbour.config;
         let wanted = config
             .bfd
             .filter(|_| config.enabled && !neighbour.leaving && !stopped)
-            // One whose address is yet to be learned is configured anew once it is.
-            .filter(|_| !matches!(config.remote, Remote::Unnumbered(_)))
+            // One whose address, or the scope of it, is yet to be learned is configured anew once it is.
+            .filter(|_| match config.remote {
+                Remote::Unnumbered(_) => false,
+                Remote::Address(SocketAddr::V6(remote)) => {
+                    remote.scope_id() != 0 || !remote.ip().is_unicast_link_local()
+                }
+                Remote::Address(SocketAddr::V4(_)) | Remote::Range(_) => true,
+            })
             .map(|bfd| SessionConfig::new(&bfd, address.ip(), scope, config.local_address));
         let watched = neighbour.liveness.map(|liveness| liveness.config);
         if watched == wanted {

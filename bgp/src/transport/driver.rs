@@ -404,8 +404,6 @@ impl Driver {
         if let (Some(loss), Some(config)) = (report.loss, self.speaker.peer_config(peer)) {
             info!(peer = %config.name, diagnostic = %loss.diagnostic, "BFD: the path is down");
         }
-        let status = &report.status;
-        debug!(?peer, state = %status.state, remote = %status.remote_state, diagnostic = %status.diagnostic, "BFD");
         self.speaker.handle_bfd(peer, report, now());
         self.carry_out();
     }
@@ -749,6 +747,11 @@ impl Driver {
                 }
                 // Logged when it was carried out.
                 PeerEventKind::Warning(_) => {}
+                PeerEventKind::Path {
+                    from,
+                    to,
+                    diagnostic,
+                } => info!(peer, %from, %to, %diagnostic, "path"),
                 PeerEventKind::Removed => info!(peer, "removed"),
             }
         }

@@ -3,6 +3,7 @@
 use margay_bgp::bfd::{Diagnostic, Loss, Report, State as Path, Status};
 use margay_bgp::fsm::State;
 use margay_bgp::speaker::config::{Bfd, PeerConfig};
+use margay_bgp::speaker::events::PeerEventKind;
 use margay_bgp::speaker::{Accepted, PeerId};
 
 use super::{Lab, SECOND, USUAL, announce, own_address};
@@ -124,6 +125,36 @@ fn a_path_taken_down_by_the_other_ends_operator_leaves_the_session_alone() {
     tell(&mut lab, Path::Down, Path::AdminDown, None);
     lab.assert_established("a");
     lab.holds("b", "10.1.0.0/16");
+}
+
+#[test]
+fn every_end_of_a_path_is_an_event_with_its_reason() {
+    let mut lab = watched(USUAL);
+    lose(&mut lab, true);
+    tell(&mut lab, Path::Init, Path::Down, None);
+    tell(&mut lab, Path::Up, Path::Up, None);
+    // Down and up again before anyone looked.
+    let loss = Loss {
+        diagnostic: Diagnostic::NEIGHBOR_SIGNALED_DOWN,
+        remote_control_plane_independent: true,
+    };
+    tell(&mut lab, Path::Up, Path::Up, Some(loss));
+    let events = lab.speaker.events_after(0);
+    let paths: Vec<String> = events
+        .iter()
+        .filter(|event| matches!(event.kind, PeerEventKind::Path { .. }))
+        .map(|event| event.kind.to_string())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "path Down -> Up: no diagnostic",
+            "path Up -> Down: control detection time expired",
+            "path Init -> Up: no diagnostic",
+            "path Up -> Down: neighbor signaled session down",
+            "path Init -> Up: no diagnostic",
+        ]
+    );
 }
 
 #[test]

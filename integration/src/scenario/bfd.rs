@@ -26,13 +26,28 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     if Version::Two.programs().is_none() || !Path::new("/usr/lib/frr/bfdd").exists() {
         return Ok(Outcome::Skipped("no BIRD 2 or no bfdd here".to_owned()));
     }
-    let mut paths = Paths::build(Plan::default(), folder)?;
+    let plan = Plan {
+        link: true,
+        ..Plan::default()
+    };
+    let mut paths = Paths::build(plan, folder)?;
     for kind in Kind::ALL {
         report.check(&format!("BFD and BGP with {} are up", kind.name()), || {
             paths.await_up(kind)?;
             seen_by(&paths, kind)
         });
     }
+    report.check("BFD and BGP over link-local addresses are up", || {
+        eventually("the path over the link is up", pace::seconds(20), || {
+            let peer = paths.peer_named("link")?;
+            ensure!(
+                peer["state"] == "Established" && peer["bfd"]["state"] == "Up",
+                "{peer}"
+            );
+            Ok::<_, anyhow::Error>(())
+        })?;
+        Ok("fe80::2 on to-twin".to_owned())
+    });
     if !report.held() {
         return Ok(Outcome::Passed);
     }

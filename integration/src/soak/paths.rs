@@ -94,6 +94,8 @@ pub struct Plan {
     pub more: String,
     /// Its best routes go to the kernel.
     pub install: bool,
+    /// A second session with the twin, over link-local addresses and without routes.
+    pub link: bool,
 }
 
 impl Default for Plan {
@@ -104,6 +106,7 @@ impl Default for Plan {
             graceful: false,
             more: String::new(),
             install: true,
+            link: false,
         }
     }
 }
@@ -113,12 +116,12 @@ impl Plan {
     #[must_use]
     pub fn config(&self) -> String {
         let mut text = format!(
-            "asn: 64512\nrouterId: 10.100.0.1\nlisten: [\"0.0.0.0:179\"]\nfamilies: [ipv4-unicast]\nkernel: {{ install: {} }}\npeers:\n",
+            "asn: 64512\nrouterId: 10.100.0.1\nlisten: [\"0.0.0.0:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\nkernel: {{ install: {} }}\npeers:\n",
             self.install
         );
         for kind in &self.kinds {
             text.push_str(&format!(
-                "  - {{ name: {}, address: {}, asn: {}, localAddress: {}, connectRetry: 500ms, gracefulRestart: {}{} }}\n",
+                "  - {{ name: {}, address: {}, asn: {}, localAddress: {}, families: [ipv4-unicast], connectRetry: 500ms, gracefulRestart: {}{} }}\n",
                 kind.name(),
                 kind.address(),
                 kind.asn(),
@@ -131,8 +134,24 @@ impl Plan {
                 }
             ));
         }
+        if self.link {
+            text.push_str(&self.over_the_link(2, Kind::Twin.asn()));
+        }
         text.push_str(&self.more);
         text
+    }
+
+    fn over_the_link(&self, other: u8, asn: u32) -> String {
+        let bfd = if self.bfd.is_empty() {
+            "false"
+        } else {
+            &self.bfd
+        };
+        format!(
+            "  - {{ name: link, address: \"fe80::{other}\", interface: to-twin, localAddress: \"fe80::{own}\", asn: {asn}, \
+             families: [ipv6-unicast], connectRetry: 500ms, gracefulRestart: false, bfd: {bfd} }}\n",
+            own = 3 - other
+        )
     }
 
     fn bird(&self, kind: Kind) -> String {
@@ -162,10 +181,15 @@ impl Plan {
     }
 
     fn twin(&self, kind: Kind) -> String {
+        let link = if self.link {
+            Self::default().over_the_link(1, 64_512)
+        } else {
+            String::new()
+        };
         format!(
-            "asn: {}\nrouterId: {address}\nlisten: [\"{address}:179\"]\nfamilies: [ipv4-unicast]\noriginate: [{}]\npeers:\n  \
-             - {{ name: m, address: {}, asn: 64512, localAddress: {address}, connectRetry: 500ms, gracefulRestart: {}, \
-             bfd: {{ minTx: 100, minRx: 100, multiplier: 3 }} }}\n",
+            "asn: {}\nrouterId: {address}\nlisten: [\"{address}:179\", \"[::]:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\n\
+             originate: [{}]\npeers:\n  - {{ name: m, address: {}, asn: 64512, localAddress: {address}, families: [ipv4-unicast], \
+             connectRetry: 500ms, gracefulRestart: {}, bfd: {{ minTx: 100, minRx: 100, multiplier: 3 }} }}\n{link}",
             kind.asn(),
             kind.prefix(),
             kind.our_address(),
@@ -275,6 +299,8 @@ impl Paths {
             let interface = format!("to-{name}");
             link::addresses(&netns, &interface, &[format!("{}/24", kind.our_address())])?;
             link::addresses(&there, &interface, &[format!("{}/24", kind.address())])?;
+            link::addresses(&netns, &interface, &["fe80::1/64".to_owned()])?;
+            link::addresses(&there, &interface, &["fe80::2/64".to_owned()])?;
         }
         for kind in &plan.kinds {
             let there = Netns::named(kind.name());
@@ -330,12 +356,20 @@ impl Paths {
     /// # Errors
     /// When it says nothing.
     pub fn peer(&self, kind: Kind) -> Result<Value> {
+        self.peer_named(kind.name())
+    }
+
+    /// The same, by name.
+    ///
+    /// # Errors
+    /// As [`Paths::peer`].
+    pub fn peer_named(&self, name: &str) -> Result<Value> {
         let peers = self.margay.ask(&["peers"])?;
         peers
             .as_array()
-            .and_then(|peers| peers.iter().find(|peer| peer["name"] == kind.name()))
+            .and_then(|peers| peers.iter().find(|peer| peer["name"] == name))
             .cloned()
-            .with_context(|| format!("no peer {}", kind.name()))
+            .with_context(|| format!("no peer {name}"))
     }
 
     /// Waits until a neighbour's path and session are up and its route is in the kernel.
