@@ -23,7 +23,7 @@ use crate::kernel::netlink::{Netlink, NetlinkOptions};
 use crate::kernel::{Kernel, KernelError, MAIN_TABLE, RouteFilter};
 use crate::next_hops::NextHops;
 use crate::reconcile::{Dataplane, DataplaneConfig};
-use crate::routing::{Command, Routing, apply, interface_name};
+use crate::routing::{Command, Drained, Routing, apply, interface_name};
 use crate::server::control::{self, Control};
 
 /// Runs a speaker until it is told to stop: SIGHUP reads the file again, SIGTERM closes the sessions without a word (peers keep
@@ -53,6 +53,7 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
     let mut told = Told {
         file: file.speaker.clone(),
         disabled: BTreeMap::new(),
+        drained: Drained::default(),
     };
     let (handle, mut events, join) = transport::start(file.speaker, options)
         .await
@@ -147,6 +148,7 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
 struct Told {
     file: SpeakerConfig,
     disabled: BTreeMap<String, Option<String>>,
+    drained: Drained,
 }
 
 impl Told {
@@ -166,6 +168,7 @@ impl Told {
                 (known, reply)
             }
             Command::Enable { name, reply } => (self.disabled.remove(&name).is_some(), reply),
+            Command::Drain { name, on, reply } => (self.drained.take(name, on, &self.file), reply),
         };
         // Nobody waits for the answer any more: the operator's terminal was closed.
         let _ = reply.send(done);
@@ -180,6 +183,7 @@ impl Told {
                 peer.shutdown_text.clone_from(message);
             }
         }
+        self.drained.apply(&mut config);
         config
     }
 }
@@ -280,4 +284,38 @@ pub(crate) async fn holds_our_routes(kernel: &Netlink, protocol: u8) -> Result<b
         ..RouteFilter::table(MAIN_TABLE)
     };
     Ok(!kernel.routes(filter).await?.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::speaker;
+
+    #[test]
+    fn what_an_operator_drains_is_added_to_the_file_and_taken_back_at_once() {
+        let text = "asn: 1\nrouterId: 10.0.0.1\npeers:\n- { name: a, address: 10.0.0.2, asn: 2 }\n- { name: b, address: 10.0.0.3, asn: 3, drain: true }\n";
+        let file = speaker::parse(Path::new("speaker.yaml"), text).expect("a good file");
+        let mut told = Told {
+            file: file.speaker,
+            disabled: BTreeMap::new(),
+            drained: Drained::default(),
+        };
+        let mut drain = |name: Option<&str>, on: bool| {
+            let (reply, _answer) = oneshot::channel();
+            let name = name.map(str::to_owned);
+            let taken = told.take(Command::Drain { name, on, reply });
+            let config = told.config();
+            let peers: Vec<bool> = config.peers.iter().map(|peer| peer.drain).collect();
+            (taken, config.drain, peers)
+        };
+        assert_eq!(drain(Some("a"), true), (true, false, vec![true, true]));
+        assert_eq!(drain(Some("x"), true), (false, false, vec![true, true]));
+        assert_eq!(drain(None, true), (true, true, vec![true, true]));
+        // What the file says stays.
+        assert_eq!(drain(None, false), (true, false, vec![false, true]));
+    }
 }

@@ -125,6 +125,51 @@ pub(crate) enum Command {
         name: String,
         reply: oneshot::Sender<bool>,
     },
+    /// [`Routing::drain`].
+    Drain {
+        name: Option<String>,
+        on: bool,
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// What an operator wants drained, beyond what is configured.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Drained {
+    all: bool,
+    peers: BTreeSet<String>,
+}
+
+impl Drained {
+    /// Takes a command; false where there is no such peer.
+    pub(crate) fn take(&mut self, name: Option<String>, on: bool, known: &SpeakerConfig) -> bool {
+        let Some(name) = name else {
+            tracing::info!(on, "every session is drained, or no more, by an operator");
+            self.all = on;
+            if !on {
+                self.peers.clear();
+            }
+            return true;
+        };
+        let exists = known.peers.iter().any(|peer| peer.name == name);
+        if exists {
+            tracing::info!(peer = name, on, "drained, or no more, by an operator");
+        }
+        match (exists, on) {
+            (true, true) => self.peers.insert(name),
+            (_, false) => self.peers.remove(&name),
+            (false, true) => false,
+        };
+        exists
+    }
+
+    /// Adds it to what is configured.
+    pub(crate) fn apply(&self, config: &mut SpeakerConfig) {
+        config.drain |= self.all;
+        for peer in &mut config.peers {
+            peer.drain |= self.peers.contains(&peer.name);
+        }
+    }
 }
 
 /// The task has ended, or the speaker does not run yet.
@@ -224,6 +269,20 @@ impl Routing {
         answer.await.map_err(|_| NotRunning)
     }
 
+    /// Marks what is told and believed over a session, or over all, to be used last (RFC 8326), or no more; false where there
+    /// is no such peer.
+    ///
+    /// # Errors
+    /// The task has ended.
+    pub async fn drain(&self, name: Option<String>, on: bool) -> Result<bool, NotRunning> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Drain { name, on, reply })
+            .await
+            .map_err(|_| NotRunning)?;
+        answer.await.map_err(|_| NotRunning)
+    }
+
     fn handle(&self) -> Result<SpeakerHandle, NotRunning> {
         self.speaker.borrow().clone().ok_or(NotRunning)
     }
@@ -248,6 +307,7 @@ pub fn spawn(parts: RoutingParts, stop: CancellationToken) -> (Routing, JoinHand
         transition: Transition::default(),
         disabled: BTreeMap::new(),
         revived: BTreeSet::new(),
+        drained: Drained::default(),
         sessions: Vec::new(),
         lingering: Vec::new(),
         session_problems: Vec::new(),
@@ -281,6 +341,8 @@ struct Task {
     disabled: BTreeMap<String, Option<String>>,
     /// Sessions an operator opened again: we dial them, whoever usually does. The other end was told to cease and rests for minutes.
     revived: BTreeSet<String>,
+    /// What operators want drained.
+    drained: Drained,
     sessions: Vec<Session>,
     lingering: Vec<String>,
     session_problems: Vec<Problem>,
@@ -436,6 +498,13 @@ impl Task {
                 }
                 let _ = reply.send(known);
             }
+            Command::Drain { name, on, reply } => {
+                let done = match &self.told {
+                    Some(told) => self.drained.take(name, on, told),
+                    None => false,
+                };
+                let _ = reply.send(done);
+            }
         }
     }
 
@@ -477,6 +546,7 @@ impl Task {
                 peer.shutdown_text.clone_from(message);
             }
         }
+        self.drained.apply(&mut config);
         self.originated = config.originate.len();
         self.lingering = outcome.lingering;
         self.sessions = sessions;
@@ -735,6 +805,7 @@ fn learned(best: BestRoute) -> Option<Learned> {
         peer: name.to_string(),
         local_pref: Some(best.local_pref.0),
         stale: best.stale,
+        discard: best.discard,
     })
 }
 

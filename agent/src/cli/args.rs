@@ -205,6 +205,18 @@ pub enum PeerAction {
         #[arg(long)]
         message: Option<String>,
     },
+    /// Have everything carried over a session, or over all, used last by both sides (RFC 8326), so that traffic moves away before
+    /// the session is closed.
+    Drain {
+        /// Flags shared by all questions.
+        #[command(flatten)]
+        ask: AskArgs,
+        /// The peer, as `margay peers` names it; every peer where absent.
+        name: Option<String>,
+        /// Drained no more.
+        #[arg(long)]
+        off: bool,
+    },
     /// Undo `disable`.
     Enable {
         /// Flags shared by all questions.

@@ -141,6 +141,7 @@ fn peers(args: PeersArgs) -> Result<bool> {
             (ask, Request::Disable { name, message })
         }
         Some(PeerAction::Enable { ask, name }) => (ask, Request::Enable { name }),
+        Some(PeerAction::Drain { ask, name, off }) => (ask, Request::Drain { name, on: !off }),
     };
     answered::<answer::Done>(&ask, &request, |done, _| format!("{}\n", done.done))?;
     Ok(true)

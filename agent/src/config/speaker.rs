@@ -753,7 +753,7 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
 }
 
 /// What of the speaker itself, not of a session, annotations of the BGPConfiguration may set.
-pub const SPEAKER_FIELDS: [&str; 8] = [
+pub const SPEAKER_FIELDS: [&str; 11] = [
     "maximumPaths",
     "multipathRelax",
     "alwaysCompareMed",
@@ -762,6 +762,9 @@ pub const SPEAKER_FIELDS: [&str; 8] = [
     "weightedMultipath",
     "nextHopTracking",
     "resolveViaDefault",
+    "clientToClient",
+    "drain",
+    "ebgpRequiresPolicy",
 ];
 
 /// Sets one of [`SPEAKER_FIELDS`] from an annotation `margay.io/<field>`.
@@ -782,9 +785,21 @@ pub fn annotate_speaker(
         "weightedMultipath" => speaker.weighted_multipath = value(text)?,
         "nextHopTracking" => speaker.next_hop_tracking = value(text)?,
         "resolveViaDefault" => speaker.resolve_via_default = value(text)?,
+        "clientToClient" => speaker.client_to_client = value(text)?,
+        "drain" => speaker.drain = value(text)?,
+        // It is about what peers without policy are given: see `requires_policy`.
+        "ebgpRequiresPolicy" => drop(value::<bool>(text)?),
         _ => return Err(format!("expected one of {}", SPEAKER_FIELDS.join(", "))),
     }
     Ok(())
+}
+
+/// Whether annotations ask for RFC 8212: sessions between ASs carry nothing that no filter speaks of.
+#[must_use]
+pub fn requires_policy(annotations: &BTreeMap<String, String>) -> bool {
+    annotations
+        .get("ebgpRequiresPolicy")
+        .is_some_and(|text| value(text) == Ok(true))
 }
 
 fn value<T: FromText>(text: &str) -> Result<T, String> {

@@ -64,6 +64,8 @@ pub struct Learned {
     pub local_pref: Option<u32>,
     /// Kept while its peer restarts.
     pub stale: bool,
+    /// Policy wants its traffic dropped (RFC 7999).
+    pub discard: bool,
 }
 
 /// A BGP next hop.

@@ -24,7 +24,7 @@ use margay_bgp::speaker::config::{self as speaker, GracefulRestart, PeerConfig, 
 
 use super::filters;
 use super::state::{Problem, Underlay};
-use crate::config::speaker::{SPEAKER_FIELDS, annotate};
+use crate::config::speaker::{SPEAKER_FIELDS, annotate, requires_policy};
 use crate::model::{
     BgpPeer, ClusterState, DEFAULT_BGP_PORT, Labels, LocalSide, NextHopMode, Node, RemoteSide,
     ReversePeering, SecretKeyRef, SourceAddress,
@@ -617,8 +617,15 @@ pub fn peer_config(
             }
         },
     };
-    let import = policies.share(filters::import(cluster, session));
-    let export = policies.share(filters::export(cluster, session, &mut problem));
+    let closed =
+        requires_policy(&cluster.bgp.margay) && !session.internal() && session.filters.is_empty();
+    let (import, export) = if closed {
+        (Policy::reject_all(), Policy::reject_all())
+    } else {
+        let import = filters::import(cluster, session);
+        (import, filters::export(cluster, session, &mut problem))
+    };
+    let (import, export) = (policies.share(import), policies.share(export));
     let mut peer = PeerConfig::new(
         session.name(),
         Remote::Address(SocketAddr::new(session.address, session.port)),

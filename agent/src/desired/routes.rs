@@ -265,6 +265,9 @@ impl<'a> Routes<'a> {
         if foreign {
             return Err("the kernel has a route for it that is not margay's".into());
         }
+        if learned.discard {
+            return Ok(Some(Route::blackhole()));
+        }
         let encapsulation = self
             .pool_of(prefix)
             .map_or(Encapsulation::None, |pool| pool.encapsulation);

@@ -45,6 +45,14 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
             });
         }
     }
+    if let Some(text) = own.margay.get("drain")
+        && let Err(reason) = annotate_speaker(&mut config, "drain", text)
+    {
+        problems.push(Problem {
+            subject: format!("Node {}", own.name),
+            reason: format!("annotation margay.io/drain: {reason}"),
+        });
+    }
     let mut policies = Policies::default();
     config.peers = sessions
         .iter()
@@ -101,6 +109,31 @@ fn listen(cluster: &ClusterState, own: &Node) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_drained_by_its_own_annotation_or_by_its_configuration() {
+        for (of_node, of_configuration, drained) in [
+            (None, None, false),
+            (Some("true"), None, true),
+            (None, Some("true"), true),
+            (Some("false"), Some("true"), false),
+        ] {
+            let mut cluster = ClusterState::default();
+            let mut own = Node::default();
+            own.name = "n1".into();
+            for (labels, value) in [
+                (&mut own.margay, of_node),
+                (&mut cluster.bgp.margay, of_configuration),
+            ] {
+                labels.extend(value.map(|value| ("drain".to_owned(), value.to_owned())));
+            }
+            cluster.node_name = "n1".into();
+            cluster.nodes.insert("n1".into(), own);
+            let plan = speaker_plan(&cluster, &Underlay::default()).expect("a plan");
+            assert_eq!(plan.config.drain, drained);
+            assert!(plan.problems.is_empty(), "{:?}", plan.problems);
+        }
+    }
 
     #[test]
     fn annotations_of_the_configuration_choose_how_paths_are_compared() {

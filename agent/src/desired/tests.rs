@@ -250,6 +250,7 @@ fn learned(routes: &[(&str, &[&str])]) -> BestRoutes {
                         peer: hops[0].to_owned(),
                         local_pref: Some(100),
                         stale: false,
+                        discard: false,
                     },
                 )
             })
@@ -831,6 +832,23 @@ fn a_missing_secret_keeps_the_session_down_and_a_present_one_never_shows() {
     let plan = speaker_plan(&cluster, &underlay()).expect("a plan");
     assert!(plan.config.peers[0].password.is_some());
     assert!(!format!("{plan:?}").contains("hunter2"));
+}
+
+#[test]
+fn between_ass_nothing_passes_without_a_filter_where_that_is_asked_for() {
+    let mut cluster = build("n1", &two_racks(Encapsulation::None));
+    // Without the mesh, the one session is with another AS.
+    cluster.bgp.mesh_enabled = false;
+    let tor = peer("tor", LocalSide::AllNodes, at("10.0.0.254", 64601));
+    cluster.peers.insert("tor".into(), tor);
+    assert!(exported(&cluster, "10.65.0.0/26", SourceKind::Local).is_some());
+    cluster
+        .bgp
+        .margay
+        .insert("ebgpRequiresPolicy".into(), "true".into());
+    let plan = speaker_plan(&cluster, &underlay()).expect("a plan");
+    assert_eq!(*plan.config.peers[0].import, Policy::reject_all());
+    assert_eq!(*plan.config.peers[0].export, Policy::reject_all());
 }
 
 /// Whether the export policy towards the node's only peer lets a prefix pass, and the communities it adds.

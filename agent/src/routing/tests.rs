@@ -185,6 +185,20 @@ async fn two_nodes_learn_each_others_blocks_and_forget_them_with_the_session() {
     one.until("and comes back", |state| has(state, "10.65.2.0/26"))
         .await;
 
+    assert!(
+        one.routing
+            .drain(Some(peer.name.to_string()), true)
+            .await
+            .expect("runs")
+    );
+    assert!(one.routing.drain(None, false).await.expect("runs"));
+    assert!(
+        !one.routing
+            .drain(Some("nobody".into()), true)
+            .await
+            .expect("runs")
+    );
+
     // A node that leaves the cluster takes its session and routes along.
     let mut without = cluster("n1", 1, port);
     without.nodes.remove("n2");

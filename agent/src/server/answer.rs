@@ -64,6 +64,13 @@ pub enum Request {
         /// The peer.
         name: String,
     },
+    /// Marks what a session carries to be used last, or no more; answers [`Done`].
+    Drain {
+        /// The peer; all of them where absent.
+        name: Option<String>,
+        /// Whether it is to be drained.
+        on: bool,
+    },
 }
 
 /// What comes back. One JSON object on one line.

@@ -252,6 +252,21 @@ impl Control {
                     Err(NotRunning) => not_running(),
                 }
             }
+            Request::Drain { name, on } => {
+                let what = name.clone().unwrap_or_else(|| "every session".into());
+                match self.routing.drain(name, on).await {
+                    Ok(true) if on => ok(&Done {
+                        done: format!(
+                            "{what} is drained until `margay peers drain --off` or a restart"
+                        ),
+                    }),
+                    Ok(true) => ok(&Done {
+                        done: format!("{what} is as configured"),
+                    }),
+                    Ok(false) => Reply::Error(format!("there is no peer {what}")),
+                    Err(NotRunning) => not_running(),
+                }
+            }
             Request::Enable { name } => match self.routing.enable(name.clone()).await {
                 Ok(true) => ok(&Done {
                     done: format!("{name} is enabled"),
