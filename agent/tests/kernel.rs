@@ -173,7 +173,7 @@ fn routes_of_every_kind_are_written_and_read_back_as_desired() {
 }
 
 #[test]
-fn a_restarted_process_adopts_its_routes_and_removes_only_what_is_unlisted() {
+fn x14_a_restarted_process_adopts_its_routes_and_removes_only_what_is_unlisted() {
     in_namespace(|| async {
         underlay();
         let before = state(&[
@@ -288,13 +288,56 @@ fn foreign_routes_are_never_touched() {
 }
 
 #[test]
-fn a_foreign_route_nobody_heard_of_is_not_overwritten() {
+fn x9_a_foreign_route_nobody_heard_of_is_not_overwritten() {
     in_namespace(|| async {
         underlay();
         ip("route add 10.65.1.0/26 via 192.0.2.9 proto static");
         let add = RouteChange::Add(key("10.65.1.0/26"), Arc::new(via("192.0.2.2", "eth0")));
         let results = kernel().change_routes([add].into()).await.unwrap();
         assert_eq!(results, [Err(KernelError::Exists)]);
+    });
+}
+
+#[test]
+fn x9_a_foreign_route_keeps_its_key_until_its_owner_withdraws_it() {
+    in_namespace(|| async {
+        underlay();
+        ip("route add 10.65.1.0/26 via 192.0.2.9 proto static");
+        let wanted = state(&[("10.65.1.0/26", via("192.0.2.2", "eth0"))]);
+        let running = Running::start(kernel(), DataplaneConfig::default());
+        running.want(&wanted);
+        running.status(|status| !status.pending.is_empty()).await;
+        assert!(ours().is_empty());
+        assert!(ip("route show proto static").contains("via 192.0.2.9"));
+        ip("route del 10.65.1.0/26 proto static");
+        running.settled(&wanted).await;
+        assert_eq!(ours(), ["10.65.1.0/26 via 192.0.2.2 dev eth0"]);
+        running.stop().await;
+    });
+}
+
+#[test]
+fn x15_a_gateway_off_every_subnet_needs_onlink() {
+    in_namespace(|| async {
+        underlay();
+        let kernel = kernel();
+        let gateway =
+            KernelNextHop::gateway("198.51.100.9".parse().unwrap(), Some("eth0".to_owned()));
+        let route = |hop| Arc::new(Route::via(vec![hop]));
+        let key = key("10.65.1.0/26");
+        let plain = RouteChange::Add(key, route(gateway.clone()));
+        let results = kernel.change_routes([plain].into()).await.unwrap();
+        assert!(results[0].is_err(), "the kernel sees no way to the gateway");
+        let onlink = RouteChange::Add(key, route(gateway.onlink()));
+        assert_eq!(
+            kernel.change_routes([onlink].into()).await.unwrap(),
+            [Ok(())]
+        );
+        let shown = ip("route show 10.65.1.0/26");
+        assert!(
+            shown.contains("via 198.51.100.9 dev eth0") && shown.contains("onlink"),
+            "{shown}"
+        );
     });
 }
 
@@ -327,7 +370,7 @@ fn calicos_routes_are_taken_over_when_asked_for() {
 }
 
 #[test]
-fn an_interface_that_flaps_gets_its_routes_back() {
+fn x10_an_interface_that_flaps_gets_its_routes_back() {
     in_namespace(|| async {
         underlay();
         veth("cali1", None);
@@ -823,7 +866,7 @@ fn sysctls_are_set_and_missing_ones_reported() {
 }
 
 #[test]
-fn lost_events_are_made_up_for_by_reading_everything() {
+fn x11_lost_events_are_made_up_for_by_reading_everything() {
     in_namespace(|| async {
         underlay();
         let options = NetlinkOptions {

@@ -5,6 +5,7 @@
 //! answer is in the receive buffer when it returns. All of it runs on a thread of its own (`worker`).
 
 use std::io;
+use std::iter::Peekable;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
@@ -96,24 +97,8 @@ impl RequestSocket {
         let mut answers = Vec::with_capacity(requests.size_hint().0);
         let mut requests = requests.peekable();
         while requests.peek().is_some() {
-            self.send_buffer.clear();
             let first = self.sequence.wrapping_add(1);
-            let mut count: usize = 0;
-            while count < BATCH {
-                let Some((message, flags)) = requests.next() else {
-                    break;
-                };
-                count += 1;
-                let last = count == BATCH || requests.peek().is_none();
-                let ack = if last { NLM_F_ACK } else { 0 };
-                self.sequence = self.sequence.wrapping_add(1);
-                encode(
-                    &mut self.send_buffer,
-                    message,
-                    NLM_F_REQUEST | flags | ack,
-                    self.sequence,
-                );
-            }
+            let count = pack(&mut self.send_buffer, &mut requests, &mut self.sequence);
             let start = answers.len();
             answers.resize_with(start + count, || Ok(()));
             self.socket
@@ -253,6 +238,27 @@ impl RequestSocket {
     }
 }
 
+/// Fills a buffer with the next [`BATCH`] requests, or what is left, and returns how many these are.
+fn pack(
+    buffer: &mut Vec<u8>,
+    requests: &mut Peekable<impl Iterator<Item = (RouteNetlinkMessage, u16)>>,
+    sequence: &mut u32,
+) -> usize {
+    buffer.clear();
+    let mut count = 0;
+    while count < BATCH {
+        let Some((message, flags)) = requests.next() else {
+            break;
+        };
+        count += 1;
+        let last = count == BATCH || requests.peek().is_none();
+        let ack = if last { NLM_F_ACK } else { 0 };
+        *sequence = sequence.wrapping_add(1);
+        encode(buffer, message, NLM_F_REQUEST | flags | ack, *sequence);
+    }
+    count
+}
+
 fn encode(buffer: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
@@ -343,5 +349,99 @@ pub(super) fn io_error(what: &'static str, error: &io::Error) -> KernelError {
             what,
             message: error.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkMessage;
+    use netlink_packet_route::route::RouteMessage;
+
+    use super::*;
+
+    const NLM_F_MULTI: u16 = 2;
+    const NETLINK_USERSOCK: isize = 2;
+    const RTM_NEWLINK: u16 = 16;
+
+    #[test]
+    fn x12_five_thousand_routes_leave_in_calls_of_at_most_five_hundred() {
+        let request = || (RouteNetlinkMessage::NewRoute(RouteMessage::default()), 0);
+        let mut requests = std::iter::repeat_with(request).take(5_000).peekable();
+        let (mut buffer, mut sequence, mut calls, mut total) = (Vec::new(), 0, 0, 0);
+        while requests.peek().is_some() {
+            let count = pack(&mut buffer, &mut requests, &mut sequence);
+            let flags: Vec<u16> = Messages(&buffer).map(|(header, _)| header.flags).collect();
+            assert_eq!(flags.len(), count);
+            assert!(count <= 500, "{count} in one call");
+            let (last, others) = flags.split_last().expect("not empty");
+            assert!(last & NLM_F_ACK != 0, "the last one is acknowledged");
+            assert!(
+                others.iter().all(|flags| flags & NLM_F_ACK == 0),
+                "and no other"
+            );
+            calls += 1;
+            total += count;
+        }
+        assert_eq!((total, calls), (5_000, 5_000_usize.div_ceil(BATCH)));
+    }
+
+    /// A message as the kernel would answer with.
+    fn answer(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER_LEN + payload.len()).expect("short");
+        let mut octets = length.to_ne_bytes().to_vec();
+        octets.extend(kind.to_ne_bytes());
+        octets.extend(flags.to_ne_bytes());
+        octets.extend(sequence.to_ne_bytes());
+        octets.extend([0; 4]);
+        octets.extend(payload);
+        octets
+    }
+
+    fn link(index: u32) -> Vec<u8> {
+        let mut payload = vec![0; 16];
+        payload[4..8].copy_from_slice(&index.to_ne_bytes());
+        payload
+    }
+
+    #[test]
+    fn x16_an_interrupted_dump_is_begun_again_and_its_first_part_forgotten() {
+        // Another socket of this process plays the kernel.
+        let mut kernel = Socket::new(NETLINK_USERSOCK).expect("a socket");
+        let port = kernel.bind_auto().expect("bound").port_number();
+        let mut socket = Socket::new(NETLINK_USERSOCK).expect("a socket");
+        let address = socket.bind_auto().expect("bound");
+        socket
+            .connect(&SocketAddr::new(port, 0))
+            .expect("connected");
+        let mut requests = RequestSocket {
+            socket,
+            port: address.port_number(),
+            sequence: 0,
+            send_buffer: Vec::new(),
+            receive_buffer: Vec::with_capacity(RECEIVE_BUFFER),
+        };
+        let played = std::thread::spawn(move || {
+            let mut dumps = 0;
+            for interrupted in [NLM_F_DUMP_INTR, 0] {
+                let mut request = Vec::with_capacity(4096);
+                kernel.recv(&mut request, 0).expect("a request");
+                let (header, _) = Messages(&request).next().expect("a message");
+                let sequence = header.sequence_number;
+                let first = answer(RTM_NEWLINK, NLM_F_MULTI | interrupted, sequence, &link(7));
+                kernel.send_to(&first, &address, 0).expect("sent");
+                let done = answer(NLMSG_DONE, NLM_F_MULTI, sequence, &[0; 4]);
+                kernel.send_to(&done, &address, 0).expect("sent");
+                dumps += 1;
+            }
+            dumps
+        });
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let found = requests.dump("links", &request, |message, found| {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                found.push(link.header.index);
+            }
+        });
+        assert_eq!(found.expect("a consistent dump"), [7], "once, not twice");
+        assert_eq!(played.join().expect("answered"), 2);
     }
 }

@@ -36,6 +36,9 @@ pub(super) struct Arrival {
 /// Who must sign, and with what.
 type Keys = BTreeMap<Prefix, Signature>;
 
+/// See [`Listeners::hops`].
+type Hops = BTreeMap<(Binding, bool), Option<u8>>;
+
 /// A listening socket with its task. Dropping it closes the socket.
 #[derive(Debug)]
 struct Listener {
@@ -57,6 +60,8 @@ pub(super) struct Listeners {
     wanted: Vec<Listen>,
     /// By binding: a peer's keys are on the listeners that take its connections.
     keys: BTreeMap<Binding, Keys>,
+    /// How far callers may be, by binding and whether they come over IPv6, where every peer says so.
+    hops: Hops,
     /// When the addresses that are missing are tried again.
     retry_at: Option<Instant>,
     accepted: mpsc::Sender<Arrival>,
@@ -69,6 +74,7 @@ impl Listeners {
             open: BTreeMap::new(),
             wanted: Vec::new(),
             keys: BTreeMap::new(),
+            hops: Hops::new(),
             retry_at: None,
             accepted,
             tasks,
@@ -87,6 +93,7 @@ impl Listeners {
         for (listen, listener) in &mut self.open {
             listener.sign(keys_of(&self.keys, &listen.binding));
         }
+        self.hops = hops(&config.peers);
         self.open_missing()
     }
 
@@ -102,6 +109,12 @@ impl Listeners {
                 }
                 Err(error) => first_error = first_error.and(Err((listen.clone(), error))),
             }
+        }
+        for (listen, listener) in &self.open {
+            listener.narrow(
+                self.hops
+                    .get(&(listen.binding.clone(), listen.address.is_ipv6())),
+            );
         }
         self.retry_at = first_error.is_err().then(|| Instant::now() + RETRY);
         first_error
@@ -214,6 +227,15 @@ impl Listener {
         }
     }
 
+    /// Drops what comes from farther away than any peer may be, before there is a connection. An accepted one gets the limit of
+    /// its own peer, but what it was sent until then has been taken in.
+    fn narrow(&self, hops: Option<&Option<u8>>) {
+        let ttl = hops.copied().flatten().map_or(0, sockopt::minimum_ttl);
+        if let Err(error) = sockopt::set_minimum_ttl(&self.socket, self.local.is_ipv6(), ttl) {
+            warn!(address = %self.local, %error, "cannot set the least TTL of callers");
+        }
+    }
+
     fn change(&mut self, prefix: Prefix, to: Signature) {
         let from = self.keys.remove(&prefix).unwrap_or_default();
         if from != to
@@ -232,6 +254,26 @@ impl Listener {
 fn keys_of<'a>(keys: &'a BTreeMap<Binding, Keys>, binding: &Binding) -> &'a Keys {
     static NONE: Keys = Keys::new();
     keys.get(binding).unwrap_or(&NONE)
+}
+
+/// The most hops any peer may be away, nothing where one of them may be anywhere.
+fn hops(peers: &[PeerConfig]) -> Hops {
+    let mut hops = Hops::new();
+    for peer in peers {
+        let ipv6 = match peer.remote {
+            Remote::Address(address) => address.is_ipv6(),
+            Remote::Range(prefix) => prefix.addr().is_ipv6(),
+            Remote::Unnumbered(_) => true,
+        };
+        hops.entry((peer.binding.clone(), ipv6))
+            .and_modify(|most: &mut Option<u8>| {
+                *most = most
+                    .zip(peer.ttl_security)
+                    .map(|(one, other)| one.max(other));
+            })
+            .or_insert(peer.ttl_security);
+    }
+    hops
 }
 
 /// The keys of all peers that have one.
@@ -307,6 +349,26 @@ mod tests {
         listeners.retry();
         assert_eq!(listeners.addresses().len(), 2);
         assert_eq!(listeners.retry_at(), None);
+    }
+
+    #[test]
+    fn a_listener_hears_no_farther_than_its_farthest_peer_and_everywhere_with_one_that_does_not_say()
+     {
+        let policy = std::sync::Arc::new(crate::policy::Policy::accept_all());
+        let peer = |address: &str, hops| {
+            let remote = Remote::Address(address.parse().expect("an address"));
+            let mut peer = PeerConfig::new(address, remote, Asn(1), policy.clone(), policy.clone());
+            peer.ttl_security = hops;
+            peer
+        };
+        let near = peer("10.0.0.1:179", Some(1));
+        let far = peer("10.0.0.2:179", Some(3));
+        let anywhere = peer("10.0.0.3:179", None);
+        let over_ipv6 = peer("[fd00::1]:179", None);
+        let of = |peers: &[PeerConfig]| hops(peers)[&(Binding::default(), false)];
+        assert_eq!(of(&[near.clone(), over_ipv6]), Some(1));
+        assert_eq!(of(&[near.clone(), far.clone()]), Some(3));
+        assert_eq!(of(&[near, anywhere, far]), None);
     }
 
     #[tokio::test]

@@ -504,8 +504,16 @@ fn set_md5(socket: &impl AsFd, peers: Prefix, key: Option<&Secret>) -> io::Resul
     }
 }
 
-/// Drops what arrives with a smaller TTL (RFC 5082 §3).
-fn set_minimum_ttl(socket: &impl AsFd, ipv6: bool, ttl: u8) -> io::Result<()> {
+/// What a peer that sends 255 is heard with at least. One hop away, directly connected, it is 255 itself.
+pub(super) const fn minimum_ttl(hops: u8) -> u8 {
+    u8::MAX - hops.saturating_sub(1)
+}
+
+/// Drops what arrives with a smaller TTL (RFC 5082 §3); 0 drops nothing.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn set_minimum_ttl(socket: &impl AsFd, ipv6: bool, ttl: u8) -> io::Result<()> {
     let value = libc::c_int::from(ttl);
     if ipv6 {
         set_option(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, &value)
@@ -611,8 +619,7 @@ pub(super) fn prepare<S: AsFd>(socket: &S, config: &PeerConfig, ipv6: bool) -> i
         view.set_ttl_v4(u32::from(ttl))?;
     }
     if let Some(hops) = config.ttl_security {
-        // A directly connected peer, one hop away, is heard with the TTL it sent: 255.
-        set_minimum_ttl(socket, ipv6, u8::MAX - hops.saturating_sub(1))?;
+        set_minimum_ttl(socket, ipv6, minimum_ttl(hops))?;
     }
     Ok(())
 }

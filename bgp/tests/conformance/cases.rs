@@ -32,10 +32,14 @@ fn cases() -> BTreeSet<String> {
 }
 
 /// Cases without a test, and why that is right.
-const ABSENT: &[(&str, &str)] = &[];
+const ABSENT: &[(&str, &str)] = &[(
+    "x13",
+    "routes carry their next hops themselves, with the keys and protocol number that tell ours from others'; next-hop objects \
+     would need the same for their ids, and every change of a next hop is one batched pass as it is",
+)];
 
 /// Cases whose tests are being written, by the work that owes them; whoever adds one takes its id out here. To be emptied.
-const PENDING: &[(&str, &str)] = &[("sockets", "x1-16")];
+const PENDING: &[(&str, &str)] = &[];
 
 /// The ids of `o26 e1-32`.
 fn listed(list: &str) -> impl Iterator<Item = String> + '_ {

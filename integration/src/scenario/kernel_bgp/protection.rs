@@ -126,7 +126,6 @@ pub(super) fn x3_gtsm_counts_hops(folder: &Path) -> Result<String> {
     await_reason(&here, "b", "TCPMinTTLDrop")?;
     let (state, _) = peer(&there, "a")?;
     ensure!(state != "Established", "{state}");
-    // b heard us all the time, and waits for its hold timer.
     here.reload(&hops(2))?;
     await_up(&here, "b")?;
     Ok("a TTL of 254 is dropped at 1 hop, taken at 2".to_owned())
