@@ -138,8 +138,10 @@ mod tests {
     #[test]
     fn annotations_of_the_configuration_choose_how_paths_are_compared() {
         let mut cluster = ClusterState::default();
-        let mut own = Node::default();
-        own.name = "n1".into();
+        let own = Node {
+            name: "n1".into(),
+            ..Node::default()
+        };
         cluster.node_name = "n1".into();
         cluster.nodes.insert("n1".into(), own);
         let annotations = [

@@ -638,9 +638,10 @@ impl Speaker {
     /// Only prefixes with a path by one of them are decided anew.
     pub fn handle_next_hops(&mut self, states: &[NextHopState]) {
         let hops = self.tables.store.next_hops_mut();
-        let moved = states
-            .iter()
-            .fold(false, |moved, state| hops.take(state) || moved);
+        let mut moved = false;
+        for state in states {
+            moved |= hops.take(state);
+        }
         if moved {
             self.tables.ipv4.table.begin_sweep();
             self.tables.ipv6.table.begin_sweep();
