@@ -81,6 +81,30 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     collector.await_rows("statistics of the session", |rows| {
         of_type(rows, "1").any(|row| row.address == "10.0.0.2")
     })?;
+    report.check(
+        "a file with mistakes is not taken, all of them are told, and the session stays",
+        || {
+            let wrong = SPEAKER
+                .replace("asn: 64512", "asn: many")
+                .replace("statistics: 1", "statistics: often");
+            speaker.reload(&wrong)?;
+            eventually("both mistakes are in the log", pace::seconds(10), || {
+                for wanted in [
+                    ":1:6: field `asn`: expected an AS number",
+                    ":5:56: field `monitoring[0].statistics`: expected a duration",
+                ] {
+                    ensure!(speaker.logged(wanted), "not in the log: {wanted}");
+                }
+                Ok::<_, anyhow::Error>(())
+            })?;
+            let peers = speaker.ask(&["peers"])?;
+            ensure!(
+                peers[0]["state"] == "Established" && peers[0]["establishedCount"] == 1,
+                "{peers}"
+            );
+            Ok("what ran goes on".to_owned())
+        },
+    );
     bird.ask(&format!("disable margay \"{TEXT}\""))?;
     let rows = collector.await_rows("the end of the session", |rows| {
         of_type(rows, "2").next().is_some()
