@@ -24,7 +24,9 @@
 //! - an UPDATE in OpenConfirm counts as the KEEPALIVE before it (BIRD): some speakers send both in one segment and the order is
 //!   theirs to lose;
 //! - an OPEN said twice on one connection counts once: OpenBGPD repeats what a failed connection left unsent;
-//! - when octets of the neighbour wait unread at the end of the hold time, ten seconds are added: we were late (BIRD);
+//! - when octets of the neighbour wait unread at the end of the hold time, ten seconds are added, once: we were late (BIRD);
+//! - a session of less than two seconds does not refuse a connection that wins by identifiers, but waits which of the two the
+//!   neighbour keeps: §6.8 lets it prefer the other as long as ours is not confirmed there, and both would be lost;
 //! - a rest that a Cease of the neighbour started ends when the neighbour itself calls;
 //! - a passive side dials while it restarts itself: the other one may be resting, and our routes there have a deadline
 //!   (Calico's BIRD takes such calls, and collisions sort themselves out).
