@@ -596,7 +596,7 @@ fn become_dynamic(config: &mut PeerConfig, remote: SocketAddr) {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => {
             format!("{}-{}%{}", config.name, v6.ip(), v6.scope_id())
         }
-        _ => format!("{}-{}", config.name, remote.ip()),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => format!("{}-{}", config.name, remote.ip()),
     };
     // The port it called from is nobody's to dial, and another one each time.
     let mut address = remote;
@@ -632,7 +632,7 @@ fn holds(remote: &Remote, address: IpAddr) -> bool {
 fn same_host(remote: &Remote, address: SocketAddr) -> bool {
     let scope = |address: &SocketAddr| match address {
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
-        _ => 0,
+        SocketAddr::V4(_) | SocketAddr::V6(_) => 0,
     };
     matches!(remote, Remote::Address(wanted)
         if wanted.ip() == address.ip() && scope(wanted) == scope(&address))

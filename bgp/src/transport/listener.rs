@@ -107,7 +107,7 @@ impl Listeners {
                 Ok(listener) => {
                     self.open.insert(listen.clone(), listener);
                 }
-                Err(error) => first_error = first_error.and(Err((listen.clone(), error))),
+                Err(error) => first_error = first_error.and_then(|()| Err((listen.clone(), error))),
             }
         }
         for (listen, listener) in &self.open {
