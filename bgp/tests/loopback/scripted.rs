@@ -166,7 +166,7 @@ async fn version_5_is_answered_2_1_with_our_version() {
 #[tokio::test]
 async fn another_as_is_answered_2_2() {
     let mut wrong = open();
-    wrong.asn = Asn(64601).into();
+    wrong.asn = Asn(64601);
     wrong.capabilities = vec![Capability::FourOctetAs(Asn(64601))];
     let octets = Message::Open(wrong)
         .to_bytes(&CodecContext::before_open())
