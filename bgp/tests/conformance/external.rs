@@ -463,9 +463,11 @@ fn e22_dual_as_shows_the_other_number_to_whoever_refuses_the_first() {
         config.peers[1].local_as_mode = LocalAsMode::DualAs;
         config.originate.push(Originate::new(prefix(ROUTE)));
     });
-    let shown = |lab: &Lab| match &lab.ends["b"].told[0] {
-        Message::Open(open) => open.asn,
-        other => panic!("{other:?}"),
+    let shown = |lab: &Lab| {
+        let Message::Open(open) = &lab.ends["b"].told[0] else {
+            panic!("{:?}", lab.ends["b"].told)
+        };
+        open.asn
     };
     for wanted in [65200, OWN_ASN] {
         lab.connect("b");
@@ -704,7 +706,10 @@ fn e27_what_goes_down_or_sideways_is_marked_as_ours() {
 fn communities(count: u16) -> Vec<u8> {
     let mut octets = vec![0xd0, 8];
     octets.extend((count * 4).to_be_bytes());
-    octets.extend((0..count).flat_map(|number| [0, 1, (number >> 8) as u8, number as u8]));
+    octets.extend((0..count).flat_map(|number| {
+        let [high, low] = number.to_be_bytes();
+        [0, 1, high, low]
+    }));
     octets
 }
 
