@@ -1,5 +1,10 @@
 //! What a BMP collector is told (RFC 7854, RFC 9069), read by a parser of our own.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers are read with the width of their fields"
+)]
+
 use std::time::Duration;
 
 use margay_bgp::bmp::{Collector, MonitorId, MonitorOutput};
