@@ -146,19 +146,30 @@ fn during<T>(
     })
 }
 
-fn crowd_machine(hub: &Hub, name: &str, number: u8, callers: usize) -> Result<Machine> {
+/// A machine with the callers' addresses, which `server` reaches through it: as neighbours on the link they would fill a table
+/// that all namespaces of a kernel share (`gc_thresh3`).
+fn crowd_machine(
+    hub: &Hub,
+    name: &str,
+    number: u8,
+    callers: usize,
+    server: &Machine,
+) -> Result<Machine> {
     let load = hub.machine(name, number)?;
     let own: Vec<_> = (0..callers)
-        .map(|caller| address(caller).map(|address| format!("{address}/16")))
+        .map(|caller| address(caller).map(|address| format!("{address}/32")))
         .collect::<Result<_>>()?;
-    link::addresses(&load.netns, "eth0", &own)?;
+    link::addresses(&load.netns, "lo", &own)?;
+    server
+        .netns
+        .ip(&format!("route add 10.99.128.0/17 via {}", load.address))?;
     Ok(load)
 }
 
 /// Thousands dial at once; every session comes up and every prefix is known.
 pub(super) fn storm(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
     let server = hub.machine("storm", 1)?;
-    let load = crowd_machine(hub, "crowd", 2, scale.callers)?;
+    let load = crowd_machine(hub, "crowd", 2, scale.callers, &server)?;
     let mut speaker = server.speaker(RANGE, folder)?;
     let start = Instant::now();
     let took = during(&load, 0..scale.callers, true, || {
@@ -180,7 +191,7 @@ pub(super) fn descriptors(hub: &Hub, folder: &Path) -> Result<String> {
     const FIRST: usize = 20;
     const ALL: usize = 120;
     let server = hub.machine("scarce", 1)?;
-    let load = crowd_machine(hub, "callers", 2, ALL)?;
+    let load = crowd_machine(hub, "callers", 2, ALL, &server)?;
     let mut speaker = server.speaker(RANGE, folder)?;
     let process = exec::check(Command::new("ip").args(["netns", "pids", server.netns.name()]))?;
     let process = process.trim().to_owned();

@@ -81,10 +81,11 @@ impl Machine {
 
 /// The peers of a speaker, those of ranges included.
 pub(super) fn peers(speaker: &Speaker) -> Result<Vec<Value>> {
-    match speaker.ask(&["peers"])? {
-        Value::Array(list) => Ok(list),
-        other => Err(anyhow!("no list: {other}")),
-    }
+    let answer = speaker.ask(&["peers"])?;
+    answer
+        .as_array()
+        .cloned()
+        .with_context(|| format!("no list: {answer}"))
 }
 
 fn text<'a>(peer: &'a Value, field: &str) -> &'a str {
