@@ -119,8 +119,10 @@ mod tests {
             (Some("false"), Some("true"), false),
         ] {
             let mut cluster = ClusterState::default();
-            let mut own = Node::default();
-            own.name = "n1".into();
+            let mut own = Node {
+                name: "n1".into(),
+                ..Node::default()
+            };
             for (labels, value) in [
                 (&mut own.margay, of_node),
                 (&mut cluster.bgp.margay, of_configuration),

@@ -5,11 +5,9 @@
 //! D the decision, P ADD-PATH.
 
 #![expect(
-    clippy::cast_possible_truncation,
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    clippy::wildcard_enum_match_arm,
-    reason = "a helper that panics fails the test that called it, which is what it is for, and one that reads picks out what it is about"
+    reason = "a helper that panics fails the test that called it, which is what it is for"
 )]
 
 mod add_path;
