@@ -87,6 +87,22 @@ impl Retention {
         }
     }
 
+    /// A shorter time for long-lived stale routes, or none at all, holds for those that are kept already too.
+    pub(crate) fn limit_long_lived(&mut self, most: Option<Duration>, now: Instant) {
+        let most = most.unwrap_or_default();
+        for kept in [&mut self.ipv4, &mut self.ipv6] {
+            match kept {
+                Kept::Stale { then } => {
+                    *then = then
+                        .map(|granted| granted.min(most))
+                        .filter(|time| !time.is_zero());
+                }
+                Kept::LongLived { until } => *until = (*until).min(now + most),
+                Kept::Nothing => {}
+            }
+        }
+    }
+
     /// A session over `families` ended. Without terms nothing is kept.
     pub(crate) fn lost(
         &mut self,

@@ -705,9 +705,21 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
             })
         }
         "maximumPrefixes" => {
+            let (limit, action) = text.split_once(',').unwrap_or((text, ""));
+            let action = match action.trim().split_once('=') {
+                Some(("restart", pause)) => LimitAction::Restart(value::<Seconds>(pause)?.0),
+                None if action.trim().is_empty() => LimitAction::Close,
+                None if action.trim() == "warn" => LimitAction::Warn,
+                None if action.trim() == "discard" => LimitAction::Discard,
+                _ => {
+                    return Err(format!(
+                        "expected a number, or one with `,warn`, `,discard` or `,restart=SECONDS` behind it, found `{text}`"
+                    ));
+                }
+            };
             peer.maximum_prefixes = Some(MaximumPrefixes {
-                limit: value(text)?,
-                action: LimitAction::Close,
+                limit: value(limit)?,
+                action,
             });
         }
         "longLivedPartialDeployment" => {
@@ -736,11 +748,12 @@ pub fn annotate(peer: &mut PeerConfig, field: &str, text: &str) -> Result<(), St
         "gracefulShutdown" => peer.graceful_shutdown = value(text)?,
         "drain" => peer.drain = value(text)?,
         "bfd" => {
-            peer.bfd = value::<BfdText>(text)?.0;
-            if let Some(bfd) = &peer.bfd {
+            let bfd = value::<BfdText>(text)?.0;
+            if let Some(bfd) = &bfd {
                 bfd.validate(&peer.remote)
                     .map_err(|error| error.to_string())?;
             }
+            peer.bfd = bfd;
         }
         _ => {
             return Err("expected one of families, holdTime, minimumHoldTime, connectRetry, connectRetryMax, delayOpen, idleHold, idleHoldMax, sendHold, longLived, \
@@ -1817,6 +1830,35 @@ mod tests {
                 .expect_err("too fast")
                 .contains("from 10 ms")
         );
+        // One that is refused would have the whole configuration refused with it.
+        assert_eq!(peer.bfd, None);
+    }
+
+    #[test]
+    fn an_annotation_sets_a_limit_and_what_happens_beyond_it() {
+        let mut file = ok(&format!(
+            "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1 }}\n"
+        ));
+        let peer = file.speaker.peers.first_mut().expect("one peer");
+        for (text, action) in [
+            ("500", LimitAction::Close),
+            ("500,warn", LimitAction::Warn),
+            ("500, discard", LimitAction::Discard),
+            (
+                "500,restart=60",
+                LimitAction::Restart(Duration::from_secs(60)),
+            ),
+        ] {
+            annotate(peer, "maximumPrefixes", text).expect(text);
+            assert_eq!(
+                peer.maximum_prefixes,
+                Some(MaximumPrefixes { limit: 500, action }),
+                "{text}"
+            );
+        }
+        for wrong in ["many", "500,forget", "500,restart"] {
+            assert!(annotate(peer, "maximumPrefixes", wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

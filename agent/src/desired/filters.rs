@@ -36,6 +36,21 @@ pub(super) fn import(cluster: &ClusterState, session: &Session) -> Policy {
     }
 }
 
+/// Whether a filter that exists says something about what is imported from a peer, and about what is exported to it: RFC 8212 asks
+/// for a policy in each direction.
+pub(super) fn speaks_of(cluster: &ClusterState, session: &Session) -> (bool, bool) {
+    let filters = || {
+        session
+            .filters
+            .iter()
+            .filter_map(|name| cluster.filters.get(name))
+    };
+    (
+        filters().any(|filter| !filter.import_v4.is_empty() || !filter.import_v6.is_empty()),
+        filters().any(|filter| !filter.export_v4.is_empty() || !filter.export_v6.is_empty()),
+    )
+}
+
 /// What a peer is told.
 pub(super) fn export(
     cluster: &ClusterState,

@@ -617,14 +617,17 @@ pub fn peer_config(
             }
         },
     };
-    let closed =
-        requires_policy(&cluster.bgp.margay) && !session.internal() && session.filters.is_empty();
-    let (import, export) = if closed {
-        (Policy::reject_all(), Policy::reject_all())
-    } else {
-        let import = filters::import(cluster, session);
-        (import, filters::export(cluster, session, &mut problem))
-    };
+    let mut import = filters::import(cluster, session);
+    let mut export = filters::export(cluster, session, &mut problem);
+    if requires_policy(&cluster.bgp.margay) && !session.internal() {
+        let (of_import, of_export) = filters::speaks_of(cluster, session);
+        if !of_import {
+            import = Policy::reject_all();
+        }
+        if !of_export {
+            export = Policy::reject_all();
+        }
+    }
     let (import, export) = (policies.share(import), policies.share(export));
     let mut peer = PeerConfig::new(
         session.name(),

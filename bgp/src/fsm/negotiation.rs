@@ -96,7 +96,7 @@ fn capabilities(
     }
     capabilities.push(Capability::ExtendedMessage);
     // Roles are about what passes between ASs (RFC 9234 §4).
-    if let Some(role) = config.role.filter(|_| config.asn != open.asn) {
+    if let Some(role) = config.role.filter(|_| config.asn.is_external(open.asn)) {
         capabilities.push(Capability::Role(role));
     }
     if let Some(restart) = &config.graceful_restart {
@@ -181,7 +181,7 @@ pub(super) fn negotiate(
         return Err(Notification::new(ErrorCode::UNACCEPTABLE_HOLD_TIME));
     }
     // RFC 9234 §4.2; a role said twice has to be the same one.
-    let our_role = roles(ours).next();
+    let our_role = roles(ours).next().filter(|_| external);
     if let Some(our_role) = our_role {
         let fits = roles(theirs).all(|theirs| our_role.fits(theirs));
         let missing = config.strict_role && roles(theirs).next().is_none();

@@ -130,10 +130,11 @@ impl<F: Key> FamilyRib<F> {
         self.default_route = Some(attributes);
     }
 
-    /// Puts other aggregates in force.
+    /// Puts other aggregates in force. What is originated by itself now stays, whatever it was before.
     pub(crate) fn set_aggregates(
         &mut self,
         wanted: impl Iterator<Item = Aggregate>,
+        is_originated: impl Fn(Prefix) -> bool,
         aggregator: Aggregator,
         store: &mut AttributeStore,
     ) {
@@ -150,6 +151,7 @@ impl<F: Key> FamilyRib<F> {
         }
         for prefix in change.announced {
             if !self.aggregates.wants(prefix)
+                && !is_originated(prefix)
                 && let Some(prefix) = F::from_prefix(prefix)
             {
                 self.table.withdraw(prefix, LOCAL, None, store);

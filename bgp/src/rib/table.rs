@@ -1066,8 +1066,12 @@ fn candidate(
 }
 
 /// Whether packets get to the next hop of a path; to those of our own routes in any case, or nobody would have brought them in.
+/// One whose packets are discarded needs no next hop.
 fn is_reached(peer: Slot, attributes: AttrId, store: &AttributeStore) -> bool {
-    !store.is_tracking() || peer == LOCAL || store.metric(attributes).is_some()
+    !store.is_tracking()
+        || peer == LOCAL
+        || store.metric(attributes).is_some()
+        || store.data(attributes).discard
 }
 
 /// ORIGINATOR_ID where there is one, else the peer's own identifier.

@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::{Binding, Originate, PeerConfig, Remote, SpeakerConfig};
+use super::config::{Binding, LocalAsMode, Originate, PeerConfig, Remote, SpeakerConfig};
 use super::events::PeerEventKind;
 use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
@@ -91,7 +91,14 @@ impl Speaker {
         for slot in self.slots() {
             if let Some(neighbour) = self.neighbour_mut(slot) {
                 neighbour.fsm.set_identity(identity);
-                if id_changed || neighbour.config.local_asn.is_none() {
+                // One that may show either AS (RFC 7705 §4.2) shows the speaker's where that is what the neighbour takes.
+                let shows_own = neighbour.config.local_asn.is_none()
+                    || neighbour.config.local_as_mode == LocalAsMode::DualAs
+                        && neighbour
+                            .session
+                            .as_ref()
+                            .is_some_and(|session| session.negotiated.local_asn == old.asn);
+                if id_changed || shows_own {
                     neighbour
                         .fsm
                         .handle_event(now, Event::Reset(Shutdown::ConfigurationChange));
@@ -306,6 +313,10 @@ impl Speaker {
         let held = !neighbour.may_start();
         let new = Arc::new(config);
         let old = std::mem::replace(&mut neighbour.config, Arc::clone(&new));
+        let long_lived = |config: &PeerConfig| config.long_lived.map(|kept| kept.stale_time);
+        if long_lived(&new) < long_lived(&old) {
+            neighbour.retention.limit_long_lived(long_lived(&new), now);
+        }
         neighbour.fsm.set_config(now, Arc::clone(&new));
         let mut moved = None;
         if neighbour.range.is_none() {
@@ -485,8 +496,11 @@ impl Speaker {
         let Tables {
             store, ipv4, ipv6, ..
         } = &mut self.tables;
-        ipv4.set_aggregates(wanted(Family::IPV4_UNICAST), aggregator, store);
-        ipv6.set_aggregates(wanted(Family::IPV6_UNICAST), aggregator, store);
+        let is_originated = |prefix| self.originated.contains_key(&prefix);
+        let ipv4_wanted = wanted(Family::IPV4_UNICAST);
+        ipv4.set_aggregates(ipv4_wanted, is_originated, aggregator, store);
+        let ipv6_wanted = wanted(Family::IPV6_UNICAST);
+        ipv6.set_aggregates(ipv6_wanted, is_originated, aggregator, store);
     }
 
     fn take_default_route(&mut self) {
@@ -613,6 +627,8 @@ fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
         || old.graceful_shutdown != new.graceful_shutdown
         || old.drain != new.drain
         || old.link != new.link
+        // A policy may ask whether the source is a client.
+        || old.route_reflector_client != new.route_reflector_client
 }
 
 /// Where a peer is, all zeroes while that is not known: nobody calls from there.

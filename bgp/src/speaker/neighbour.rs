@@ -28,6 +28,8 @@ pub(super) struct Neighbour {
     /// The range it came from; it is forgotten when it left.
     pub(super) range: Option<Arc<str>>,
     pub(super) session: Option<Session>,
+    /// What the latest session settled: routes kept of it are judged by it.
+    pub(super) settled: Option<Arc<Negotiated>>,
     pub(super) retention: Retention,
     pub(super) counters: MessageCounters,
     /// The path to it, where it is watched.
@@ -132,6 +134,7 @@ impl Neighbour {
             address,
             range,
             session: None,
+            settled: None,
             retention: Retention::default(),
             counters: MessageCounters::default(),
             liveness: None,

@@ -66,7 +66,15 @@ impl Speaker {
             ipv6: None,
             disabled: FamilySet::empty(),
         });
+        let before = neighbour.settled.replace(Arc::clone(&negotiated));
+        let judged_alike = before.is_none_or(|before| {
+            (before.role, before.local_asn, before.external)
+                == (negotiated.role, negotiated.local_asn, negotiated.external)
+        });
         self.take_steps(slot, &steps);
+        if !judged_alike {
+            self.queue_import(slot);
+        }
         self.refresh_facts(slot);
         self.refresh_own_addresses();
         for family in families.families() {
@@ -625,11 +633,10 @@ impl Speaker {
             cluster_ids,
         };
         let context = neighbour.map(|neighbour| {
-            let session = neighbour.session.as_ref();
             ours.import_context(
                 &neighbour.config,
                 &neighbour.name,
-                session.map(|session| &*session.negotiated),
+                neighbour.settled.as_deref(),
                 neighbour.address.ip(),
             )
         });
@@ -771,7 +778,7 @@ impl<'a> Ours<'a> {
             }),
             peer: name,
             interface: peer.link.as_deref().unwrap_or_default(),
-            // Only roles ask for it, and without a session there is none.
+            // Only roles ask for it, and a session that settled none has none.
             peer_asn: negotiated
                 .map(|negotiated| negotiated.peer_asn)
                 .or_else(|| peer.asn.known(shown))

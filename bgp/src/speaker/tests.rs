@@ -756,3 +756,31 @@ fn everything_is_given_back_when_every_peer_has_left() {
         (0, 0, 0)
     );
 }
+
+#[test]
+fn a_prefix_that_was_an_aggregate_and_is_originated_now_stays() {
+    use super::config::Aggregate;
+    let mut net = star(1);
+    let summary = || Aggregate {
+        prefix: prefix("10.0.0.0/8"),
+        summary_only: false,
+        communities: Vec::new(),
+        large_communities: Vec::new(),
+        local_pref: None,
+        med: None,
+    };
+    net.configure(0, |config| config.aggregates.push(summary()));
+    assert!(net.route(1, "10.0.0.0/8").is_some());
+    net.configure(0, |config| {
+        config.aggregates.clear();
+        originate(config, &["10.0.0.0/8"]);
+    });
+    assert!(net.route(1, "10.0.0.0/8").is_some());
+    net.configure(0, |config| {
+        config.originate.clear();
+        config.aggregates.push(summary());
+    });
+    assert!(net.route(1, "10.0.0.0/8").is_some());
+    net.configure(0, |config| config.aggregates.clear());
+    assert!(net.route(1, "10.0.0.0/8").is_none());
+}

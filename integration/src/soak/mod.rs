@@ -1,5 +1,5 @@
-//! Soaks: what shows only after minutes, or only with many rounds. CI runs some of them for seconds, `integration/soak` runs
-//! all of them in full.
+//! Soaks: what shows only after minutes, or only with many rounds. `integration/soak` runs all of them in full; the scenarios
+//! `bfd` and `chaos` run links cut and misfortunes once each.
 //!
 //! A soak is a row of [`ALL`]: its name, what it is about, and a body that builds what it needs, runs for about the time it is
 //! given and adds its checks to the report. Times and rounds follow from that one duration, so that the same body is CI's

@@ -101,6 +101,21 @@ fn roles_that_do_not_fit_are_refused_with_2_11() {
 }
 
 #[test]
+fn a_role_means_nothing_to_a_neighbour_that_turns_out_internal() {
+    let provider = PeerConfig {
+        role: Some(Role::Provider),
+        asn: crate::speaker::config::PeerAs::Any,
+        ..config()
+    };
+    let theirs = Open {
+        asn: identity().asn,
+        ..with(Capability::Role(Role::Provider))
+    };
+    let lab = Lab::established_with(provider, theirs);
+    assert_eq!(lab.negotiated().role, None);
+}
+
+#[test]
 fn no_capabilities_mean_ipv4_and_two_octet_ases() {
     let open = Open {
         capabilities: Vec::new(),

@@ -86,6 +86,36 @@ fn long_lived_stale_routes_are_the_last_choice_and_go_in_the_end() {
 }
 
 #[test]
+fn long_lived_stale_routes_go_sooner_where_they_are_to_be_kept_for_less() {
+    let mut net = Net::new();
+    for (node, other) in [(1, 2), (2, 1)] {
+        let mut config = speaker_config(node, 64512);
+        let mut peer = peer_config(other, 64512);
+        peer.long_lived = Some(LongLived {
+            stale_time: 100_000 * SECOND,
+            partial_deployment: false,
+        });
+        config.peers.push(peer);
+        net.add(config);
+    }
+    net.configure(1, |config| originate(config, &["10.1.0.0/24"]));
+    net.converge();
+    net.cut(0, 1);
+    net.advance(300 * SECOND);
+    assert!(net.route(0, "10.1.0.0/24").is_some());
+    net.configure(0, |config| {
+        config.peers[0].long_lived = Some(LongLived {
+            stale_time: 60 * SECOND,
+            partial_deployment: false,
+        });
+    });
+    net.advance(30 * SECOND);
+    assert!(net.route(0, "10.1.0.0/24").is_some());
+    net.advance(31 * SECOND);
+    assert!(net.route(0, "10.1.0.0/24").is_none());
+}
+
+#[test]
 fn g13_a_restarted_speaker_says_nothing_until_it_has_heard_everyone() {
     let mut net = star(2);
     net.nodes[2].changes.clear();
