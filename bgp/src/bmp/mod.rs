@@ -30,8 +30,8 @@ use crate::rib::Slot;
 pub const BMP_PORT: u16 = 11019;
 /// Names that may pend for one collector: some 8 MiB.
 pub(crate) const PENDING_MAX: usize = if cfg!(test) { 2048 } else { 128 * 1024 };
-/// The walk goes on while fewer names pend, so that changes are not stuck behind a whole table.
-pub(crate) const PENDING_LOW: usize = 2048;
+/// The walk goes on while the names of fewer routes pend, so that changes are not stuck behind a whole table.
+const PENDING_LOW: usize = 2048;
 /// Octets of session news and statistics that may wait.
 pub(crate) const QUEUE_MAX: usize = 4 * 1024 * 1024;
 /// Names looked up for one chunk.
@@ -92,6 +92,12 @@ pub(crate) enum Entry {
     EndOfRib(Family),
 }
 
+impl Entry {
+    const fn is_end(&self) -> bool {
+        matches!(self, Self::EndOfRib(_))
+    }
+}
+
 /// Where the walk over the tables is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Walk {
@@ -110,6 +116,8 @@ pub(crate) struct Monitor {
     queue: VecDeque<Bytes>,
     queued: usize,
     pending: BTreeSet<(Slot, Entry)>,
+    /// How many of these wait for the end of the walk.
+    ends: usize,
     /// Names are taken in turns, so that the first ones cannot keep the last ones waiting.
     cursor: Option<(Slot, Entry)>,
     pub(crate) walk: Walk,
@@ -125,6 +133,7 @@ impl Monitor {
             queue: VecDeque::new(),
             queued: 0,
             pending: BTreeSet::new(),
+            ends: 0,
             cursor: None,
             walk: Walk::At(Family::IPV4_UNICAST, 0),
             next_statistics: collector.statistics.map(|interval| now + interval),
@@ -160,7 +169,9 @@ impl Monitor {
         if self.overflown {
             return;
         }
-        self.pending.insert((slot, entry));
+        if self.pending.insert((slot, entry)) && entry.is_end() {
+            self.ends += 1;
+        }
         if self.pending.len() > PENDING_MAX {
             self.overflow();
         }
@@ -176,13 +187,20 @@ impl Monitor {
             .copied()
             .filter(|(of, _)| *of == slot)
         {
-            self.pending.remove(&entry);
+            self.remove(&entry);
+        }
+    }
+
+    fn remove(&mut self, name: &(Slot, Entry)) {
+        if self.pending.remove(name) && name.1.is_end() {
+            self.ends -= 1;
         }
     }
 
     fn overflow(&mut self) {
         self.overflown = true;
         self.pending.clear();
+        self.ends = 0;
         self.queue.clear();
         self.queued = 0;
     }
@@ -191,8 +209,14 @@ impl Monitor {
         self.overflown
     }
 
-    pub(crate) fn pending(&self) -> usize {
+    #[cfg(test)]
+    fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Whether the walk goes on. Ends of tables that pend wait for it themselves, however many, and must not hold it up.
+    pub(crate) fn may_walk(&self) -> bool {
+        self.walk != Walk::Done && self.pending.len() - self.ends < PENDING_LOW
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -224,7 +248,7 @@ impl Monitor {
             {
                 continue;
             }
-            self.pending.remove(&(slot, entry));
+            self.remove(&(slot, entry));
             taken.push(entry);
         }
         Some((slot, taken))
@@ -285,6 +309,29 @@ mod tests {
         }
         assert_eq!(order.len(), BATCH + 8);
         assert_eq!(order.last(), Some(&Entry::EndOfRib(Family::IPV4_UNICAST)));
+    }
+
+    #[test]
+    fn peers_that_told_everything_do_not_hold_up_the_walk() {
+        let mut monitor = monitor();
+        monitor.walk = Walk::At(Family::IPV4_UNICAST, 0);
+        let ends = || {
+            (0..Slot::try_from(PENDING_LOW / 2).unwrap())
+                .flat_map(|slot| Family::ALL.map(|family| (slot, Entry::EndOfRib(family))))
+        };
+        for _ in 0..2 {
+            ends().for_each(|(slot, entry)| monitor.note(slot, entry));
+        }
+        assert_eq!(monitor.pending(), PENDING_LOW);
+        let (_, taken) = monitor.take_batch().expect("something pends");
+        assert!(taken.is_empty(), "they wait for the walk");
+        assert!(monitor.may_walk(), "and the walk does not wait for them");
+        monitor.walk = Walk::Done;
+        let mut told = 0;
+        while let Some((_, taken)) = monitor.take_batch() {
+            told += taken.len();
+        }
+        assert_eq!((told, monitor.ends), (PENDING_LOW, 0));
     }
 
     #[test]

@@ -147,6 +147,12 @@ impl SpeakerConfig {
                         name: peer.name.clone(),
                         reason,
                     })?;
+                if peer.binding != Binding::default() {
+                    return Err(ConfigError::Bfd {
+                        name: peer.name.clone(),
+                        reason: BfdError::Binding,
+                    });
+                }
             }
             // A link-local address is one of its interface, and an address one of its namespace and VRF.
             let key = (
@@ -835,6 +841,12 @@ pub enum BfdError {
         "expected strict only beside an address: who may call from a range is not known before"
     )]
     StrictRange,
+    /// Packets would leave by another path than the session's: the sockets of BFD are in the process's own namespace and
+    /// bound to no device.
+    #[error(
+        "expected no bfd beside netns or device: it watches only paths of the agent's own namespace without a device"
+    )]
+    Binding,
 }
 
 /// What a peer is told as next hop.
@@ -882,6 +894,35 @@ mod tests {
     fn a_secret_does_not_show_in_debug_output() {
         let secret = Secret::new("hunter2").expect("a usable key");
         assert_eq!(format!("{secret:?}"), "Secret");
+    }
+
+    #[test]
+    fn bfd_is_refused_where_it_would_watch_another_path_than_the_sessions() {
+        let with = |binding: Binding| {
+            let remote = Remote::Address("10.0.0.1:179".parse().expect("an address"));
+            let accept = Arc::new(Policy::accept_all());
+            let mut peer = PeerConfig::new("tor", remote, Asn(64513), accept.clone(), accept);
+            peer.bfd = Some(Bfd::default());
+            peer.binding = binding;
+            let router_id = RouterId::new(1).expect("not zero");
+            let mut config = SpeakerConfig::new(Asn(64512), router_id);
+            config.peers.push(peer);
+            config.validate()
+        };
+        assert_eq!(with(Binding::default()), Ok(()));
+        for binding in [
+            Binding {
+                netns: Some(Arc::from(std::path::Path::new("/run/netns/x"))),
+                ..Binding::default()
+            },
+            Binding {
+                device: Some("vrf-red".into()),
+                ..Binding::default()
+            },
+        ] {
+            let error = with(binding).expect_err("refused");
+            assert_eq!(error.place(), (Some("tor"), "bfd"));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::neighbour::Neighbour;
 use super::{Speaker, with_rib, with_rib_ref};
 use crate::bmp::message::{self, PeerHeader, Statistic, TerminationReason};
-use crate::bmp::{Collector, Entry, LOC_RIB, Monitor, MonitorId, MonitorOutput, PENDING_LOW, Walk};
+use crate::bmp::{Collector, Entry, LOC_RIB, Monitor, MonitorId, MonitorOutput, Walk};
 use crate::codec::{
     Capability, CodecContext, NextHop, Nlri, Open, PathId, attributes_block, encode_announcements,
     encode_end_of_rib, encode_withdrawals,
@@ -297,7 +297,7 @@ impl Speaker {
         let mut looks = 0;
         while out.len() < CHUNK && !monitor.is_idle() && looks < 16 {
             looks += 1;
-            if monitor.pending() < PENDING_LOW {
+            if monitor.may_walk() {
                 self.walk_for(monitor);
             }
             if let Some((slot, entries)) = monitor.take_batch() {
