@@ -470,10 +470,11 @@ async fn read(stream: &mut OwnedReadHalf, shared: &Shared, reports: &Reports) ->
     }
 }
 
-/// Waits for what the OPENs settled.
+/// Waits for what the OPENs settled. It stays settled: an OPEN that only repeats the last one changes nothing.
 async fn settled(shared: &Shared) -> CodecContext {
     loop {
-        if let Some(context) = lock(&shared.context).take() {
+        let context = *lock(&shared.context);
+        if let Some(context) = context {
             return context;
         }
         shared.context_given.notified().await;
@@ -647,7 +648,10 @@ async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
                     // Where this fails the next attempt names the error.
                     _ = stream.writable() => {}
                     // An end without lingering does not wait for the peer, one with it not for ever.
-                    () = aborted(shared, &mut patience) => return Ending::Abort,
+                    interruption = interrupted(shared, &mut patience) => match interruption {
+                        Interruption::Abort => return Ending::Abort,
+                        Interruption::Key => {}
+                    },
                 }
             }
             Pushed::Failed => {
@@ -659,15 +663,29 @@ async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
     }
 }
 
-/// Returns when there is no use in waiting for the peer any longer. `patience` ends a while after lingering began.
-async fn aborted(shared: &Shared, patience: &mut Option<Instant>) {
+/// Why waiting for room is over although there is none.
+enum Interruption {
+    /// There is no use in waiting for the peer any longer.
+    Abort,
+    /// The key is to be changed: the peer may have its new one, and take nothing before we have ours.
+    Key,
+}
+
+/// Returns when there is something else to do than to wait for room. `patience` ends a while after lingering began.
+async fn interrupted(shared: &Shared, patience: &mut Option<Instant>) -> Interruption {
     loop {
-        match lock(&shared.out).ending {
-            Ending::Open => {}
-            Ending::Linger => {
-                patience.get_or_insert_with(|| Instant::now() + LINGER);
+        {
+            let out = lock(&shared.out);
+            match out.ending {
+                Ending::Open => {}
+                Ending::Linger => {
+                    patience.get_or_insert_with(|| Instant::now() + LINGER);
+                }
+                Ending::Abort => return Interruption::Abort,
             }
-            Ending::Abort => return,
+            if out.key.is_some() {
+                return Interruption::Key;
+            }
         }
         match *patience {
             None => shared.out_changed.notified().await,
@@ -676,7 +694,7 @@ async fn aborted(shared: &Shared, patience: &mut Option<Instant>) {
                     .await
                     .is_err()
                 {
-                    return;
+                    return Interruption::Abort;
                 }
             }
         }

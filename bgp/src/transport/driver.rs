@@ -390,6 +390,14 @@ impl Driver {
         while let Ok(accepted) = inboxes.accepted.try_recv() {
             self.accept(accepted);
         }
+        while let Ok(news) = inboxes.collectors.try_recv() {
+            self.collectors.take(news, &mut self.speaker);
+        }
+        let links = self.links.changed();
+        if std::pin::pin!(links.notified()).enable() {
+            // As above.
+            drop(self.configure());
+        }
         while stop.is_none() {
             match inboxes.commands.try_recv() {
                 Ok(command) => stop = self.command(Some(command)),
@@ -426,6 +434,10 @@ impl Driver {
         match news {
             News::Connected { local, remote } => {
                 live.remote = Some(remote);
+                // The key may have changed since we dialled.
+                if let Some(config) = self.speaker.peer_config(peer).cloned() {
+                    self.sign(peer, &config);
+                }
                 self.speaker
                     .handle_connected(peer, direction, local, remote, now());
             }

@@ -365,3 +365,31 @@ async fn neighbours_of_a_range_come_and_go() {
             .await;
     }
 }
+
+/// OpenBGPD may say its OPEN twice on one connection; what follows the second one is read like what follows the first.
+#[tokio::test]
+async fn an_open_said_twice_leads_to_a_session_whose_routes_are_believed() {
+    let mut update = vec![0xff; 16];
+    update.extend_from_slice(&[0, 48, 2, 0, 0, 0, 20]);
+    // ORIGIN, an AS_PATH of four octets a number, NEXT_HOP; 10.65.0.0/26.
+    update.extend_from_slice(&[0x40, 1, 1, 0, 0x40, 2, 6, 2, 1, 0, 0, 0xfc, 0x58]);
+    update.extend_from_slice(&[0x40, 3, 4, 192, 0, 2, 1]);
+    update.extend_from_slice(&[26, 10, 65, 0, 0]);
+    for together in [true, false] {
+        let mut speaker = speaker("127.0.35.1", "127.0.35.2").await;
+        let mut script = Script::call("127.0.35.2", speaker.address().await).await;
+        let twice = open_octets(&[]).repeat(2);
+        let rest = [&KEEPALIVE[..], &update].concat();
+        if together {
+            script.say(&[twice, rest].concat()).await;
+        } else {
+            script.say(&twice).await;
+            Script::expect_open(script.hear().await);
+            assert_eq!(script.hear().await, Some(Message::Keepalive));
+            script.say(&rest).await;
+        }
+        speaker.wait_for_state(State::Established).await;
+        let hops = speaker.wait_for_route(prefix("10.65.0.0/26"), true).await;
+        assert_eq!(hops, [address("192.0.2.1")]);
+    }
+}
