@@ -65,7 +65,7 @@ use events::{EventLog, PeerEvent, PeerEventKind};
 /// A neighbour the speaker knows at present. An id is not used again for another neighbour while events for the old one
 /// may still be on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(u32);
+pub struct PeerId(pub(crate) u32);
 
 /// What the speaker asks of its surroundings.
 #[derive(Debug)]

@@ -38,6 +38,9 @@ pub(super) const REPORTS: usize = 256;
 /// How often a port is tried that another daemon has.
 const LISTEN_RETRY: Duration = Duration::from_secs(5);
 
+/// How often a thread is started where one cannot run.
+const START_RETRY: Duration = Duration::from_secs(5);
+
 /// How soon what the driver did not take, or was writing, is looked at again.
 const SOON: Duration = Duration::from_millis(1);
 
@@ -104,7 +107,11 @@ impl SharedCounters {
 pub(super) struct Paths {
     seed: u64,
     reports: mpsc::Sender<(PeerId, Report)>,
+    /// Every path that is to be watched, for a thread that comes after another.
+    wished: BTreeMap<PeerId, SessionConfig>,
     running: Option<Running>,
+    /// When a thread was last started, or could not be.
+    started: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -121,28 +128,60 @@ impl Paths {
         Self {
             seed,
             reports,
+            wished: BTreeMap::new(),
             running: None,
+            started: None,
         }
     }
 
     /// Watches a path from now on as said here, or no more.
-    pub(super) fn watch(&mut self, peer: PeerId, path: Option<SessionConfig>) {
-        if self.running.is_none() {
-            if path.is_none() {
-                return;
-            }
-            match self.start() {
-                Ok(running) => self.running = Some(running),
-                Err(error) => {
-                    warn!(%error, "cannot run BFD; the paths are not watched");
-                    return;
-                }
-            }
-        }
+    pub(super) fn watch(&mut self, peer: PeerId, path: Option<SessionConfig>, now: Instant) {
+        match path {
+            Some(config) => self.wished.insert(peer, config),
+            None => self.wished.remove(&peer),
+        };
+        self.keep_running(now);
         if let Some(running) = &mut self.running {
             running.wish(|wishes| {
                 wishes.paths.insert(peer, path);
             });
+        }
+    }
+
+    fn lacks_thread(&self) -> bool {
+        !self.wished.is_empty()
+            && self
+                .running
+                .as_ref()
+                .is_none_or(|running| running.thread.is_finished())
+    }
+
+    /// When a thread that could not be started, or that ended, is to be tried again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let again = |started| started + START_RETRY;
+        self.started.filter(|_| self.lacks_thread()).map(again)
+    }
+
+    /// Has a thread run where paths are to be watched; a new one is told of all of them.
+    pub(super) fn keep_running(&mut self, now: Instant) {
+        if !self.lacks_thread() || self.retry_at().is_some_and(|at| at > now) {
+            return;
+        }
+        if self.running.take().is_some() {
+            warn!("the BFD thread ended, and is started anew");
+        }
+        self.started = Some(now);
+        match self.start() {
+            Ok(mut running) => {
+                running.wish(|wishes| {
+                    let paths = self.wished.iter();
+                    wishes.paths = paths.map(|(peer, path)| (*peer, Some(*path))).collect();
+                });
+                self.running = Some(running);
+            }
+            Err(error) => {
+                warn!(%error, "cannot run BFD, and tries again; the paths are not watched")
+            }
         }
     }
 
@@ -151,18 +190,7 @@ impl Paths {
         bell.set_nonblocking(true)?;
         heard.set_nonblocking(true)?;
         let shared = Arc::new(Shared::default());
-        let worker = Worker {
-            sessions: Sessions::new(self.seed ^ 0x5eed_0bfd),
-            shared: Arc::clone(&shared),
-            bell: heard,
-            reports: self.reports.clone(),
-            untold: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-            senders: FxHashMap::default(),
-            next_port: source_port(self.seed),
-            retry: None,
-            batch: Batch::new(),
-        };
+        let worker = self.worker(Arc::clone(&shared), heard);
         let thread = std::thread::Builder::new()
             .name("bfd".into())
             .spawn(move || worker.run())?;
@@ -171,6 +199,21 @@ impl Paths {
             bell,
             thread,
         })
+    }
+
+    fn worker(&self, shared: Arc<Shared>, bell: UnixStream) -> Worker {
+        Worker {
+            sessions: Sessions::new(self.seed ^ 0x5eed_0bfd),
+            shared,
+            bell,
+            reports: self.reports.clone(),
+            untold: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            senders: FxHashMap::default(),
+            next_port: source_port(self.seed),
+            retry: None,
+            batch: Batch::new(),
+        }
     }
 
     /// What was counted so far.
@@ -183,6 +226,7 @@ impl Paths {
     /// Tells every other end that this is on purpose, so that none takes it for the end of a path: whether our routes stay is
     /// for BGP to say.
     pub(super) async fn end(&mut self) {
+        self.wished.clear();
         let Some(mut running) = self.running.take() else {
             return;
         };
@@ -280,6 +324,8 @@ impl Worker {
     fn wait(&mut self) -> io::Result<Written> {
         let now = Instant::now();
         if self.retry.is_some_and(|at| at <= now) {
+            // What waits in a socket that is made anew would be lost.
+            self.receive();
             self.listen();
         }
         let soon = (!self.untold.is_empty()).then(|| now + SOON);
@@ -408,28 +454,38 @@ impl Worker {
     /// Makes the listening sockets that are missing. One for every address of a family hears what is for a single one too, and
     /// the kernel would not let both have the port.
     fn listen(&mut self) {
-        let general: Vec<Place> = self
+        let mut general: Vec<Place> = self
             .listeners
             .keys()
             .filter(|place| place.is_general())
             .copied()
             .collect();
-        let covered = |place: &Place| general.iter().any(|general| general.covers(place));
         for (place, (socket, _)) in &mut self.listeners {
-            if covered(place) {
+            if general.iter().any(|general| general.covers(place)) {
                 *socket = None;
             }
         }
         let mut missing = false;
-        for (place, (socket, _)) in &mut self.listeners {
-            if socket.is_none() && !covered(place) {
-                match bfd_socket::listener(*place) {
+        let mut open = |place: Place, socket: &mut Option<Socket>| {
+            if socket.is_none() {
+                match bfd_socket::listener(place) {
                     Ok(made) => *socket = Some(made),
                     Err(error) => {
                         warn!(%place, %error, "cannot listen for BFD packets, and tries again");
                         missing = true;
                     }
                 }
+            }
+            socket.is_some()
+        };
+        general.retain(|place| {
+            let listener = self.listeners.get_mut(place);
+            listener.is_some_and(|(socket, _)| open(*place, socket))
+        });
+        // Another daemon on one address keeps us from all of them at once, but not from each of the others.
+        for (place, (socket, _)) in &mut self.listeners {
+            if !place.is_general() && !general.iter().any(|general| general.covers(place)) {
+                open(*place, socket);
             }
         }
         self.retry = missing.then(|| Instant::now() + LISTEN_RETRY);
@@ -498,4 +554,66 @@ fn bind_sender(config: &SessionConfig, next_port: &mut u16) -> io::Result<Socket
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths() -> (Paths, mpsc::Receiver<(PeerId, Report)>) {
+        let (reports, told) = mpsc::channel(REPORTS);
+        (Paths::new(7, reports), told)
+    }
+
+    fn config(local: Option<&str>) -> SessionConfig {
+        SessionConfig {
+            remote: "127.0.9.2".parse().expect("an address"),
+            scope: 0,
+            local: local.map(|local| local.parse().expect("an address")),
+            min_tx: Duration::from_millis(100),
+            min_rx: Duration::from_millis(100),
+            multiplier: 3,
+            multihop: Some(2),
+        }
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_had_everywhere_is_had_where_it_can() {
+        let (paths, _told) = paths();
+        let (_bell, heard) = UnixStream::pair().expect("a pair");
+        let mut worker = paths.worker(Arc::default(), heard);
+        let [everywhere, ours, theirs] =
+            [None, Some("127.0.9.1"), Some("127.0.9.9")].map(|local| Place::of(&config(local)));
+        let daemon = bfd_socket::listener(theirs).expect("listens");
+        for place in [everywhere, ours] {
+            worker.listeners.insert(place, (None, 1));
+            worker.listen();
+        }
+        let hears = |worker: &Worker, place| worker.listeners[&place].0.is_some();
+        assert!(!hears(&worker, everywhere), "another daemon is in the way");
+        assert!(hears(&worker, ours));
+        assert!(worker.retry.is_some());
+        drop(daemon);
+    }
+
+    #[test]
+    fn a_thread_that_ended_is_followed_by_one_that_watches_the_same_paths() {
+        let (mut paths, _told) = paths();
+        let begin = Instant::now();
+        paths.watch(PeerId(1), Some(config(Some("127.0.9.3"))), begin);
+        let running = paths.running.as_mut().expect("runs");
+        running.wish(|wishes| wishes.end = true);
+        let until = |holds: &dyn Fn() -> bool| {
+            while !holds() {
+                assert!(begin.elapsed() < Duration::from_secs(60), "it never holds");
+                std::thread::yield_now();
+            }
+        };
+        until(&|| paths.lacks_thread());
+        assert_eq!(paths.retry_at(), Some(begin + START_RETRY));
+        paths.keep_running(begin);
+        assert!(paths.lacks_thread(), "not at once");
+        paths.keep_running(begin + START_RETRY);
+        until(&|| paths.counters().sent > 0);
+    }
 }

@@ -61,13 +61,8 @@ pub(super) async fn follow(
     changed: Arc<Notify>,
 ) {
     loop {
-        let open = sockopt::in_netns(netns.as_deref(), || {
-            Ok((sockopt::netlink()?, sockopt::neighbour_discovery()?))
-        });
-        let result = match open {
-            Ok((kernel, radio)) => Follower::start(kernel, radio),
-            Err(error) => Err(error),
-        };
+        let result = sockopt::in_netns(netns.as_deref(), sockopt::netlink)
+            .and_then(|kernel| Follower::start(kernel, netns.clone()));
         let error = match result {
             Ok(mut follower) => follower.run(&mut wanted, &view, &changed).await,
             Err(error) => error,
@@ -104,37 +99,98 @@ struct Beacon {
     quick: u8,
 }
 
+/// What the kernel is telling us at present; it takes one request at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dump {
+    Links,
+    Neighbours,
+}
+
 #[derive(Debug)]
 struct Follower {
+    netns: Option<Arc<Path>>,
     kernel: AsyncFd<Socket>,
-    radio: AsyncFd<Socket>,
+    /// Only there while a neighbour is to be found: it takes a privilege that peers with addresses do without.
+    radio: Option<AsyncFd<Socket>>,
+    /// When it is tried again.
+    radio_retry: Option<Instant>,
     links: BTreeMap<u32, Link>,
     routers: BTreeMap<u32, Heard>,
     beacons: BTreeMap<u32, Beacon>,
-    /// Requests for dumps not sent yet: one is answered after the other.
-    dumps: Vec<Vec<u8>>,
+    dump: Option<Dump>,
+    /// News were lost during this dump: everything is asked for again at its end, since the kernel would refuse it before.
+    again: bool,
 }
 
 impl Follower {
-    fn start(kernel: Socket, radio: Socket) -> io::Result<Self> {
+    fn start(kernel: Socket, netns: Option<Arc<Path>>) -> io::Result<Self> {
         let mut follower = Self {
+            netns,
             kernel: sockopt::register(kernel)?,
-            radio: sockopt::register(radio)?,
+            radio: None,
+            radio_retry: None,
             links: BTreeMap::new(),
             routers: BTreeMap::new(),
             beacons: BTreeMap::new(),
-            dumps: Vec::new(),
+            dump: None,
+            again: false,
         };
         follower.read_anew()?;
         Ok(follower)
     }
 
-    /// Asks for everything.
+    /// Asks for everything, at once or at the end of the dump that runs.
     fn read_anew(&mut self) -> io::Result<()> {
+        if self.dump.is_some() {
+            self.again = true;
+            return Ok(());
+        }
+        self.again = false;
         self.links.clear();
-        let [links, neighbours] = rtnetlink::dump_requests();
-        self.dumps = vec![neighbours];
-        self.kernel.get_ref().send(&links).map(drop)
+        let [links, _] = rtnetlink::dump_requests();
+        self.kernel.get_ref().send(&links)?;
+        self.dump = Some(Dump::Links);
+        Ok(())
+    }
+
+    /// A dump is over: what is next is asked for.
+    fn dumped(&mut self) -> io::Result<()> {
+        let ended = self.dump.take();
+        if self.again {
+            return self.read_anew();
+        }
+        if ended == Some(Dump::Links) {
+            let [_, neighbours] = rtnetlink::dump_requests();
+            self.kernel.get_ref().send(&neighbours)?;
+            self.dump = Some(Dump::Neighbours);
+        }
+        Ok(())
+    }
+
+    /// Opens the socket for neighbour discovery once it is needed. Without it neighbours are known by what the kernel heard and
+    /// by their calls, so it is no reason to follow nothing.
+    fn tune_in(&mut self, wanted: &Wanted) {
+        let now = Instant::now();
+        if self.radio.is_some()
+            || !wanted.values().any(|find| *find)
+            || self.radio_retry.is_some_and(|at| at > now)
+        {
+            return;
+        }
+        self.radio_retry = None;
+        match sockopt::in_netns(self.netns.as_deref(), sockopt::neighbour_discovery)
+            .and_then(sockopt::register)
+        {
+            Ok(radio) => self.radio = Some(radio),
+            Err(error) => self.lose_radio(&error),
+        }
+    }
+
+    fn lose_radio(&mut self, error: &io::Error) {
+        warn!(netns = ?self.netns, %error, "no neighbour discovery for now, and tries again");
+        self.radio = None;
+        self.beacons.clear();
+        self.radio_retry = Some(Instant::now() + RETRY);
     }
 
     /// Runs until a socket fails.
@@ -146,21 +202,26 @@ impl Follower {
     ) -> io::Error {
         loop {
             let now = wanted.borrow_and_update().clone();
-            self.tune(&now);
-            // Between the two dumps not every link is known.
-            if self.dumps.is_empty() {
+            self.tune_in(&now);
+            // Before that not every link is known.
+            if self.dump != Some(Dump::Links) {
+                self.tune(&now);
                 publish(view, changed, self.view(&now));
             }
-            let due = self.beacons.values().map(|beacon| beacon.next).min();
+            let beacons = self.beacons.values().map(|beacon| beacon.next);
+            let due = beacons.chain(self.radio_retry).min();
             let result = tokio::select! {
                 ready = self.kernel.readable() => match ready {
                     Ok(mut guard) => { guard.clear_ready(); self.hear_kernel() }
                     Err(error) => Err(error),
                 },
-                ready = self.radio.readable() => match ready {
-                    Ok(mut guard) => { guard.clear_ready(); self.hear_neighbours(&now); Ok(()) }
-                    Err(error) => Err(error),
-                },
+                ready = readable(self.radio.as_ref()) => {
+                    match ready {
+                        Ok(()) => self.hear_neighbours(&now),
+                        Err(error) => self.lose_radio(&error),
+                    }
+                    Ok(())
+                }
                 result = wanted.changed() => result.map_err(io::Error::other),
                 () = super::driver::sleep_until(due) => { self.advertise(); Ok(()) }
             };
@@ -187,6 +248,9 @@ impl Follower {
 
     /// Advertises on exactly the running links whose neighbour is wanted.
     fn tune(&mut self, wanted: &Wanted) {
+        let Some(radio) = &self.radio else {
+            return;
+        };
         let on: BTreeSet<u32> = self
             .links
             .iter()
@@ -199,7 +263,7 @@ impl Follower {
                 continue;
             }
             // Solicitations go to all routers. That we are in the group already is no mistake.
-            if let Err(error) = self.radio.get_ref().join_multicast_v6(&ALL_ROUTERS, index) {
+            if let Err(error) = radio.get_ref().join_multicast_v6(&ALL_ROUTERS, index) {
                 debug!(index, %error, "not among the routers of the link");
             }
             self.beacons.insert(
@@ -235,7 +299,10 @@ impl Follower {
     fn send(&self, index: u32, kind: u8, to: Ipv6Addr) -> bool {
         let mac = self.links.get(&index).and_then(|link| link.mac);
         let to = SockAddr::from(SocketAddrV6::new(to, 0, 0, index));
-        let socket = self.radio.get_ref();
+        let Some(radio) = &self.radio else {
+            return false;
+        };
+        let socket = radio.get_ref();
         let result = socket
             .set_multicast_if_v6(index)
             .and_then(|()| socket.send_to(&packet(kind, mac), &to));
@@ -276,16 +343,16 @@ impl Follower {
                     News::Router(index, address) => self.heard(index, address),
                 }
             }
-            if rtnetlink::ends_dump(datagram)
-                && let Some(next) = self.dumps.pop()
-            {
-                self.kernel.get_ref().send(&next)?;
+            if rtnetlink::ends_dump(datagram)? {
+                self.dumped()?;
             }
         }
     }
 
     fn hear_neighbours(&mut self, wanted: &Wanted) {
-        while let Ok(Some((from, index, kind))) = receive(self.radio.get_ref()) {
+        while let Some(radio) = &self.radio
+            && let Ok(Some((from, index, kind))) = receive(radio.get_ref())
+        {
             let concerns = self
                 .links
                 .get(&index)
@@ -315,6 +382,14 @@ impl Follower {
             info!(index, %address, "a router on the link");
         }
         self.routers.insert(index, Heard { address, at });
+    }
+}
+
+/// Waits for something to read, for ever where there is no socket.
+async fn readable(radio: Option<&AsyncFd<Socket>>) -> io::Result<()> {
+    match radio {
+        Some(radio) => radio.readable().await.map(|mut guard| guard.clear_ready()),
+        None => std::future::pending().await,
     }
 }
 
@@ -391,6 +466,36 @@ mod tests {
             packet(ROUTER_SOLICITATION, None),
             [133, 0, 0, 0, 0, 0, 0, 0]
         );
+    }
+
+    #[tokio::test]
+    async fn news_lost_during_a_dump_are_read_anew_at_its_end() {
+        let kernel = sockopt::netlink().expect("anybody may ask");
+        let mut follower = Follower::start(kernel, None).expect("starts");
+        assert_eq!(follower.dump, Some(Dump::Links));
+        follower.read_anew().expect("puts it off");
+        assert!(follower.again);
+        // Two dumps of links, then one of neighbours, none of which the kernel refuses.
+        let all = async {
+            while follower.dump.is_some() {
+                follower
+                    .kernel
+                    .readable()
+                    .await
+                    .expect("readable")
+                    .clear_ready();
+                follower.hear_kernel().expect("no request was refused");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), all)
+            .await
+            .expect("the dumps end");
+        assert!(!follower.again);
+        assert!(follower.links.values().any(|link| link.name == "lo"));
+        let wanted = Wanted::from([("lo".into(), false)]);
+        follower.tune_in(&wanted);
+        assert!(follower.radio.is_none(), "nobody is to be found");
+        assert!(follower.view(&wanted).contains_key("lo"));
     }
 
     #[test]

@@ -322,6 +322,7 @@ impl Driver {
         let timers = [
             self.speaker.poll_timeout().map(Instant::from_std),
             self.listeners.retry_at(),
+            self.paths.retry_at().map(Instant::from_std),
         ];
         timers.into_iter().flatten().min()
     }
@@ -490,6 +491,7 @@ impl Driver {
     fn timers(&mut self) {
         self.listeners.retry();
         let at = now();
+        self.paths.keep_running(at);
         if self
             .speaker
             .poll_timeout()
@@ -705,7 +707,7 @@ impl Driver {
                     }
                 }
                 Output::Reconfigured { peer, config } => self.sign(peer, &config),
-                Output::Watch { peer, path } => self.paths.watch(peer, path),
+                Output::Watch { peer, path } => self.paths.watch(peer, path, now()),
                 Output::PeerStateChanged { name, from, to, .. } => {
                     self.states
                         .entry(name)

@@ -3,6 +3,7 @@
 //! The kernel's neighbour table knows a router by the advertisements it heard itself, also before we ran.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv6Addr;
 
 /// `RTM_NEWLINK`, `RTM_DELLINK`, `RTM_GETLINK`, `RTM_NEWNEIGH`, `RTM_GETNEIGH` of linux/rtnetlink.h.
@@ -92,18 +93,30 @@ pub(super) fn read(mut datagram: &[u8]) -> Vec<News> {
 }
 
 /// Whether a dump ends with this datagram.
-pub(super) fn ends_dump(mut datagram: &[u8]) -> bool {
+///
+/// # Errors
+/// The kernel refused a request.
+pub(super) fn ends_dump(mut datagram: &[u8]) -> io::Result<bool> {
+    const NLMSG_ERROR: u16 = 2;
     const NLMSG_DONE: u16 = 3;
     while let (Some(length), Some(kind)) = (word(datagram, 0), half(datagram, 4)) {
         if kind == NLMSG_DONE {
-            return true;
+            return Ok(true);
+        }
+        // `struct nlmsgerr` begins with a negative error number; zero is an acknowledgement.
+        let refused = (kind == NLMSG_ERROR)
+            .then(|| word(datagram, HEADER_LEN))
+            .flatten()
+            .map(|code| code.cast_signed().saturating_neg());
+        if let Some(code) = refused.filter(|code| *code != 0) {
+            return Err(io::Error::from_raw_os_error(code));
         }
         let length = usize::try_from(length).unwrap_or(0).max(HEADER_LEN);
         datagram = datagram
             .get(length.next_multiple_of(4)..)
             .unwrap_or_default();
     }
-    false
+    Ok(false)
 }
 
 fn new_link(payload: &[u8]) -> Option<News> {
@@ -222,6 +235,16 @@ mod tests {
             News::LinkGone(7),
         ];
         assert_eq!(read(&datagram), expected);
+    }
+
+    #[test]
+    fn a_refused_request_is_not_taken_for_the_end_of_a_dump() {
+        let error = message(2, &[(-16_i32).to_ne_bytes().as_slice(), &[0; 16]].concat());
+        let refused = ends_dump(&error).expect_err("refused");
+        assert_eq!(refused.raw_os_error(), Some(libc::EBUSY));
+        let acknowledged = message(2, &[0; 20]);
+        assert!(!ends_dump(&acknowledged).expect("no error"));
+        assert!(ends_dump(&message(3, &[0; 4])).expect("the end"));
     }
 
     #[test]
