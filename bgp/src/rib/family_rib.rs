@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -42,6 +43,10 @@ impl<'a> View<'a> {
     }
 }
 
+/// How long selection after a restart waits for whoever forwards to say how next hops are reached. Who says nothing for so long
+/// may never: the neighbours' grace, and what the kernel keeps of our earlier life, must not hang on that.
+const ANSWERS: Duration = Duration::from_secs(10);
+
 /// How far the table is from being complete for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Completion {
@@ -68,6 +73,10 @@ pub(crate) struct FamilyRib<F> {
     groups: Vec<Option<Group>>,
     reports: VecDeque<u32>,
     completion: Completion,
+    /// Until when selection waits for what is to be said of next hops; nothing before it began.
+    answers_by: Option<Instant>,
+    /// It waits for that no more.
+    answers_overdue: bool,
     /// Groups that tell single paths.
     path_groups: usize,
     /// Nets and paths that groups refer to no more.
@@ -89,6 +98,8 @@ impl<F: Key> FamilyRib<F> {
             } else {
                 Completion::Reporting(0)
             },
+            answers_by: None,
+            answers_overdue: false,
             path_groups: 0,
             released: Vec::new(),
             released_paths: Vec::new(),
@@ -217,9 +228,28 @@ impl<F: Key> FamilyRib<F> {
         }
     }
 
-    /// Selection is over once everything was decided that can be: not while it is still to be said which next hops are reached.
+    /// Where selection has begun it waits [`ANSWERS`] from now on for what is to be said of next hops.
+    pub(crate) fn await_answers(&mut self, now: Instant) {
+        if matches!(self.completion, Completion::Deciding(_)) {
+            self.answers_by.get_or_insert(now + ANSWERS);
+        }
+    }
+
+    /// When [`Self::expire_answers`] has something to do.
+    pub(crate) fn answers_due(&self) -> Option<Instant> {
+        let waits = matches!(self.completion, Completion::Deciding(_)) && !self.answers_overdue;
+        self.answers_by.filter(|_| waits)
+    }
+
+    /// What was not said by now is waited for no more.
+    pub(crate) fn expire_answers(&mut self, now: Instant) {
+        self.answers_overdue |= self.answers_due().is_some_and(|due| due <= now);
+    }
+
+    /// Selection is over once everything was decided that can be: for a while not before it is said which next hops are reached.
     fn settle_completion(&mut self, store: &AttributeStore) {
-        let waits = store.next_hops().is_waiting() || self.table.is_sweeping();
+        let unanswered = store.next_hops().is_waiting() && !self.answers_overdue;
+        let waits = unanswered || self.table.is_sweeping();
         if self.completion == Completion::Deciding(0)
             && !(waits || store.is_tracking() && self.table.dirty_count() > 0)
         {

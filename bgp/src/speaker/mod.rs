@@ -650,7 +650,7 @@ impl Speaker {
 
     /// The next question about a next hop, or that one is not of interest any more; none unless next hops are
     /// [tracked](SpeakerConfig::next_hop_tracking). Until it is answered with [`Speaker::handle_next_hops`], a next hop counts as
-    /// out of reach, and the tables of a restarting speaker are not complete.
+    /// out of reach, and the tables of a restarting speaker are complete only 10 s after the deferral ended.
     pub fn poll_next_hop(&mut self) -> Option<NextHopInterest> {
         self.tables.store.next_hops_mut().poll()
     }
@@ -672,6 +672,8 @@ impl Speaker {
         }
         self.deferral.expire(now);
         self.end_deferral_where_complete();
+        self.tables.ipv4.expire_answers(now);
+        self.tables.ipv6.expire_answers(now);
         self.tell_statistics(now);
     }
 
@@ -682,6 +684,8 @@ impl Speaker {
         neighbours
             .into_iter()
             .chain(self.deferral.deadline())
+            .chain(self.tables.ipv4.answers_due())
+            .chain(self.tables.ipv6.answers_due())
             .chain(self.statistics_due())
             .min()
     }
@@ -849,6 +853,8 @@ impl Speaker {
     pub fn work(&mut self, budget: usize, now: Instant) -> bool {
         let mut left = budget.max(1);
         let walking = self.walk(&mut left, now);
+        self.tables.ipv4.await_answers(now);
+        self.tables.ipv6.await_answers(now);
         let deciding = self.decide(&mut left);
         self.wake();
         let telling = self.tell_ready(budget);

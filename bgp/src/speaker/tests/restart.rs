@@ -171,6 +171,19 @@ fn g13_a_restarted_speaker_waits_no_longer_than_the_deferral() {
 }
 
 #[test]
+fn a_restarted_speaker_waits_ten_seconds_for_whoever_never_says_how_next_hops_are_reached() {
+    // Nobody in this net answers questions about next hops.
+    let mut net = star(1);
+    restart(&mut net, 0, |config| config.next_hop_tracking = true);
+    net.advance(9 * SECOND);
+    net.assert_established(0, "n2");
+    // The family without routes waits for nothing.
+    assert!(net.nodes[0].complete < 2);
+    net.advance(15 * SECOND);
+    assert_eq!(net.nodes[0].complete, 2);
+}
+
+#[test]
 fn a_restarted_speaker_awaits_callers_from_a_range_for_the_grace() {
     let mut net = Net::new();
     let mut reflector = speaker_config(1, 64512);
