@@ -4,9 +4,11 @@
 //! BGPConfiguration) is not here: it changes while the daemon runs and comes through `model`. Where a flag and FelixConfiguration
 //! speak of the same thing, the flag wins, as Calico's own environment variables do.
 
+pub mod annotations;
 #[cfg(test)]
 mod mistakes;
 mod policy;
+mod scalar;
 pub mod speaker;
 mod yaml;
 

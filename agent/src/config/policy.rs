@@ -31,7 +31,8 @@ use margay_bgp::policy::{Action, Condition, Policy, PrefixSet, Rule, SourceKind,
 use margay_bgp::prefix::Prefix;
 use serde::Deserialize;
 
-use super::speaker::{FromText, ScalarOr, Text, Wrong, plain};
+use super::scalar::{FromText, ScalarOr, Text};
+use super::speaker::{Wrong, plain};
 
 /// One of the file's `policies`.
 #[derive(Deserialize)]

@@ -24,7 +24,7 @@ use margay_bgp::speaker::config::{self as speaker, GracefulRestart, PeerConfig, 
 
 use super::filters;
 use super::state::{Problem, Underlay};
-use crate::config::speaker::{SPEAKER_FIELDS, annotate, requires_policy};
+use crate::config::annotations::{SPEAKER_FIELDS, annotate, requires_policy};
 use crate::model::{
     BgpPeer, ClusterState, DEFAULT_BGP_PORT, Labels, LocalSide, NextHopMode, Node, RemoteSide,
     ReversePeering, SecretKeyRef, SourceAddress,

@@ -10,7 +10,7 @@ use sha1::{Digest, Sha1};
 use super::advertisements::originate;
 use super::peers::{Policies, Session, peer_config, sessions};
 use super::state::{Problem, Underlay};
-use crate::config::speaker::{SPEAKER_FIELDS, annotate_speaker};
+use crate::config::annotations::{SPEAKER_FIELDS, annotate_speaker};
 use crate::model::{BindMode, ClusterState, Node};
 
 /// A node's part in BGP.
