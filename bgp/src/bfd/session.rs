@@ -11,6 +11,13 @@ use super::packet::{ControlPacket, Diagnostic, State};
 /// The shortest interval between packets while the session is not Up (RFC 5880 §6.8.3).
 const SLOW: Duration = Duration::from_secs(1);
 
+/// How long a session that is not Up goes by what it heard last, at most.
+///
+/// Until then nothing shows that it came from the other end and not from somebody on the link who named a discriminator nobody
+/// has and a detection time of hours. Two ends told so would answer to that discriminator, and discard each other's packets
+/// all that time. Forgetting too early costs an honest neighbour nothing: Down with no discriminator is taken by address.
+const UNSETTLED: Duration = Duration::from_secs(5);
+
 /// First packets of sessions that begin together are spread over this.
 const FIRST_PACKET: Duration = Duration::from_millis(100);
 
@@ -203,6 +210,15 @@ impl Session {
         self.active_min_rx.max(self.remote.min_tx) * u32::from(self.remote.multiplier)
     }
 
+    /// How long what was heard last holds.
+    fn trust(&self) -> Duration {
+        if self.state == State::Up {
+            self.detection_time()
+        } else {
+            self.detection_time().min(UNSETTLED)
+        }
+    }
+
     /// Whether the other end wants packets without being asked something (RFC 5880 §6.8.7).
     fn sends_periodically(&self) -> bool {
         let demanded = self.remote.demand
@@ -335,7 +351,7 @@ impl Session {
             | (State::Up, State::Init | State::Up)
             | (State::AdminDown, _) => {}
         }
-        self.detection = Some(now + self.detection_time());
+        self.detection = Some(now + self.trust());
         self.schedule();
         Answer {
             is_final: packet.poll,

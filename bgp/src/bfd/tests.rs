@@ -576,6 +576,29 @@ fn a_peer_that_wants_no_packets_gets_none_until_it_is_forgotten() {
 }
 
 #[test]
+fn a_forged_discriminator_and_a_detection_time_of_hours_do_not_part_two_ends() {
+    let mut wire = Wire::new();
+    wire.configure(0, config(2));
+    wire.configure(1, config(1));
+    let forged = ControlPacket {
+        state: State::AdminDown,
+        multiplier: 255,
+        desired_min_tx: 4_000 * SECOND,
+        required_min_rx: 4_000 * SECOND,
+        ..packet(State::AdminDown, 0)
+    };
+    for (end, number) in [(0, 2), (1, 1)] {
+        let now = wire.now;
+        let sessions = &mut wire.ends[end].sessions;
+        sessions.handle_datagram(&arrival(number), &forged.encode(), now);
+        wire.drain(end);
+        assert_eq!(wire.status(end).remote_discriminator, 77);
+    }
+    wire.run(12 * SECOND);
+    wire.assert_states(State::Up, State::Up);
+}
+
+#[test]
 fn a_peer_in_demand_mode_is_left_alone_while_both_are_up() {
     let mut solo = Solo::up(config(2));
     let demand = ControlPacket {
