@@ -515,10 +515,17 @@ impl Driver {
             remote,
             listener,
         } = arrival;
-        if self
-            .links
-            .called(&self.written, listener.binding.netns.as_ref(), remote)
-        {
+        let connected = |peer: &PeerConfig| {
+            self.speaker.peer_named(&peer.name).is_some_and(|id| {
+                let mut both = [Direction::Incoming, Direction::Outgoing].into_iter();
+                both.any(|direction| {
+                    let live = self.connections.get(&(id, direction));
+                    live.is_some_and(|live| live.remote.is_some())
+                })
+            })
+        };
+        let netns = listener.binding.netns.as_ref();
+        if self.links.called(&self.written, netns, remote, connected) {
             drop(self.configure());
         }
         let accepted = self

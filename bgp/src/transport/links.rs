@@ -29,7 +29,8 @@ struct Room {
 #[derive(Debug)]
 pub(super) struct Links {
     rooms: BTreeMap<Option<Arc<Path>>, Room>,
-    /// Neighbours that called before they were heard of, by namespace and interface index.
+    /// Neighbours that called and were not heard of, by namespace and interface index. One is remembered while its link is
+    /// there, until the link shows another neighbour or another calls while this one has no session.
     callers: BTreeMap<(Option<Arc<Path>>, u32), Ipv6Addr>,
     changed: Arc<Notify>,
     tasks: TaskTracker,
@@ -56,6 +57,7 @@ impl Links {
             }
         }
         self.rooms.retain(|netns, _| wanted.contains_key(netns));
+        self.forget_callers();
         for (netns, wanted) in wanted {
             if let Some(room) = self.rooms.get(&netns) {
                 room.wanted.send_if_modified(|old| {
@@ -139,25 +141,45 @@ impl Links {
         }
     }
 
+    /// Forgets the callers whose link is gone, and those on links that show by themselves who is there.
+    fn forget_callers(&mut self) {
+        let rooms = &self.rooms;
+        self.callers.retain(|(netns, index), _| {
+            rooms.get(netns).is_some_and(|room| {
+                let view = room.view.borrow();
+                view.values()
+                    .any(|seen| seen.index == *index && seen.neighbour.is_none())
+            })
+        });
+    }
+
     /// A neighbour on a link calls. True where it is the one that an unnumbered peer waits for: it need not advertise itself.
+    ///
+    /// A peer that knows its neighbour already, but by nothing else than a call, takes another's while `is_connected` says
+    /// that it talks to nobody: the neighbour was replaced.
     pub(super) fn called(
         &mut self,
         written: &SpeakerConfig,
         netns: Option<&Arc<Path>>,
         remote: SocketAddr,
+        is_connected: impl Fn(&PeerConfig) -> bool,
     ) -> bool {
         let SocketAddr::V6(remote) = remote else {
             return false;
         };
+        let caller = (netns.cloned(), remote.scope_id());
+        let known = self.callers.get(&caller);
         let awaited = remote.ip().is_unicast_link_local()
+            && known != Some(remote.ip())
             && written.peers.iter().any(|peer| {
                 matches!(peer.remote, Remote::Unnumbered(_))
                     && peer.binding.netns.as_ref() == netns
-                    && self.seen(peer).map(|seen| seen.index) == Some(remote.scope_id())
-                    && matches!(self.resolve_peer(peer), Remote::Unnumbered(_))
+                    && self.seen(peer).is_some_and(|seen| {
+                        seen.index == remote.scope_id() && seen.neighbour.is_none()
+                    })
+                    && (known.is_none() || !is_connected(peer))
             });
         if awaited {
-            let caller = (netns.cloned(), remote.scope_id());
             self.callers.insert(caller, *remote.ip());
         }
         awaited
@@ -166,4 +188,93 @@ impl Links {
 
 fn scoped(address: Ipv6Addr, port: u16, index: u32) -> Remote {
     Remote::Address(SocketAddrV6::new(address, port, 0, index).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asn::Asn;
+    use crate::policy::Policy;
+
+    fn address(last: u16) -> SocketAddr {
+        SocketAddrV6::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last), 40_000, 0, 7).into()
+    }
+
+    /// One unnumbered peer on eth1, which has index 7, and a handle on what is seen of the link.
+    fn one_link() -> (Links, SpeakerConfig, watch::Sender<View>) {
+        let policy = Arc::new(Policy::accept_all());
+        let remote = Remote::Unnumbered(179);
+        let mut peer = PeerConfig::new("tor", remote, Asn(65_002), policy.clone(), policy);
+        peer.interface = Some("eth1".into());
+        let router_id = "192.0.2.9".parse().expect("an address");
+        let mut written = SpeakerConfig::new(Asn(65_001), router_id);
+        written.peers.push(peer);
+        let mut links = Links::new(TaskTracker::new());
+        let (shows, view) = watch::channel(View::new());
+        let (wanted, _) = watch::channel(Wanted::new());
+        let _task = CancellationToken::new().drop_guard();
+        links.rooms.insert(
+            None,
+            Room {
+                wanted,
+                view,
+                _task,
+            },
+        );
+        show(&shows, None);
+        (links, written, shows)
+    }
+
+    fn show(shows: &watch::Sender<View>, neighbour: Option<Ipv6Addr>) {
+        let seen = Seen {
+            index: 7,
+            neighbour,
+        };
+        shows.send_replace(View::from([("eth1".into(), seen)]));
+    }
+
+    fn remote(links: &Links, written: &SpeakerConfig) -> Remote {
+        links.resolve(written).peers[0].remote
+    }
+
+    fn at(last: u16) -> Remote {
+        let SocketAddr::V6(address) = address(last) else {
+            unreachable!()
+        };
+        scoped(*address.ip(), 179, 7)
+    }
+
+    #[test]
+    fn whoever_calls_first_is_the_neighbour_until_another_calls_and_it_has_no_session() {
+        let (mut links, written, _shows) = one_link();
+        assert!(links.called(&written, None, address(1), |_| false));
+        assert_eq!(remote(&links, &written), at(1));
+        assert!(!links.called(&written, None, address(1), |_| false));
+        assert!(!links.called(&written, None, address(2), |_| true));
+        assert_eq!(remote(&links, &written), at(1));
+        assert!(links.called(&written, None, address(2), |_| false));
+        assert_eq!(remote(&links, &written), at(2));
+    }
+
+    #[test]
+    fn a_caller_is_forgotten_with_its_link() {
+        let (mut links, written, shows) = one_link();
+        assert!(links.called(&written, None, address(1), |_| false));
+        shows.send_replace(View::new());
+        links.forget_callers();
+        show(&shows, None);
+        assert_eq!(remote(&links, &written), Remote::Unnumbered(179));
+    }
+
+    #[test]
+    fn a_link_that_shows_its_neighbour_takes_no_callers_word() {
+        let (mut links, written, shows) = one_link();
+        assert!(links.called(&written, None, address(1), |_| false));
+        show(&shows, Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 3)));
+        links.forget_callers();
+        assert_eq!(remote(&links, &written), at(3));
+        assert!(!links.called(&written, None, address(1), |_| false));
+        show(&shows, None);
+        assert_eq!(remote(&links, &written), Remote::Unnumbered(179));
+    }
 }
