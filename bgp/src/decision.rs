@@ -59,6 +59,8 @@ pub struct Candidate {
     pub next_hop: Option<NextHop>,
     /// The interface of a link-local next hop.
     pub next_hop_interface: Option<u32>,
+    /// Policy wants its packets dropped (RFC 7999).
+    pub discard: bool,
     /// Distinguishes AS paths; equal paths have equal values.
     pub as_path: u64,
 }
@@ -351,9 +353,11 @@ fn equal_paths(
         return chosen;
     }
     let equal = |candidate: &Candidate| {
-        if preference(candidate, reference, always_compare_med)
-            .0
-            .is_ne()
+        // Packets dropped are not a share of those passed on.
+        if candidate.discard != reference.discard
+            || preference(candidate, reference, always_compare_med)
+                .0
+                .is_ne()
         {
             return false;
         }

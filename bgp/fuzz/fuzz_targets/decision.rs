@@ -38,6 +38,7 @@ fn candidate(choices: &mut Choices<'_>, number: u8) -> Candidate {
         peer_address: (late & 3 != 0).then(|| IpAddr::from([192, 0, 2, late & 3])),
         next_hop: (late & 4 != 0).then(|| NextHop::V4(Ipv4Addr::new(192, 0, 2, late >> 3 & 3))),
         next_hop_interface: None,
+        discard: false,
         // Identity: two paths never agree in peer and identifier.
         path_id: u32::from(number),
     }

@@ -37,6 +37,7 @@ fn path(id: u32) -> Candidate {
         path_id: id,
         next_hop: via(id),
         next_hop_interface: None,
+        discard: false,
         as_path: 1,
     }
 }
@@ -128,6 +129,17 @@ fn equal_paths_have_distinct_next_hops_and_one_kind() {
 }
 
 #[test]
+fn dropped_packets_are_not_a_share_of_those_passed_on() {
+    let mut dropped = path(2);
+    dropped.discard = true;
+    let ordinary = choose(&[path(1), dropped, path(3)], ECMP).expect("three paths");
+    assert_eq!(ordinary.multipath.as_slice(), [0, 2]);
+    dropped.local_pref = 200;
+    let all_dropped = choose(&[path(1), dropped, path(3)], ECMP).expect("three paths");
+    assert_eq!(all_dropped.multipath.as_slice(), [1]);
+}
+
+#[test]
 fn different_neighbours_are_equal_only_when_relaxed() {
     let mut other = path(2);
     (other.neighbour_as, other.as_path) = (Asn(64700), 2);
@@ -178,7 +190,7 @@ prop_compose! {
         Candidate {
             long_lived_stale: stale, weight, local_pref, local, as_path_len: hops, origin,
             neighbour_as: Asn(asn), med, external, next_hop_metric: metric, incumbent: incumbent && external, originator, cluster_list_len: clusters,
-            peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))), path_id, next_hop: via(next_hop), next_hop_interface: None, as_path: u64::from(asn),
+            peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))), path_id, next_hop: via(next_hop), next_hop_interface: None, discard: false, as_path: u64::from(asn),
         }
     }
 }

@@ -340,9 +340,6 @@ fn next_hop(
             });
             if shared {
                 unchanged()
-            } else if local {
-                // What a route of ours names is an address of ours: it serves where the session has none of the family.
-                key.self_next_hop.or_else(unchanged)
             } else {
                 key.self_next_hop
             }

@@ -1061,6 +1061,7 @@ fn candidate(
         path_id,
         next_hop: data.next_hop,
         next_hop_interface: (data.interface != 0).then_some(data.interface),
+        discard: data.discard,
         as_path: keys.as_path,
     }
 }

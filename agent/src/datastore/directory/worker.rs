@@ -672,6 +672,10 @@ pub(super) enum Look {
     New(ReadFile),
 }
 
+/// The files read so far by all stores of the process, for tests that say how much work a change is.
+#[cfg(test)]
+pub(super) static READS: std::sync::Mutex<Vec<PathBuf>> = std::sync::Mutex::new(Vec::new());
+
 /// Reads a file, unless it is proven to hold what it held.
 fn read_file(path: &Path, known: Option<(&Signature, &[u8; 20])>) -> io::Result<Look> {
     let metadata = fs::metadata(path)?;
@@ -685,6 +689,8 @@ fn read_file(path: &Path, known: Option<(&Signature, &[u8; 20])>) -> io::Result<
     {
         return Ok(Look::Same(*before));
     }
+    #[cfg(test)]
+    READS.lock().unwrap().push(path.to_owned());
     let octets = fs::read(path)?;
     let digest = files::digest(&octets);
     if known.is_some_and(|(_, before)| *before == digest) {
