@@ -255,6 +255,15 @@ impl Policy {
             .next_back()
     }
 
+    /// Whether some rule sets this next hop.
+    #[must_use]
+    pub fn names_next_hop(&self, address: IpAddr) -> bool {
+        self.rules
+            .iter()
+            .flat_map(|rule| &rule.actions)
+            .any(|action| *action == Action::SetNextHop(address))
+    }
+
     fn applied<'a>(&'a self, rules: &'a [u16]) -> impl DoubleEndedIterator<Item = &'a Rule> {
         rules
             .iter()

@@ -12,7 +12,7 @@ use super::output::Negotiated;
 use crate::codec::{
     AddPath, AddPathMode, Capability, CodecContext, ErrorCode, ExtendedNextHop,
     GracefulRestartCapability, GracefulRestartFamily, HoldTime, LongLivedFamily, Notification,
-    Open,
+    Open, Role,
 };
 use crate::family::{Afi, Family, FamilySet};
 use crate::speaker::config::{GracefulRestart, PeerConfig, Remote};
@@ -222,7 +222,11 @@ pub(super) fn negotiate(
         link_local_next_hop: both(|c| matches!(c, Capability::LinkLocalNextHop)),
         enhanced_route_refresh: enhanced_refresh,
         peer_is_external: external,
-        enforce_first_as: (external && config.enforce_first_as).then_some(theirs.asn),
+        // A route server is transparent: it leaves its AS out of what it passes on (RFC 7947 §2.2.2).
+        enforce_first_as: (external
+            && config.enforce_first_as
+            && our_role != Some(Role::RouteServerClient))
+        .then_some(theirs.asn),
         allow_as_set: config.allow_as_set,
         strict_attributes: config.strict_attributes,
         afi_safi_disable: config.afi_safi_disable,
@@ -324,7 +328,7 @@ fn extends_next_hop(capability: &Capability) -> bool {
         .any(|tuple| tuple.family == Family::IPV4_UNICAST && tuple.next_hop_afi == Afi::IPV6))
 }
 
-fn roles(open: &Open) -> impl Iterator<Item = crate::codec::Role> {
+fn roles(open: &Open) -> impl Iterator<Item = Role> {
     open.capabilities.iter().filter_map(|capability| {
         if let Capability::Role(role) = capability {
             Some(*role)

@@ -142,6 +142,10 @@ pub enum PeerWarning {
         /// How many it may.
         limit: usize,
     },
+    /// It announces more paths of one prefix than are kept (RFC 7911); those that come last are ignored.
+    PathLimit(Family),
+    /// Routes of this family are kept back from it: no next hop could be told by which it reaches them.
+    NextHopMissing(Family),
     /// Nothing of this family is taken from it until the session ends: it sent a malformed multiprotocol attribute.
     FamilyDisabled(Family),
     /// Attributes of routes fit no message to it, and it is told that the routes are gone (RFC 8654 §4). Of peers that are
@@ -166,6 +170,16 @@ impl fmt::Display for PeerWarning {
             Self::PrefixLimit { family, limit } => {
                 write!(f, "more than {limit} prefixes of {family}")
             }
+            Self::PathLimit(family) => {
+                write!(
+                    f,
+                    "more paths of one prefix of {family} than are kept: the last ones are ignored"
+                )
+            }
+            Self::NextHopMissing(family) => write!(
+                f,
+                "routes of {family} are kept back: no next hop could be told that the peer can use"
+            ),
             Self::RoutesUnsendable { family, routes } => write!(
                 f,
                 "attributes of {routes} routes of {family} fit no message: told as withdrawn"

@@ -216,6 +216,10 @@ pub(crate) struct Group {
     filled: bool,
     /// Routes that fit no message.
     pub(crate) unsendable: u64,
+    /// Routes without a next hop to tell.
+    pub(crate) withheld: u64,
+    /// All members know that there are such.
+    pub(crate) withheld_told: bool,
 }
 
 impl Group {
@@ -245,6 +249,8 @@ impl Group {
             announced_head: 0,
             filled: false,
             unsendable: 0,
+            withheld: 0,
+            withheld_told: false,
         }
     }
 
@@ -527,6 +533,8 @@ impl Group {
 
     /// Every net is looked at anew.
     pub(crate) const fn refill(&mut self) {
+        self.withheld = 0;
+        self.withheld_told = false;
         self.fill = Some(0);
     }
 
@@ -541,6 +549,7 @@ impl Group {
         held: Option<Vec<u64>>,
     ) -> MemberId {
         self.holders += usize::from(held.is_some());
+        self.withheld_told = false;
         let member = Some(Member {
             slot,
             router_id,

@@ -7,6 +7,7 @@
 //! Records are counted by hand: whoever stores an id holds one reference. An id is reused after its last reference went.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::index::{IdIndex, NONE};
@@ -157,6 +158,14 @@ impl AttributeStore {
 
     pub(crate) fn keys(&self, id: AttrId) -> &Keys {
         &self.record(id).keys
+    }
+
+    /// Whether the next hop of anything known is one of these.
+    pub(crate) fn names_next_hop(&self, wanted: impl Fn(IpAddr) -> bool) -> bool {
+        self.slots.iter().any(|slot| match slot {
+            Slot::Used(record) => record.data.next_hop.is_some_and(|hop| wanted(hop.addr())),
+            Slot::Free(_) => false,
+        })
     }
 
     /// Adds a reference.

@@ -48,8 +48,8 @@ pub(crate) struct GroupKey {
     pub(crate) next_hop_mode: NextHopMode,
     /// How we call ourselves as next hop on these sessions; nothing where the session has no address of the family.
     pub(crate) self_next_hop: Option<NextHop>,
-    /// Where next hops of third parties may be passed on: the peer's own address, which must not be told to itself, and
-    /// the subnets shared with it. Peers on such subnets are groups of one.
+    /// Where next hops of third parties may be passed on, or routes of ours and policy name the peer as one: its own address,
+    /// which must not be told to itself, and the subnets shared with it. Such peers are groups of one.
     pub(crate) third_party: Option<(IpAddr, Vec<Prefix>)>,
     /// They are told several paths of a prefix, each with its identifier (RFC 7911).
     pub(crate) add_path: Option<AddPathSend>,
@@ -96,6 +96,15 @@ pub(crate) struct Export {
     pub(crate) rules: AppliedRules,
 }
 
+/// Why a group is not told of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Withheld {
+    /// The rules of the protocol, or policy, keep it back.
+    ByRule,
+    /// No next hop could be told that leads anywhere: an operator should know.
+    NoNextHop,
+}
+
 /// What is encoded: an [`Export`] with the actions its rules amount to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Told<'a> {
@@ -107,6 +116,25 @@ pub(crate) struct Told<'a> {
 
 /// Whether, and by which policy rules, the peers of `key` are told of `path`. The source itself is left out later.
 pub(crate) fn export(
+    key: &GroupKey,
+    prefix: Prefix,
+    path: &PathView,
+    store: &AttributeStore,
+    facts: &[PeerFacts],
+) -> Result<Export, Withheld> {
+    let export = permitted(key, prefix, path, store, facts).ok_or(Withheld::ByRule)?;
+    // Without a next hop the peer could use, there is nothing to tell.
+    let source = facts.get(usize::from(path.peer)).ok_or(Withheld::ByRule)?;
+    let wanted = key.policy.next_hop(&export.rules);
+    let origin = origin_of(path.peer, source);
+    match next_hop(key, store.data(path.attributes).next_hop, wanted, origin) {
+        Some(_) => Ok(export),
+        None => Err(Withheld::NoNextHop),
+    }
+}
+
+/// What [`export`] says, next hops aside.
+fn permitted(
     key: &GroupKey,
     prefix: Prefix,
     path: &PathView,
@@ -161,24 +189,20 @@ pub(crate) fn export(
         peer: &source.name,
         interface: source.interface.as_deref().unwrap_or_default(),
     })?;
-    let export = Export {
+    Some(Export {
         attributes: path.attributes,
         source: path.peer,
         // Externals are told nothing that depends on it.
         revision: if key.external { 0 } else { source.revision },
         long_lived: path.long_lived,
         rules,
-    };
-    // Without a next hop the peer could use, there is nothing to tell.
-    let wanted = key.policy.next_hop(&export.rules);
-    next_hop(key, data.next_hop, wanted, origin_of(path.peer, source))?;
-    Some(export)
+    })
 }
 
 /// The default route of ours that `key` is told without asking policy: whoever configures it for a peer means it.
-pub(crate) fn export_default(key: &GroupKey, attributes: AttrId) -> Option<Export> {
-    next_hop(key, None, None, SourceKind::Local)?;
-    Some(Export {
+pub(crate) fn export_default(key: &GroupKey, attributes: AttrId) -> Result<Export, Withheld> {
+    next_hop(key, None, None, SourceKind::Local).ok_or(Withheld::NoNextHop)?;
+    Ok(Export {
         attributes,
         source: LOCAL,
         revision: 0,
@@ -293,7 +317,7 @@ fn hide_asns(key: &GroupKey, path: &mut AsPath) {
     }
 }
 
-/// The next hop told to a group: RFC 4271 §5.1.3, RFC 2545 §3, RFC 8950 §4.
+/// The next hop told to a group: RFC 4271 §5.1.3, RFC 4456 §10, RFC 2545 §3, RFC 8950 §4.
 fn next_hop(
     key: &GroupKey,
     path: Option<NextHop>,
@@ -302,47 +326,42 @@ fn next_hop(
 ) -> Option<NextHop> {
     let local = origin == SourceKind::Local;
     let reflected = !key.external && matches!(origin, SourceKind::Internal | SourceKind::Client);
+    let is_theirs = |next_hop: NextHop| {
+        key.third_party
+            .as_ref()
+            .is_some_and(|(peer, _)| next_hop.addr() == *peer)
+    };
     if let Some(address) = policy {
         let wanted = NextHop::from(address);
-        if key.can_carry(wanted) {
+        if key.can_carry(wanted) && !is_theirs(wanted) {
             return Some(wanted);
         }
     }
     let Some(path) = path else {
         return key.self_next_hop;
     };
-    let is_theirs = |next_hop: &NextHop| {
-        key.third_party
-            .as_ref()
-            .is_some_and(|(peer, _)| next_hop.addr() == *peer)
-    };
-    let unchanged = || {
-        passed_on(path)
-            .filter(|next_hop| key.can_carry(*next_hop) && !is_theirs(next_hop))
-            .or(key.self_next_hop)
-    };
-    match key.next_hop_mode {
-        NextHopMode::Keep => unchanged(),
+    let kept = passed_on(path).filter(|next_hop| key.can_carry(*next_hop) && !is_theirs(*next_hop));
+    if reflected && key.next_hop_mode != NextHopMode::ForceSelf {
+        // Who only reflects may have no way to where the route leads, and must not draw its traffic.
+        return kept;
+    }
+    if local {
         // Whoever originates a route with a next hop of its own means it: it is how IPv6 routes leave over an IPv4 session.
-        NextHopMode::SelfAddress | NextHopMode::ForceSelf | NextHopMode::Auto if local => {
-            unchanged()
-        }
-        NextHopMode::SelfAddress if reflected => unchanged(),
+        // The peer that it names would send us what we send to it.
+        return kept.or_else(|| key.self_next_hop.filter(|_| !is_theirs(path)));
+    }
+    match key.next_hop_mode {
+        NextHopMode::Keep => kept.or(key.self_next_hop),
         NextHopMode::SelfAddress | NextHopMode::ForceSelf => key.self_next_hop,
-        NextHopMode::Auto if !key.external => unchanged(),
+        NextHopMode::Auto if !key.external => kept.or(key.self_next_hop),
         NextHopMode::Auto => {
             let shared = key.third_party.as_ref().is_some_and(|(peer, subnets)| {
                 let address = path.addr();
-                address != *peer
-                    && subnets
-                        .iter()
-                        .any(|subnet| subnet.contains_addr(address) && holds(*subnet, *peer))
+                subnets
+                    .iter()
+                    .any(|subnet| subnet.contains_addr(address) && holds(*subnet, *peer))
             });
-            if shared {
-                unchanged()
-            } else {
-                key.self_next_hop
-            }
+            kept.filter(|_| shared).or(key.self_next_hop)
         }
     }
 }

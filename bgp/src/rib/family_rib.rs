@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::adj_rib_out::{EncodeInput, Group, MemberId, Occasion, Unit};
 use super::aggregate::{Aggregates, Step};
 use super::attribute_store::{AttrId, AttributeStore, PathData};
-use super::export::{self, GroupKey};
+use super::export::{self, GroupKey, Withheld};
 use super::next_hops::forwarding_next_hop;
 use super::table::{DecisionInput, Incoming, Key, NetId, PathRef, PathView, Table};
 use super::{BestRoute, LOCAL, PeerFacts, RouteChange, RouteNextHop, RouteSource, Slot};
@@ -515,6 +515,15 @@ impl<F: Key> FamilyRib<F> {
         }
     }
 
+    /// Peers that are not told of a route because there is no next hop for it, and do not know yet.
+    pub(crate) fn take_withheld(&mut self, slots: &mut Vec<Slot>) {
+        for group in self.groups.iter_mut().flatten() {
+            if group.withheld > 0 && !std::mem::replace(&mut group.withheld_told, true) {
+                slots.extend(group.members());
+            }
+        }
+    }
+
     /// The next octets for a peer, and how many routes turned out to fit no message meanwhile.
     pub(crate) fn pull(
         &mut self,
@@ -697,7 +706,7 @@ fn tell<F: Key>(
     let kept_back = own.aggregates.suppresses(prefix);
     let told = |group: &Group, path: &PathView, store: &AttributeStore| {
         if kept_back {
-            return None;
+            return Err(Withheld::ByRule);
         }
         export::export(&group.key, prefix, path, store, view.facts)
     };
@@ -707,9 +716,13 @@ fn tell<F: Key>(
     let Some(which) = group.key.add_path else {
         let export = match default_route {
             Some(attributes) => export::export_default(&group.key, attributes),
-            None => table.best(net).and_then(|best| told(group, &best, store)),
+            None => match table.best(net) {
+                Some(best) => told(group, &best, store),
+                None => Err(Withheld::ByRule),
+            },
         };
-        group.update(Unit(net.0), export, store);
+        group.withheld += u64::from(export == Err(Withheld::NoNextHop));
+        group.update(Unit(net.0), export.ok(), store);
         return;
     };
     let best = match which {
@@ -724,13 +737,17 @@ fn tell<F: Key>(
             |best| best.contains(&place),
         );
         let export = if path.peer == LOCAL && path.path_id == Some(DEFAULT_ROUTE_ID) {
-            default_route.and_then(|attributes| export::export_default(&group.key, attributes))
+            match default_route {
+                Some(attributes) => export::export_default(&group.key, attributes),
+                None => Err(Withheld::ByRule),
+            }
         } else if chosen {
             told(group, &path, store)
         } else {
-            None
+            Err(Withheld::ByRule)
         };
-        group.update(Unit(place.0), export, store);
+        group.withheld += u64::from(export == Err(Withheld::NoNextHop));
+        group.update(Unit(place.0), export.ok(), store);
     }
 }
 

@@ -4,7 +4,7 @@
 //! loops is no reason to go on using the one it replaced.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::attribute_store::{AttrId, AttributeStore, Marks, PathData};
@@ -33,10 +33,12 @@ pub(crate) struct ImportContext<'a> {
     pub(crate) allowed_local_as: u8,
     pub(crate) router_id: RouterId,
     pub(crate) cluster_ids: &'a BTreeSet<RouterId>,
-    /// Our addresses, as far as the speaker knows them from its sessions.
+    /// Our addresses, as far as the speaker knows them from its sessions and listeners.
     pub(crate) own_addresses: &'a BTreeSet<IpAddr>,
-    /// The session runs over loopback addresses, as in a lab, where they are as good as any.
-    pub(crate) loopback: bool,
+    /// Where the peer is on the session.
+    pub(crate) remote: SocketAddr,
+    /// The subnets shared with a peer that is one hop away; none where that, or they, are not known.
+    pub(crate) shared_subnets: &'a [Prefix],
     /// GRACEFUL_SHUTDOWN is heeded.
     pub(crate) graceful_shutdown: bool,
     /// The session is being drained.
@@ -72,8 +74,34 @@ pub(crate) fn check(
     }
     let next_hop = next_hop?;
     let address = next_hop.addr();
-    let martian = next_hop.is_martian() && !(context.loopback && address.is_loopback());
-    (martian || context.own_addresses.contains(&address)).then_some(Unusable::NextHop)
+    // Over loopback addresses, as in a lab, they are as good as any.
+    let in_lab = context.remote.ip().is_loopback() && address.is_loopback();
+    let unusable = next_hop.is_martian() && !in_lab
+        || context.own_addresses.contains(&address)
+        || is_of_no_link(context, next_hop)
+        || is_beyond_the_link(context, address);
+    unusable.then_some(Unusable::NextHop)
+}
+
+/// A link-local address alone says nothing where the session does not say which link.
+const fn is_of_no_link(context: &ImportContext<'_>, next_hop: NextHop) -> bool {
+    let on_link = matches!(context.remote, SocketAddr::V6(remote) if remote.scope_id() != 0);
+    matches!(next_hop, NextHop::V6 { global: None, .. }) && !on_link
+}
+
+/// RFC 4271 §5.1.3, §6.3: an external peer one hop away names itself or somebody on the subnet it shares with us. What is shared
+/// in the other family is not known from subnets of one.
+fn is_beyond_the_link(context: &ImportContext<'_>, address: IpAddr) -> bool {
+    if context.source != SourceKind::External || address == context.remote.ip() {
+        return false;
+    }
+    let mut known = context
+        .shared_subnets
+        .iter()
+        .filter(|subnet| subnet.addr().is_ipv4() == address.is_ipv4())
+        .peekable();
+    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    known.peek().is_some() && !link_local && !known.any(|subnet| subnet.contains_addr(address))
 }
 
 /// RFC 9234 §5: what a customer or a client of our route server has from a provider, peer or route server of its own, it must

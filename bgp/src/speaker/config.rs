@@ -357,7 +357,8 @@ pub enum LocalAsMode {
     /// On this session our AS *is* that one, as in BIRD and Calico: paths get it alone, and only it makes a loop.
     #[default]
     Session,
-    /// RFC 7705 §3: received paths get it in front, and told ones get the speaker's AS with it in front.
+    /// RFC 7705 §3: received paths get it in front, and told ones get the speaker's AS with it in front. Inside the AS, where it
+    /// makes the session internal (RFC 7705 §4), paths stay as they are.
     Prepend,
     /// As [`Self::Prepend`], received paths unchanged ("no-prepend").
     NoPrepend,
@@ -458,7 +459,8 @@ pub struct PeerConfig {
     pub ttl: Option<u8>,
     /// What the peer is told as next hop.
     pub next_hop: NextHopMode,
-    /// Subnets shared with the peer: next hops in them may be passed on unchanged (RFC 4271 §5.1.3).
+    /// Subnets shared with the peer: next hops in them may be passed on unchanged (RFC 4271 §5.1.3). An external peer that is
+    /// one hop away, by [`PeerConfig::interface`] or a TTL of 1, may name none outside of them.
     pub connected_subnets: Vec<Prefix>,
     /// What we call ourselves as next hop of routes whose family is not the session's own: our address of that family on
     /// the link to the peer. Without one such routes are told only with a next hop of their own.
@@ -485,7 +487,7 @@ pub struct PeerConfig {
     pub shutdown_text: Option<String>,
     /// Smallest hold time accepted from the peer; a peer that offers none at all is taken in any case.
     pub minimum_hold_time: HoldTime,
-    /// An external peer's paths must start with its own AS.
+    /// An external peer's paths must start with its own AS, unless it is a [route server](Role::RouteServer) to us.
     pub enforce_first_as: bool,
     /// Accept AS_SET in its paths although RFC 9774 deprecates it.
     pub allow_as_set: bool,
@@ -666,11 +668,23 @@ impl PeerConfig {
                 != (other.local_as_mode == LocalAsMode::DualAs)
     }
 
-    /// The AS that received paths get in front (RFC 7705 §3.3).
+    /// The AS that paths received from another AS get in front (RFC 7705 §3.3).
     #[must_use]
     pub fn prepended_on_import(&self) -> Option<Asn> {
         self.local_asn
             .filter(|_| self.local_as_mode == LocalAsMode::Prepend)
+    }
+
+    /// The subnets in which the next hops of an external peer have to lie (RFC 4271 §5.1.3): those shared with it, where it is
+    /// said to be one hop away.
+    #[must_use]
+    pub fn single_hop_subnets(&self) -> &[Prefix] {
+        let hops = self.ttl_security.or(self.ttl);
+        if self.interface.is_some() || hops == Some(1) {
+            &self.connected_subnets
+        } else {
+            &[]
+        }
     }
 
     /// Whether told paths get the speaker's own AS behind [`PeerConfig::local_asn`].

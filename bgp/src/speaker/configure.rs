@@ -9,7 +9,7 @@
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
 //! | how its path is watched (BFD) | the watching changes, nothing else; off says AdminDown to the other end |
-//! | import policy, allowed own AS, drain, what a local AS means for paths | that peer's paths are evaluated anew, from memory |
+//! | import policy, allowed own AS, drain, subnets shared with a peer one hop away, what a local AS means for paths | that peer's paths are evaluated anew, from memory |
 //! | export policy, next hops, reflection, drain, what is hidden in paths, default route | the peer moves to the group that tells this; differences are sent |
 //! | originated routes | the prefixes concerned are decided anew |
 //! | aggregates | contributors are looked for anew; groups are filled anew where other prefixes are kept back |
@@ -28,7 +28,7 @@ use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
 use crate::codec::{Aggregator, Communities, LargeCommunities, NextHop, Origin, PathAttributes};
 use crate::family::{Family, FamilySet};
-use crate::fsm::{Direction, Event, Peer, Shutdown};
+use crate::fsm::{Direction, Event, Peer, PeerWarning, Shutdown};
 use crate::policy::Policy;
 use crate::prefix::Prefix;
 use crate::rib::Slot;
@@ -472,6 +472,7 @@ impl Speaker {
                 Prefix::V6(prefix) => ipv6.table.announce(prefix, LOCAL, incoming, store),
             };
         }
+        self.named_next_hops = wanted.values().filter_map(|route| route.next_hop).collect();
         self.originated = wanted;
     }
 
@@ -565,6 +566,12 @@ impl Speaker {
                 }
             }
             for (group, slots) in movers {
+                for slot in &slots {
+                    if let Some(neighbour) = self.neighbour_mut(*slot) {
+                        let missing = PeerWarning::NextHopMissing(family);
+                        neighbour.warnings.remove(&missing);
+                    }
+                }
                 // A policy that changed for all members alike changes for the group, which then tells the difference.
                 let members = with_rib_ref!(self.tables, family, |rib| rib
                     .group(group)
@@ -626,6 +633,7 @@ fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
         || old.local_as_mode != new.local_as_mode
         || old.graceful_shutdown != new.graceful_shutdown
         || old.drain != new.drain
+        || old.single_hop_subnets() != new.single_hop_subnets()
         || old.link != new.link
         // A policy may ask whether the source is a client.
         || old.route_reflector_client != new.route_reflector_client

@@ -191,6 +191,7 @@ impl Speaker {
                 retention: neighbour.retention.state(family),
                 update_group: carried.and_then(|carried| u32::try_from(carried.group).ok()),
                 unsendable: group.map_or(0, |group| group.unsendable),
+                withheld: group.map_or(0, |group| group.withheld),
                 next_hop_missing: group.is_some_and(|group| group.key.self_next_hop.is_none()),
             }
         })

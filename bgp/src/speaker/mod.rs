@@ -23,6 +23,7 @@ pub mod config;
 mod configure;
 pub mod errors;
 pub mod events;
+mod groups;
 mod inspect;
 mod liveness;
 mod monitoring;
@@ -213,6 +214,8 @@ pub struct Speaker {
     addresses: BTreeMap<IpAddr, SmallVec<[Slot; 1]>>,
     tables: Tables,
     originated: BTreeMap<Prefix, config::Originate>,
+    /// Next hops that routes of ours have.
+    named_next_hops: BTreeSet<IpAddr>,
     own_addresses: BTreeSet<IpAddr>,
     cluster_ids: BTreeSet<RouterId>,
     deferral: Deferral<Slot>,
@@ -315,6 +318,7 @@ impl Speaker {
                 ipv6: FamilyRib::new(seed ^ 0x5eed_0006, restarting),
             },
             originated: BTreeMap::new(),
+            named_next_hops: BTreeSet::new(),
             own_addresses: BTreeSet::new(),
             cluster_ids: BTreeSet::new(),
             deferral: if restarting {
@@ -856,7 +860,7 @@ impl Speaker {
         self.tables.ipv4.await_answers(now);
         self.tables.ipv6.await_answers(now);
         let deciding = self.decide(&mut left);
-        self.wake();
+        self.wake(now);
         let telling = self.tell_ready(budget);
         self.feed_monitors();
         self.tables.ipv4.trim();

@@ -81,7 +81,9 @@ pub(super) struct FamilySession {
     pub(super) refresh_ends: Option<Instant>,
     /// The peer announced prefixes beyond its limit that were not taken.
     pub(super) discarded: bool,
-    /// When its routes were asked for again for that reason.
+    /// It announced more paths of a prefix than are kept.
+    pub(super) excess: bool,
+    /// When its routes were asked for again for one of these reasons.
     pub(super) asked: Option<Instant>,
     /// When to ask for them next.
     pub(super) ask: Option<Instant>,
@@ -244,5 +246,14 @@ impl Neighbour {
     pub(super) fn local_address(&self) -> Option<IpAddr> {
         let session = self.session.as_ref()?;
         Some(session.negotiated.local.ip())
+    }
+
+    /// Our address on its session or on the last one: it stays ours while a session is away.
+    pub(super) fn latest_local_address(&self) -> Option<IpAddr> {
+        let address = self.settled.as_ref()?.local.ip();
+        let wanted = self.config.local_address;
+        wanted
+            .is_none_or(|wanted| wanted == address)
+            .then_some(address)
     }
 }

@@ -20,13 +20,12 @@ use crate::policy::SourceKind;
 use crate::prefix::Prefix;
 use crate::rib::adj_rib_out::Occasion;
 use crate::rib::attribute_store::PathData;
-use crate::rib::export::{GroupKey, LongLivedTelling, own_next_hop, sending_half};
 use crate::rib::import::{self, ImportContext};
-use crate::rib::table::{Incoming, Walk};
+use crate::rib::table::{Incoming, Key, MAX_PATHS, Table, Walk};
 use crate::rib::{PeerFacts, Slot};
 use crate::router_id::RouterId;
 use crate::speaker::config::{
-    AddPathSend, LimitAction, LocalAsMode, MaximumPrefixes, NextHopMode, PeerConfig, SpeakerConfig,
+    Binding, LimitAction, LocalAsMode, MaximumPrefixes, PeerConfig, SpeakerConfig,
 };
 
 /// How long a peer may take from BoRR to EoRR.
@@ -249,17 +248,36 @@ impl Speaker {
         }
     }
 
+    /// Learns our addresses anew. Where they changed, routes that name one of them are judged anew: with a thousand sessions,
+    /// of which each may bring one, only if there are any such routes.
     pub(super) fn refresh_own_addresses(&mut self) {
-        self.own_addresses = self
-            .neighbours
+        let of_peers = self.neighbours.iter().flatten().flat_map(|neighbour| {
+            let local = neighbour.latest_local_address();
+            let named = neighbour.config.next_hop_address;
+            local.into_iter().chain(named)
+        });
+        let listeners = self
+            .config
+            .listen
             .iter()
-            .flatten()
-            .flat_map(|neighbour| {
-                let local = neighbour.local_address();
-                let named = neighbour.config.next_hop_address;
-                local.into_iter().chain(named)
-            })
-            .collect();
+            .filter(|listen| listen.binding == Binding::default())
+            .map(|listen| listen.address.ip())
+            .filter(|address| !address.is_unspecified());
+        let addresses = of_peers.chain(listeners).collect();
+        let before = std::mem::replace(&mut self.own_addresses, addresses);
+        if before == self.own_addresses {
+            return;
+        }
+        let changed = |address: IpAddr| {
+            // Link-local ones mean something on their link alone, where the first session brings them ahead of its routes.
+            let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            !link_local && before.contains(&address) != self.own_addresses.contains(&address)
+        };
+        if self.tables.store.names_next_hop(changed) {
+            for slot in self.slots() {
+                self.queue_import(slot);
+            }
+        }
     }
 
     // ---- routes that come -----------------------------------------------------------------------------------------
@@ -304,6 +322,7 @@ impl Speaker {
             _ => usize::MAX,
         };
         let mut discarded = FamilySet::empty();
+        let (mut excess, mut room) = (FamilySet::empty(), FamilySet::empty());
         let counters = &mut neighbour.counters;
         counters.attribute_faults += update.faults.len() as u64;
         counters.withdrawals_received += update.withdrawn.len() as u64;
@@ -312,10 +331,20 @@ impl Speaker {
                 continue;
             }
             let path_id = path_id.map(|id| id.0);
-            match prefix {
+            let gone = match prefix {
                 Prefix::V4(prefix) => ipv4.table.withdraw(*prefix, slot, path_id, store),
                 Prefix::V6(prefix) => ipv6.table.withdraw(*prefix, slot, path_id, store),
             };
+            let family = prefix.family();
+            if gone && session.family(family).is_some_and(|carried| carried.excess) {
+                let left = match prefix {
+                    Prefix::V4(prefix) => paths_by(&ipv4.table, *prefix, slot),
+                    Prefix::V6(prefix) => paths_by(&ipv6.table, *prefix, slot),
+                };
+                if left + 1 == MAX_PATHS {
+                    room |= FamilySet::of(family);
+                }
+            }
         }
         if let Some(attributes) = update.attributes {
             let negotiated = &session.negotiated;
@@ -324,7 +353,7 @@ impl Speaker {
                 own_addresses,
                 cluster_ids,
             };
-            let remote = negotiated.remote.ip();
+            let remote = negotiated.remote;
             let context =
                 ours.import_context(&neighbour.config, &neighbour.name, Some(negotiated), remote);
             let adjusted = import::adjusted(&context, &attributes).map(Arc::new);
@@ -390,7 +419,10 @@ impl Speaker {
                         Prefix::V4(prefix) => ipv4.table.announce(*prefix, slot, incoming, store),
                         Prefix::V6(prefix) => ipv6.table.announce(*prefix, slot, incoming, store),
                     };
-                    counters.excess_paths += u64::from(!kept);
+                    if !kept {
+                        counters.excess_paths += 1;
+                        excess |= FamilySet::of(prefix.family());
+                    }
                 }
                 store.release(received);
                 store.release(base);
@@ -401,7 +433,23 @@ impl Speaker {
                 carried.discarded = true;
             }
         }
+        let mut ask = FamilySet::empty();
+        for family in Family::ALL {
+            let Some(carried) = session.family_mut(family) else {
+                continue;
+            };
+            carried.excess |= excess.has(family);
+            if room.has(family) && carried.ask_again(now) {
+                ask |= FamilySet::of(family);
+            }
+        }
+        for family in excess.families() {
+            self.warn(slot, PeerWarning::PathLimit(family), now);
+        }
         self.enforce_limit(slot, now);
+        for family in ask.families() {
+            self.request_refresh(slot, family, now);
+        }
         if let Some(family) = update.end_of_rib
             && !disabled.has(family)
         {
@@ -483,12 +531,8 @@ impl Speaker {
                 neighbour.fsm.handle_event(now, event);
                 return;
             }
-            if carried.discarded && count < limit && carried.ask.is_none() {
-                let at = carried.asked.map_or(now, |asked| asked + ASK_INTERVAL);
-                carried.ask = Some(at);
-                if at <= now {
-                    ask |= FamilySet::of(family);
-                }
+            if carried.discarded && count < limit && carried.ask_again(now) {
+                ask |= FamilySet::of(family);
             }
             if count > limit || carried.discarded {
                 exceeded |= FamilySet::of(family);
@@ -535,6 +579,7 @@ impl Speaker {
         }
         carried.asked = Some(now);
         carried.discarded = false;
+        carried.excess = false;
         let mut octets = BytesMut::new();
         RouteRefresh {
             family,
@@ -542,6 +587,7 @@ impl Speaker {
         }
         .encode(&mut octets);
         *neighbour.queued_mut(direction) += octets.len();
+        neighbour.warnings.remove(&PeerWarning::PathLimit(family));
         self.outputs.push_back(Output::Send {
             peer,
             direction,
@@ -637,7 +683,10 @@ impl Speaker {
                 &neighbour.config,
                 &neighbour.name,
                 neighbour.settled.as_deref(),
-                neighbour.address.ip(),
+                neighbour
+                    .settled
+                    .as_ref()
+                    .map_or(neighbour.address, |settled| settled.remote),
             )
         });
         let steps = WALK_STRIDE.min(*left);
@@ -646,109 +695,6 @@ impl Speaker {
             walk_table(&mut ipv6.table, slot, steps, context.as_ref(), store);
         } else {
             walk_table(&mut ipv4.table, slot, steps, context.as_ref(), store);
-        }
-    }
-
-    // ---- groups ---------------------------------------------------------------------------------------------------
-
-    /// What decides which group a peer is in.
-    pub(super) fn group_key(&self, slot: Slot, family: Family) -> Option<GroupKey> {
-        let neighbour = self.neighbour(slot)?;
-        let negotiated = &neighbour.session.as_ref()?.negotiated;
-        let config = &neighbour.config;
-        let external = negotiated.external;
-        let peer = negotiated.remote.ip();
-        let third_party = external
-            && match config.next_hop {
-                NextHopMode::Auto => !config.connected_subnets.is_empty(),
-                NextHopMode::Keep => true,
-                NextHopMode::SelfAddress | NextHopMode::ForceSelf => false,
-            };
-        let client = config.route_reflector_client && !external;
-        let private_asns = config.remove_private_as.filter(|_| external);
-        let as_override = config.as_override && external;
-        Some(GroupKey {
-            family,
-            external,
-            local_asn: negotiated.local_asn,
-            second_asn: (external
-                && config.shows_both_asns()
-                && negotiated.local_asn != self.config.asn)
-                .then_some(self.config.asn),
-            role: negotiated.role,
-            private_asns,
-            as_override,
-            peer_asn: (private_asns.is_some() || as_override).then_some(negotiated.peer_asn),
-            default_route: config.default_originate,
-            drained: config.drain || self.config.drain,
-            hides_clients: client && !self.config.client_to_client,
-            client,
-            cluster_id: (!external).then(|| {
-                config
-                    .cluster_id
-                    .or(self.config.cluster_id)
-                    .unwrap_or(self.config.router_id)
-            }),
-            next_hop_mode: config.next_hop,
-            self_next_hop: own_next_hop(
-                family,
-                negotiated.local.ip(),
-                config.next_hop_address,
-                &negotiated.context,
-            ),
-            third_party: third_party.then(|| (peer, config.connected_subnets.clone())),
-            add_path: negotiated
-                .context
-                .sends_path_ids(family)
-                .then(|| config.add_path_send.unwrap_or(AddPathSend::All)),
-            context: sending_half(&negotiated.context, family),
-            long_lived: match config.long_lived {
-                _ if negotiated.peer_long_lived.is_some() => LongLivedTelling::Marked,
-                Some(long_lived) if long_lived.partial_deployment && !external => {
-                    LongLivedTelling::LastResort
-                }
-                _ => LongLivedTelling::Nothing,
-            },
-            policy: Arc::clone(&config.export),
-        })
-    }
-
-    pub(super) fn join(
-        &mut self,
-        slot: Slot,
-        family: Family,
-        occasion: Occasion,
-        held: Option<Vec<u64>>,
-    ) {
-        let Some(key) = self.group_key(slot, family) else {
-            return;
-        };
-        let router_id = self
-            .tables
-            .facts
-            .get(usize::from(slot))
-            .map_or(0, |facts| facts.router_id);
-        let (group, member) = with_rib!(self.tables, family, |rib| rib
-            .join(key, slot, router_id, occasion, held));
-        let Some(session) = self
-            .neighbour_mut(slot)
-            .and_then(|neighbour| neighbour.session.as_mut())
-        else {
-            return;
-        };
-        let before = session.family(family).copied();
-        let carried = FamilySession {
-            group,
-            member,
-            end_of_rib_received: before.is_some_and(|before| before.end_of_rib_received),
-            refresh_ends: before.and_then(|before| before.refresh_ends),
-            discarded: before.is_some_and(|before| before.discarded),
-            asked: before.and_then(|before| before.asked),
-            ask: before.and_then(|before| before.ask),
-        };
-        match family {
-            Family::IPV6_UNICAST => session.ipv6 = Some(carried),
-            _ => session.ipv4 = Some(carried),
         }
     }
 }
@@ -767,7 +713,7 @@ impl<'a> Ours<'a> {
         peer: &'a PeerConfig,
         name: &'a str,
         negotiated: Option<&Negotiated>,
-        remote: IpAddr,
+        remote: SocketAddr,
     ) -> ImportContext<'a> {
         let config = self.config;
         let shown = negotiated.map_or(config.asn, |negotiated| negotiated.local_asn);
@@ -790,13 +736,16 @@ impl<'a> Ours<'a> {
                 | LocalAsMode::ReplaceAs
                 | LocalAsMode::DualAs => [shown, config.asn],
             },
-            prepend: peer.prepended_on_import(),
+            prepend: peer
+                .prepended_on_import()
+                .filter(|_| negotiated.is_none_or(|negotiated| negotiated.external)),
             role: negotiated.and_then(|negotiated| negotiated.role),
             allowed_local_as: peer.allowed_local_as,
             router_id: config.router_id,
             cluster_ids: self.cluster_ids,
             own_addresses: self.own_addresses,
-            loopback: remote.is_loopback(),
+            remote,
+            shared_subnets: peer.single_hop_subnets(),
             graceful_shutdown: peer.graceful_shutdown,
             drained: peer.drain || config.drain,
         }
@@ -829,8 +778,8 @@ pub(super) fn tell_offence(
     events.push(now, &neighbour.name, neighbour.address, kind);
 }
 
-fn walk_table<F: crate::rib::table::Key>(
-    table: &mut crate::rib::table::Table<F>,
+fn walk_table<F: Key>(
+    table: &mut Table<F>,
     slot: Slot,
     steps: usize,
     context: Option<&ImportContext<'_>>,
@@ -878,6 +827,14 @@ fn walk_table<F: crate::rib::table::Key>(
     }
 }
 
+/// How many paths of a prefix the peer has.
+fn paths_by<F: Key>(table: &Table<F>, prefix: F, slot: Slot) -> usize {
+    table.find(prefix).map_or(0, |net| {
+        let paths = table.paths_of(net);
+        paths.filter(|path| path.peer == slot).count()
+    })
+}
+
 const fn source_kind(config: &PeerConfig, negotiated: &Negotiated) -> SourceKind {
     match (negotiated.external, config.route_reflector_client) {
         (true, _) => SourceKind::External,
@@ -897,6 +854,18 @@ const fn interface_of(next_hop: NextHop, remote: SocketAddr) -> u32 {
             SocketAddr::V6(remote),
         ) => remote.scope_id(),
         _ => 0,
+    }
+}
+
+impl FamilySession {
+    /// There is room for what was not kept: true where the peer is to be asked for it now; otherwise it will be.
+    fn ask_again(&mut self, now: Instant) -> bool {
+        if self.ask.is_some() {
+            return false;
+        }
+        let at = self.asked.map_or(now, |asked| asked + ASK_INTERVAL);
+        self.ask = Some(at);
+        at <= now
     }
 }
 

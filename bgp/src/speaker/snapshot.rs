@@ -217,6 +217,8 @@ pub struct PeerFamilySnapshot {
     pub update_group: Option<u32>,
     /// Routes the peers of the group were not told because their attributes fit no message (RFC 8654 §4); each time counts.
     pub unsendable: u64,
+    /// Routes the peers of the group were not told because no next hop leads to them; each time counts.
+    pub withheld: u64,
     /// There is no address of ours to name as next hop, so only routes that bring one are told.
     pub next_hop_missing: bool,
 }

@@ -1,6 +1,7 @@
 //! The way out to peers: who is to be given octets, and how many.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
@@ -24,8 +25,15 @@ impl Speaker {
         }
     }
 
-    /// Wakes the peers of groups that have news.
-    pub(super) fn wake(&mut self) {
+    /// Wakes the peers of groups that have news, and warns those of groups that keep something back.
+    pub(super) fn wake(&mut self, now: Instant) {
+        let mut warned = Vec::new();
+        for family in Family::ALL {
+            with_rib!(self.tables, family, |rib| rib.take_withheld(&mut warned));
+            for slot in warned.drain(..) {
+                self.warn(slot, PeerWarning::NextHopMissing(family), now);
+            }
+        }
         let mut woken = Vec::new();
         self.tables.ipv4.take_woken(&mut woken);
         self.tables.ipv6.take_woken(&mut woken);

@@ -17,6 +17,10 @@ fn with_id(id: u32) -> Vec<u8> {
     [&id.to_be_bytes()[..], &nlri(&[ROUTE])].concat()
 }
 
+fn other_with_id(id: u32) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &nlri(&["10.2.0.0/16"])].concat()
+}
+
 fn path(id: u32, med: u8) -> Vec<u8> {
     let med = attribute(0x80, 4, &[0, 0, 0, med]);
     update(&[], &usual_but("a", &med), &with_id(id))
@@ -53,6 +57,48 @@ fn p2_p4_the_same_identifier_replaces_and_zero_is_one() {
     lab.say("a", &path(0, 20));
     assert_eq!(lab.peer("a").families[0].received, 1);
     assert_med(&lab, 20);
+}
+
+#[test]
+fn more_paths_of_a_prefix_than_are_kept_are_told_of_and_asked_for_when_there_is_room() {
+    let asked = |lab: &mut Lab| {
+        let told = lab.told("a");
+        let refreshes = told
+            .iter()
+            .filter(|message| matches!(message, Message::RouteRefresh(_)));
+        refreshes.count()
+    };
+    let warned = |lab: &Lab| !lab.peer("a").warnings.is_empty();
+    let mut lab = lab();
+    for id in 1..=64 {
+        lab.say("a", &path(id, 10));
+    }
+    assert!(!warned(&lab));
+    lab.say("a", &path(65, 1));
+    lab.say("a", &path(66, 1));
+    assert!(warned(&lab), "{:?}", lab.peer("a").warnings);
+    assert_eq!(lab.peer("a").messages.excess_paths, 2);
+    assert_med(&lab, 10);
+    // Room elsewhere is none for these.
+    lab.say("a", &update(&[], &usual("a").concat(), &other_with_id(1)));
+    lab.say("a", &update(&other_with_id(1), &[], &[]));
+    assert_eq!(asked(&mut lab), 0);
+    lab.say("a", &update(&with_id(7), &[], &[]));
+    assert_eq!(asked(&mut lab), 1);
+    assert!(!warned(&lab));
+    // It repeats what it has; one path is still too many. Nobody is asked all the time.
+    for id in [65, 66] {
+        lab.say("a", &path(id, 1));
+    }
+    assert!(warned(&lab));
+    assert_med(&lab, 1);
+    lab.say("a", &update(&with_id(8), &[], &[]));
+    assert_eq!(asked(&mut lab), 0);
+    lab.advance(std::time::Duration::from_secs(60), &[]);
+    assert_eq!(asked(&mut lab), 1);
+    lab.say("a", &path(66, 1));
+    assert!(!warned(&lab));
+    assert_eq!(lab.peer("a").families[0].received, 64);
 }
 
 #[test]

@@ -113,6 +113,21 @@ fn o26_a_role_is_not_said_inside_the_as() {
 }
 
 #[test]
+fn a2_a_route_server_leaves_its_as_out_of_what_it_passes_on() {
+    for (role, used) in [(None, false), (Some(Role::RouteServerClient), true)] {
+        let mut lab = Lab::with(|config| config.peers[0].role = role);
+        lab.establish(&["a", "b"]);
+        lab.say("a", &announce("a", &[ROUTE]));
+        lab.holds("b", ROUTE);
+        tell(&mut lab, "a", &[64999]);
+        let path = lab.ends["b"].table.get(&prefix(ROUTE));
+        let path = path.map(|(told, _)| told.as_path.to_string());
+        assert_eq!(path.as_deref(), used.then_some("64512 64999"), "{role:?}");
+        lab.assert_established("a");
+    }
+}
+
+#[test]
 fn e11_a_route_that_was_in_our_cluster_takes_the_one_before_it_along() {
     let mut lab = Lab::established(&["c", "d"]);
     lab.say("c", &announce("c", &[ROUTE]));
@@ -454,6 +469,21 @@ fn e22_what_a_local_as_means_changes_without_a_reset() {
     let heard = lab.holds("a", OTHER).0.as_path.to_string();
     assert_eq!(heard, "64512 65200 64700");
     assert_eq!(lab.peer("b").established_count, 1);
+}
+
+#[test]
+fn e22_a_local_as_that_is_the_peers_own_changes_no_path() {
+    let mut lab = Lab::with(|config| {
+        config.peers[1].local_asn = Some(Asn(64700));
+        config.peers[1].local_as_mode = LocalAsMode::Prepend;
+    });
+    lab.establish(&["a", "b", "c"]);
+    let mut attributes = usual("b");
+    attributes[1] = as_path(&[3356]);
+    attributes.push(attribute(0x40, 5, &[0, 0, 0, 100]));
+    lab.say("b", &update(&[], &attributes.concat(), &nlri(&[ROUTE])));
+    assert_eq!(path_told(&lab, "a"), "64512 3356");
+    assert_eq!(path_told(&lab, "c"), "3356");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod external;
 mod framing;
 mod long_lived;
 mod monitoring;
+mod next_hops;
 mod opens;
 mod refresh;
 mod sessions;

@@ -75,6 +75,7 @@ const INSIDE: &[(&str, &str)] = &[
     ("external::e28_", SNAPSHOT),
     ("external::e31_", FILE),
     ("monitoring::", SNAPSHOT),
+    ("next_hops::", FILE),
     ("long_lived::", CLOCK),
     ("add_path::a_", FILE),
     ("add_path::p1_p3_", SNAPSHOT),
@@ -82,6 +83,7 @@ const INSIDE: &[(&str, &str)] = &[
     ("add_path::p6_", FILE),
     ("add_path::p7_", FILE),
     ("add_path::p8_", FILE),
+    ("add_path::more_paths_", SNAPSHOT),
     ("add_path::the_best_two_", FILE),
     ("attributes::a14_a15_with_the_option_", PROBES),
     (

@@ -1,0 +1,257 @@
+//! Which next hops are believed and which are told (RFC 4271 §5.1.3, RFC 2545 §3, RFC 4456 §10, RFC 8950).
+
+use std::net::{IpAddr, SocketAddr};
+
+use margay_bgp::rib::RouteSource;
+use margay_bgp::speaker::config::{Listen, NextHopMode, Originate};
+use margay_bgp::speaker::snapshot::{RouteQuery, Unusable};
+
+use super::{
+    Lab, NEIGHBOURS, USUAL, announce, as_path, attribute, nlri, own_address, prefix, update,
+    usual_but,
+};
+
+const ROUTE: &str = "10.1.0.0/16";
+const OTHER: &str = "10.2.0.0/16";
+/// IPv4 prefixes with IPv6 next hops, beside the usual.
+const EXTENDED: &[u8] = &[5, 6, 0, 1, 0, 1, 0, 2];
+
+/// Why the route of `name` is not used.
+fn unusable(lab: &Lab, name: &str) -> Option<Unusable> {
+    let query = RouteQuery {
+        prefix: Some(prefix(ROUTE)),
+        ..RouteQuery::default()
+    };
+    let routes = lab.speaker.routes(&query);
+    let path = routes.iter().flat_map(|route| &route.paths).find(
+        |path| matches!(&path.source, RouteSource::Peer { name: known, .. } if **known == *name),
+    );
+    path.unwrap_or_else(|| panic!("no path of {name}")).unusable
+}
+
+/// `name` announces the route by this next hop.
+fn tell(lab: &mut Lab, name: &'static str, hop: [u8; 4]) {
+    let hop = attribute(0x40, 3, &hop);
+    lab.say(name, &update(&[], &usual_but(name, &hop), &nlri(&[ROUTE])));
+}
+
+/// The route with an IPv6 next hop, as `c` announces it.
+fn by_ipv6() -> Vec<u8> {
+    let mut reach = vec![0, 1, 1, 16];
+    reach.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0]);
+    reach.extend(nlri(&[ROUTE]));
+    let attributes = [
+        attribute(0x80, 14, &reach),
+        attribute(0x40, 1, &[0]),
+        as_path(&[]),
+        attribute(0x40, 5, &[0, 0, 0, 100]),
+    ];
+    update(&[], &attributes.concat(), &[])
+}
+
+fn warnings(lab: &Lab, name: &str) -> String {
+    lab.peer(name).warnings.join("; ")
+}
+
+#[test]
+fn e10_a_reflector_does_not_stand_in_for_a_next_hop_that_cannot_be_told() {
+    for mode in [
+        NextHopMode::Auto,
+        NextHopMode::SelfAddress,
+        NextHopMode::Keep,
+        NextHopMode::ForceSelf,
+    ] {
+        let mut lab = Lab::with(|config| {
+            config.peers[2].extended_next_hop = true;
+            config.peers[3].next_hop = mode;
+        });
+        lab.establish_with("c", &[USUAL, EXTENDED].concat());
+        lab.establish(&["a", "d"]);
+        lab.say("c", &announce("c", &[ROUTE, OTHER]));
+        lab.holds("d", ROUTE);
+        lab.say("c", &by_ipv6());
+        // The border to another AS is the way there.
+        assert_eq!(lab.holds("a", ROUTE).1.addr().to_string(), "192.0.2.1");
+        lab.holds("d", OTHER);
+        let missing = "routes of ipv4-unicast are kept back";
+        if mode == NextHopMode::ForceSelf {
+            assert_eq!(lab.holds("d", ROUTE).1.addr().to_string(), "192.0.2.1");
+            assert_eq!(warnings(&lab, "d"), "");
+        } else {
+            lab.lacks("d", ROUTE);
+            assert!(warnings(&lab, "d").contains(missing), "{mode:?}");
+            assert_eq!(lab.peer("d").families[0].withheld, 1);
+            // What is said of a group is said of nobody who left it.
+            lab.configure(|config| config.peers[3].next_hop = NextHopMode::ForceSelf);
+            assert_eq!(lab.holds("d", ROUTE).1.addr().to_string(), "192.0.2.1");
+            assert_eq!(warnings(&lab, "d"), "");
+        }
+    }
+}
+
+#[test]
+fn e10_a_client_that_takes_ipv6_next_hops_is_told_them_unchanged() {
+    let mut lab = Lab::with(|config| {
+        config.peers[2].extended_next_hop = true;
+        config.peers[3].extended_next_hop = true;
+    });
+    lab.establish_with("c", &[USUAL, EXTENDED].concat());
+    lab.connect("d");
+    let end = lab.ends.get_mut("d").unwrap();
+    end.reading.extended_next_hop = true;
+    let all = [USUAL, EXTENDED].concat();
+    lab.say(
+        "d",
+        &super::open(super::OWN_ASN, super::address_of("d"), 90, &all),
+    );
+    lab.say("d", &super::KEEPALIVE);
+    lab.say("c", &by_ipv6());
+    assert_eq!(lab.holds("d", ROUTE).1.addr().to_string(), "2001:db8::4");
+}
+
+#[test]
+fn a14_a_link_local_next_hop_over_a_session_of_no_link_is_unusable() {
+    let mut lab = Lab::established(&["a", "b"]);
+    for (hop, used) in [("2001:db8::2", true), ("fe80::2", false)] {
+        let hop: std::net::Ipv6Addr = hop.parse().unwrap();
+        let mut reach = vec![0, 2, 1, 16];
+        reach.extend(hop.octets());
+        reach.push(0);
+        reach.extend(nlri(&["fd01::/16"]));
+        let reach = attribute(0x80, 14, &reach);
+        lab.say("a", &update(&[], &usual_but("a", &reach), &[]));
+        let told = lab.ends["b"].table.contains_key(&prefix("fd01::/16"));
+        assert_eq!(told, used, "{hop}");
+        lab.assert_established("a");
+    }
+}
+
+#[test]
+fn e15_a_route_of_ours_by_a_peer_is_never_told_to_that_peer() {
+    for mode in [
+        NextHopMode::Auto,
+        NextHopMode::SelfAddress,
+        NextHopMode::ForceSelf,
+        NextHopMode::Keep,
+    ] {
+        for (number, (name, ..)) in NEIGHBOURS.into_iter().enumerate() {
+            let by = |name: &str| {
+                let mut route = Originate::new(prefix(ROUTE));
+                route.next_hop = Some(IpAddr::V4(super::address_of(name)));
+                vec![route]
+            };
+            let mut lab = Lab::with(|config| {
+                config.peers[number].next_hop = mode;
+                config.originate = by(name);
+            });
+            let everybody = NEIGHBOURS.map(|(name, ..)| name);
+            lab.establish(&everybody);
+            for other in everybody {
+                let told = lab.ends[other].table.contains_key(&prefix(ROUTE));
+                assert_eq!(
+                    told,
+                    other != name,
+                    "{mode:?}: {other} of a route by {name}"
+                );
+            }
+            let (other, ..) = NEIGHBOURS[(number + 1) % NEIGHBOURS.len()];
+            let own = super::address_of(name).to_string();
+            assert_eq!(lab.holds(other, ROUTE).1.addr().to_string(), own);
+            lab.configure(|config| config.originate = by(other));
+            lab.holds(name, ROUTE);
+            lab.lacks(other, ROUTE);
+        }
+    }
+}
+
+#[test]
+fn e15_policy_cannot_make_a_peer_its_own_next_hop() {
+    use margay_bgp::policy::{Action, Policy, Rule, Verdict};
+
+    let mut lab = Lab::with(|config| {
+        let rule = Rule {
+            conditions: vec![],
+            actions: vec![Action::SetNextHop("192.0.2.3".parse().unwrap())],
+            verdict: Some(Verdict::Accept),
+        };
+        for peer in &mut config.peers {
+            peer.export = std::sync::Arc::new(Policy {
+                rules: vec![rule.clone()],
+                default: Verdict::Accept,
+            });
+        }
+        config.originate.push(Originate::new(prefix(ROUTE)));
+    });
+    lab.establish(&["a", "b"]);
+    assert_eq!(lab.holds("a", ROUTE).1.addr().to_string(), "192.0.2.3");
+    assert_eq!(lab.holds("b", ROUTE).1.addr().to_string(), "192.0.2.1");
+}
+
+#[test]
+fn a3_an_external_peer_one_hop_away_names_itself_or_its_neighbours() {
+    let (near, far) = ([192, 0, 2, 77], [198, 51, 100, 1]);
+    let shared = || vec![prefix("192.0.2.0/24")];
+    let mut lab = Lab::with(|config| {
+        for peer in &mut config.peers {
+            peer.ttl = Some(1);
+            peer.connected_subnets = shared();
+        }
+    });
+    lab.establish(&["a", "c"]);
+    tell(&mut lab, "a", far);
+    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    lab.lacks("c", ROUTE);
+    tell(&mut lab, "a", near);
+    assert_eq!(unusable(&lab, "a"), None);
+    // Inside the AS next hops are wherever they are.
+    tell(&mut lab, "c", far);
+    assert_eq!(unusable(&lab, "c"), None);
+    // It is known from what is in memory, and nothing is known where no subnet is said to be shared.
+    tell(&mut lab, "a", far);
+    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    lab.configure(|config| config.peers[0].connected_subnets = vec![prefix("2001:db8::/64")]);
+    assert_eq!(unusable(&lab, "a"), None);
+    lab.configure(|config| config.peers[0].connected_subnets = shared());
+    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    assert_eq!(lab.peer("a").established_count, 1);
+    // Its own address serves wherever it is.
+    lab.configure(|config| config.peers[0].connected_subnets = vec![prefix("203.0.113.0/24")]);
+    tell(&mut lab, "a", [192, 0, 2, 2]);
+    assert_eq!(unusable(&lab, "a"), None);
+
+    let mut lab = Lab::with(|config| config.peers[0].connected_subnets = shared());
+    lab.establish(&["a"]);
+    tell(&mut lab, "a", far);
+    assert_eq!(unusable(&lab, "a"), None);
+}
+
+#[test]
+fn a3_an_address_that_turns_out_to_be_ours_makes_what_was_learned_by_it_unusable() {
+    let theirs = SocketAddr::from(([192, 0, 2, 3], 40_000));
+    let ours = SocketAddr::from(([203, 0, 113, 9], 179));
+    let mut lab = Lab::with(|config| {
+        config.listen = vec![Listen::from(own_address())];
+    });
+    lab.establish(&["a", "c"]);
+    tell(&mut lab, "a", [192, 0, 2, 1]);
+    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    // By a listener.
+    tell(&mut lab, "a", [203, 0, 113, 9]);
+    lab.holds("c", ROUTE);
+    lab.configure(|config| config.listen.push(Listen::from(ours)));
+    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    lab.lacks("c", ROUTE);
+    lab.configure(|config| config.listen.truncate(1));
+    lab.holds("c", ROUTE);
+    // By a session, which may go without the address going.
+    lab.connect_from("b", theirs, ours);
+    let open = super::open(super::asn_of("b"), super::address_of("b"), 90, USUAL);
+    lab.say("b", &open);
+    lab.say("b", &super::KEEPALIVE);
+    lab.assert_established("b");
+    lab.lacks("c", ROUTE);
+    lab.cut("b");
+    lab.lacks("c", ROUTE);
+    lab.establish(&["b"]);
+    lab.holds("c", ROUTE);
+}
