@@ -82,6 +82,15 @@ fn config(choices: &mut Choices<'_>) -> SpeakerConfig {
         peer.add_path_send = (bits & 8 != 0).then_some(AddPathSend::All);
         peer.graceful_restart = (bits & 16 != 0).then(GracefulRestart::default);
         peer.extended_next_hop = bits & 32 != 0;
+        if bits & 64 != 0 {
+            // What validation refuses, and must not hang whoever gets past it.
+            peer.connect_retry = Duration::ZERO;
+            peer.connect_retry_max = Duration::ZERO;
+        }
+        if bits & 128 != 0 {
+            peer.idle_hold = Duration::ZERO;
+            peer.idle_hold_max = Duration::ZERO;
+        }
         peer.next_hop_address = Some("2001:db8::1".parse().expect("an address"));
         config.peers.push(peer);
     }

@@ -76,8 +76,6 @@ pub enum Shutdown {
     },
     /// Another change of configuration, 6/6.
     ConfigurationChange,
-    /// Out of resources, 6/8.
-    OutOfResources,
     /// BFD says the path is down, 6/10 (RFC 9384).
     BfdDown {
         /// It may be the neighbour's control plane alone that failed, so its routes stay if it asked for that

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Read `event.rs` for how these events map to the numbered ones of RFC 4271 §8.1, `negotiation.rs` for what two OPENs settle,
-//! `collision.rs` for §6.8.
+//! `collision.rs` for §6.8, `ending.rs` for what is said at the end and what follows it.
 //!
 //! Departs from RFC 4271 §8.2.2, each as the daemons in the field do:
 //! - incoming connections are taken in Idle unless the neighbour is stopped or resting after an error of its own making:
@@ -39,6 +39,7 @@
 //! they are to be kept (RFC 4724 §4.2, RFC 8538 §4).
 
 mod collision;
+mod ending;
 mod event;
 mod negotiation;
 mod notice;
@@ -55,6 +56,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::collision::Verdict;
+use self::ending::{Next, keeps_over_loss, notification_keeps};
 pub use self::event::{Direction, Event, Shutdown};
 use self::negotiation::Offer;
 pub use self::output::{DownCause, DownReason, Negotiated, PeerOutput, PeerWarning};
@@ -108,6 +110,8 @@ pub struct Peer {
     idle_backoff: Backoff,
     /// Routes of the neighbour are kept for its return.
     urgent: bool,
+    /// The path to it is not known to be up, and no session is begun before it is.
+    held: bool,
     /// Until when OPENs go without capabilities because the neighbour refused them.
     without_capabilities_until: Option<Instant>,
     /// With [`LocalAsMode::DualAs`]: it refused the other AS and is shown the speaker's.
@@ -123,21 +127,6 @@ pub struct Peer {
     outputs: VecDeque<PeerOutput>,
 }
 
-/// What follows when the last connection of a neighbour is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Try again soon: nothing is wrong with the protocol.
-    Reconnect,
-    /// Try again after the growing pause between connection attempts.
-    Retry,
-    /// Rest, longer each time; whether the neighbour may call meanwhile.
-    Damp { admits: bool },
-    /// Rest for so long.
-    Rest { pause: Duration, admits: bool },
-    /// Stay Idle.
-    Stop,
-}
-
 impl Peer {
     /// A neighbour that is stopped. `seed` feeds its jitter.
     #[must_use]
@@ -150,6 +139,7 @@ impl Peer {
             incoming: None,
             second_incoming: None,
             urgent: false,
+            held: false,
             timers: Timers::default(),
             jitter: Jitter::new(seed),
             connect_backoff: Backoff::new(),
@@ -180,6 +170,7 @@ impl Peer {
         {
             self.shows_own_asn = false;
         }
+        self.without_capabilities_until = None;
         self.config = config;
         if self.waits() {
             self.timers.stop(Timer::ConnectRetry);
@@ -200,8 +191,46 @@ impl Peer {
     }
 
     /// Changes what later OPENs say of us.
-    pub const fn set_identity(&mut self, identity: LocalIdentity) {
+    pub fn set_identity(&mut self, now: Instant, identity: LocalIdentity) {
+        let waited = self.waits();
         self.identity = identity;
+        if !waited && self.waits() {
+            // Our restart is over, and who was dialled meanwhile is waited for again.
+            self.await_call(now);
+        }
+    }
+
+    /// Holds back new sessions, or no longer: whoever is strict about the path to the neighbour says so until it is up. A
+    /// session that stands is not touched, attempts are given up.
+    pub fn set_held(&mut self, now: Instant, held: bool) {
+        if std::mem::replace(&mut self.held, held) == held {
+            return;
+        }
+        if held {
+            self.timers.stop(Timer::ConnectRetry);
+            self.timers.stop(Timer::Call);
+            for direction in Direction::ALL {
+                if matches!(self.peek(direction), Some(Connection::Established(_))) {
+                    continue;
+                }
+                if let Some(connection) = self.take(direction) {
+                    let notification = Notification::new(ErrorCode::BFD_DOWN);
+                    self.say_and_close(direction, &connection, &notification);
+                }
+            }
+        } else if self.run == Run::Running {
+            self.await_call(now);
+            self.dial(now);
+        }
+        self.report();
+    }
+
+    /// Whether there is something to hold against a neighbour that nobody configured by address: it is refused for now, or
+    /// will rest longer after its next error.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        matches!(self.run, Run::Limited | Run::Resting { admits: false })
+            || self.timers.runs(Timer::Forget)
     }
 
     /// Says whether routes of the neighbour are kept for its return, so that it has to be found before their time is over.
@@ -240,8 +269,8 @@ impl Peer {
         let farthest = self.connections().map(Connection::state).max();
         match (farthest, self.run) {
             (Some(state), _) => state,
-            (None, Run::Running) => State::Active,
-            (None, Run::Stopped | Run::Resting { .. }) => State::Idle,
+            (None, Run::Running) if !self.held => State::Active,
+            (None, _) => State::Idle,
         }
     }
 
@@ -287,7 +316,8 @@ impl Peer {
     #[must_use]
     pub fn admit(&self, now: Instant) -> Admission {
         match self.run {
-            Run::Stopped => return Admission::Reject,
+            _ if self.held => return Admission::Reject,
+            Run::Stopped | Run::Limited => return Admission::Reject,
             Run::Resting { admits: false } => return Admission::Close,
             Run::Resting { admits: true } | Run::Running => {}
         }
@@ -326,11 +356,18 @@ impl Peer {
     /// Takes in one event.
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Start => self.start(now),
+            Event::Start => {
+                self.without_capabilities_until = None;
+                self.start(now);
+            }
             Event::Stop(shutdown) => self.end_all(now, &shutdown, Next::Stop),
             Event::Reset(shutdown) => {
-                if self.run == Run::Stopped {
+                if matches!(self.run, Run::Stopped | Run::Limited) {
                     return;
+                }
+                if !matches!(shutdown, Shutdown::BfdDown { .. }) {
+                    // Whoever resets it may have taught it capabilities.
+                    self.without_capabilities_until = None;
                 }
                 self.end_all(now, &shutdown, Next::Reconnect);
             }
@@ -339,7 +376,7 @@ impl Peer {
                 limit,
                 restart,
             } => {
-                let next = restart.map_or(Next::Stop, |pause| Next::Rest {
+                let next = restart.map_or(Next::Limit, |pause| Next::Rest {
                     pause,
                     admits: false,
                 });
@@ -384,11 +421,25 @@ impl Peer {
                 Timer::ConnectRetry => self.dial(now),
                 Timer::IdleHold => {
                     self.run = Run::Running;
+                    if !self.config.can_dial() {
+                        self.remember(now);
+                    }
+                    self.await_call(now);
                     self.dial(now);
                 }
-                Timer::Stable => self.idle_backoff.reset(),
+                Timer::Stable => {
+                    self.idle_backoff.reset();
+                    self.timers.stop(Timer::Forget);
+                }
+                Timer::Forget => {
+                    if self.run == Run::Running && !self.stands_at_all() {
+                        self.idle_backoff.reset();
+                    } else {
+                        self.remember(now);
+                    }
+                }
                 Timer::Call => {
-                    if self.waits() && !self.stands_at_all() {
+                    if self.waits() && !self.held && !self.stands_at_all() {
                         self.outputs
                             .push_back(PeerOutput::Warning(PeerWarning::NobodyCalls));
                     }
@@ -415,6 +466,7 @@ impl Peer {
         }
         self.run = Run::Running;
         self.timers.stop(Timer::IdleHold);
+        self.timers.stop(Timer::Forget);
         self.idle_backoff.reset();
         self.connect_backoff.reset();
         self.await_call(now);
@@ -423,83 +475,22 @@ impl Peer {
 
     /// A neighbour that we only wait for, and that never calls, may be waiting for us.
     fn await_call(&mut self, now: Instant) {
-        if self.waits() && !self.config.remote.is_range() && !self.stands_at_all() {
+        if self.waits() && !self.held && !self.config.remote.is_range() && !self.stands_at_all() {
             self.timers.set(Timer::Call, now + timer::CALL_PATIENCE);
         }
     }
 
-    /// Ends whatever there is, as an operator or the configuration asks.
-    fn end_all(&mut self, now: Instant, shutdown: &Shutdown, next: Next) {
-        match notice::shutdown(shutdown) {
-            Some(notice) => self.cease_all(
-                now,
-                &notice.notification,
-                notice.hard,
-                notice.may_keep_routes,
-                next,
-            ),
-            None => {
-                for direction in Direction::ALL {
-                    let Some(connection) = self.take(direction) else {
-                        continue;
-                    };
-                    self.outputs.push_back(PeerOutput::Close {
-                        direction,
-                        linger: false,
-                    });
-                    if let Connection::Established(up) = connection {
-                        let keep = up.negotiated.keeps_routes();
-                        self.down(&up, keep, DownCause::ClosedForRestart);
-                    }
-                }
-                self.then(now, next);
-            }
-        }
-    }
-
-    /// Says `notification` on every connection that understands it and closes all; in a Hard Reset where `hard` and the peer knows
-    /// that (RFC 8538 §3).
-    fn cease_all(
-        &mut self,
-        now: Instant,
-        notification: &Notification,
-        hard: bool,
-        may_keep: bool,
-        next: Next,
-    ) {
-        for direction in Direction::ALL {
-            let Some(connection) = self.take(direction) else {
-                continue;
-            };
-            let wraps = match &connection {
-                Connection::Established(up) => up.negotiated.notification_graceful,
-                Connection::Connecting(_)
-                | Connection::Delaying(_)
-                | Connection::OpenSent(_)
-                | Connection::OpenConfirm(_) => false,
-            };
-            let said = if hard && wraps {
-                notification.clone().into_hard_reset()
-            } else {
-                notification.clone()
-            };
-            self.say_and_close(direction, &connection, &said);
-            // After 6/10 also without the N bit: that one is about the peer's own words, and here silence was heard.
-            let outlives = wraps || notification.code == ErrorCode::BFD_DOWN;
-            self.ended(
-                &connection,
-                may_keep && outlives && !hard,
-                DownCause::NotificationSent(said),
-            );
-        }
-        self.then(now, next);
+    /// A caller from a range that was at fault comes back when it likes: its errors count for as long again as the longest rest.
+    fn remember(&mut self, now: Instant) {
+        let time = timer::bounded(self.config.idle_hold_max);
+        self.timers.set(Timer::Forget, now + time);
     }
 
     // Connections coming and going.
 
     /// Dials, unless there is nobody to dial or no need to.
     fn dial(&mut self, now: Instant) {
-        if self.run != Run::Running || self.progressed() {
+        if self.run != Run::Running || self.held || self.progressed() {
             return;
         }
         match self.outgoing {
@@ -613,13 +604,8 @@ impl Peer {
             direction,
             bytes: offer.encode(),
         });
-        // Whoever is never dialled is a caller from a range: anybody, until its OPEN.
-        let patience = if !self.config.can_dial() || self.session().is_some() {
-            timer::DYNAMIC_OPEN_TIME
-        } else {
-            timer::LARGE_HOLD_TIME
-        };
-        self.timers.set(Timer::Hold(direction), now + patience);
+        self.timers
+            .set(Timer::Hold(direction), now + self.patience());
         *self.slot(direction) = Some(Connection::OpenSent(OpenSent {
             local,
             remote,
@@ -627,6 +613,16 @@ impl Peer {
             offer,
             undecided: None,
         }));
+    }
+
+    /// How long a neighbour may take for what completes a session. Whoever is never dialled is a caller from a range: anybody,
+    /// until its OPEN.
+    fn patience(&self) -> Duration {
+        if !self.config.can_dial() || self.session().is_some() {
+            timer::DYNAMIC_OPEN_TIME
+        } else {
+            timer::LARGE_HOLD_TIME
+        }
     }
 
     fn connection_failed(&mut self, now: Instant, direction: Direction) {
@@ -688,7 +684,13 @@ impl Peer {
             }
             (State::Established, Message::RouteRefresh(refresh)) => {
                 self.restart_hold(now, direction);
-                self.outputs.push_back(PeerOutput::RouteRefresh(refresh));
+                // Only what we offered is answered (RFC 2918 §4).
+                if self
+                    .established()
+                    .is_some_and(|up| !up.without_capabilities)
+                {
+                    self.outputs.push_back(PeerOutput::RouteRefresh(refresh));
+                }
             }
             (state, unexpected) => {
                 let notification = notice::unexpected_message(state, &unexpected);
@@ -804,6 +806,8 @@ impl Peer {
             context: negotiated.context,
             keepalive_interval: negotiated.keepalive_interval,
         });
+        self.outputs
+            .push_back(PeerOutput::Opened(Arc::clone(&negotiated)));
         let peer_knows_capabilities = negotiation::has_capabilities(open);
         *self.slot(direction) = Some(Connection::OpenConfirm(OpenConfirm {
             negotiated,
@@ -842,7 +846,12 @@ impl Peer {
         self.timers.stop(Timer::ConnectRetry);
         self.timers.set(Timer::Stable, now + timer::STABLE_AFTER);
         self.restart_hold(now, direction);
+        let without_capabilities = negotiated.without_capabilities;
         self.outputs.push_back(PeerOutput::Established(negotiated));
+        if without_capabilities {
+            self.outputs
+                .push_back(PeerOutput::Warning(PeerWarning::WithoutCapabilities));
+        }
         self.restart_send_hold(now, direction);
     }
 
@@ -918,18 +927,6 @@ impl Peer {
         self.then(now, next);
     }
 
-    /// What follows a NOTIFICATION of the neighbour.
-    fn after_notification(&self, notification: &Notification) -> Next {
-        match notice::meaning(notification) {
-            notice::Meaning::Collision | notice::Meaning::Reset => Next::Reconnect,
-            notice::Meaning::Ceased => Next::Rest {
-                pause: timer::CEASED_PAUSE.min(self.config.idle_hold_max),
-                admits: true,
-            },
-            notice::Meaning::Error => Next::Damp { admits: true },
-        }
-    }
-
     // Timers.
 
     fn hold_expired(&mut self, now: Instant, direction: Direction) {
@@ -978,10 +975,16 @@ impl Peer {
     fn restart_hold(&mut self, now: Instant, direction: Direction) {
         self.put_off &= !bit(direction);
         let hold_time = match self.peek(direction) {
-            Some(
-                Connection::OpenConfirm(OpenConfirm { negotiated, .. })
-                | Connection::Established(Established { negotiated, .. }),
-            ) => negotiated.hold_time.duration(),
+            // Without a hold time its KEEPALIVE is awaited as long as its OPEN was.
+            Some(Connection::OpenConfirm(OpenConfirm { negotiated, .. })) => Some(
+                negotiated
+                    .hold_time
+                    .duration()
+                    .unwrap_or_else(|| self.patience()),
+            ),
+            Some(Connection::Established(Established { negotiated, .. })) => {
+                negotiated.hold_time.duration()
+            }
             Some(Connection::Connecting(_) | Connection::Delaying(_) | Connection::OpenSent(_))
             | None => return,
         };
@@ -998,125 +1001,6 @@ impl Peer {
         {
             self.timers.set(Timer::SendHold, now + patience);
         }
-    }
-
-    // Ends.
-
-    /// Answers an error of the neighbour on one connection: NOTIFICATION, close, rest (the RFC's usual list).
-    fn refuse(&mut self, now: Instant, direction: Direction, notification: Notification) {
-        let Some(connection) = self.take(direction) else {
-            return;
-        };
-        self.say_and_close(direction, &connection, &notification);
-        let keep = notification_keeps(&connection);
-        self.ended(&connection, keep, DownCause::NotificationSent(notification));
-        self.decide_undecided(now);
-        self.then(now, Next::Damp { admits: false });
-    }
-
-    /// Closes the connection that lost a collision.
-    fn collide(&mut self, direction: Direction) {
-        if let Some(connection) = self.take(direction) {
-            self.say_and_close(
-                direction,
-                &connection,
-                &Notification::new(ErrorCode::CONNECTION_COLLISION),
-            );
-        }
-    }
-
-    fn say_and_close(
-        &mut self,
-        direction: Direction,
-        connection: &Connection,
-        notification: &Notification,
-    ) {
-        // Before our OPEN nobody would understand it.
-        let speaks = connection.state() >= State::OpenSent;
-        if speaks {
-            self.outputs.push_back(PeerOutput::Send {
-                direction,
-                bytes: notice::encode(notification),
-            });
-        }
-        self.outputs.push_back(PeerOutput::Close {
-            direction,
-            linger: speaks,
-        });
-    }
-
-    /// Books the end of a connection that was taken out.
-    fn ended(&mut self, connection: &Connection, keep_routes: bool, cause: DownCause) {
-        self.last_error = Some(cause.clone());
-        self.cause = Some(cause.clone());
-        if let Connection::Established(up) = connection {
-            self.down(up, keep_routes, cause);
-        }
-    }
-
-    fn down(&mut self, up: &Established, keep_routes: bool, cause: DownCause) {
-        self.timers.stop(Timer::SendHold);
-        self.timers.stop(Timer::Stable);
-        let keep_routes = keep_routes && up.negotiated.keeps_routes();
-        self.outputs
-            .push_back(PeerOutput::Down(DownReason { keep_routes, cause }));
-    }
-
-    /// What follows the end of a connection.
-    fn then(&mut self, now: Instant, next: Next) {
-        let pause = match next {
-            Next::Stop => {
-                self.run = Run::Stopped;
-                self.timers = Timers::default();
-                return;
-            }
-            Next::Reconnect => timer::RECONNECT_PAUSE.min(self.config.connect_retry),
-            // The attempt that came to nothing was counted when it began.
-            Next::Retry => self.pause_at_most(
-                self.connect_backoff
-                    .again(self.config.connect_retry, self.config.connect_retry_max),
-            ),
-            Next::Damp { admits } => {
-                // An error on one connection is no reason to give up the other.
-                if !self.speaks_at_all() {
-                    let pause = self
-                        .idle_backoff
-                        .next(self.config.idle_hold, self.config.idle_hold_max);
-                    self.rest(now, self.pause_at_most(pause), admits);
-                }
-                return;
-            }
-            Next::Rest { pause, admits } => {
-                if !self.speaks_at_all() {
-                    self.rest(now, pause, admits);
-                }
-                return;
-            }
-        };
-        // A dial under way has its own timer.
-        if self.run == Run::Running
-            && !self.waits()
-            && self.outgoing.is_none()
-            && !self.progressed()
-        {
-            self.timers
-                .set(Timer::ConnectRetry, now + self.jitter.apply(pause));
-        }
-    }
-
-    fn rest(&mut self, now: Instant, pause: Duration, admits: bool) {
-        for direction in Direction::ALL {
-            if self.peek(direction).is_some() {
-                self.take(direction);
-                self.outputs.push_back(PeerOutput::Close {
-                    direction,
-                    linger: false,
-                });
-            }
-        }
-        self.timers.stop(Timer::ConnectRetry);
-        self.run = Run::Resting { admits };
-        self.timers.set(Timer::IdleHold, now + pause);
     }
 
     // Small tools.
@@ -1196,16 +1080,6 @@ impl Peer {
 /// giving way would drop a session that both sides just agreed on.
 fn gives_way(up: &Established, now: Instant) -> bool {
     up.negotiated.keeps_routes() && now.saturating_duration_since(up.since) >= timer::OPEN_GRACE
-}
-
-/// Whether the loss of TCP alone keeps routes (RFC 4724 §4.2).
-fn keeps_over_loss(connection: &Connection) -> bool {
-    matches!(connection, Connection::Established(up) if up.negotiated.keeps_routes())
-}
-
-/// Whether a NOTIFICATION that is no Hard Reset keeps routes (RFC 8538 §4).
-fn notification_keeps(connection: &Connection) -> bool {
-    matches!(connection, Connection::Established(up) if up.negotiated.notification_graceful)
 }
 
 const fn bit(direction: Direction) -> u8 {

@@ -15,7 +15,7 @@ use crate::codec::{
     Open, Role,
 };
 use crate::family::{Afi, Family, FamilySet};
-use crate::speaker::config::{GracefulRestart, PeerConfig, Remote};
+use crate::speaker::config::{PeerConfig, Remote};
 
 /// The send hold time of RFC 9687 §5 where twice the hold time is less.
 const SEND_HOLD_TIME: Duration = Duration::from_secs(480);
@@ -100,14 +100,10 @@ fn capabilities(
         capabilities.push(Capability::Role(role));
     }
     if let Some(restart) = &config.graceful_restart {
-        let restart_time = restart
-            .restart_time
-            .min(GracefulRestart::MAX_RESTART_TIME)
-            .as_secs();
         capabilities.push(Capability::GracefulRestart(GracefulRestartCapability {
             restarting,
             notification: true,
-            restart_time: u16::try_from(restart_time).unwrap_or(0),
+            restart_time: restart.offered_time(),
             families: families
                 .iter()
                 .map(|family| GracefulRestartFamily {
@@ -245,6 +241,13 @@ pub(super) fn negotiate(
             }
         })
     });
+    let keeps_long_lived = config
+        .long_lived
+        .is_some_and(|long_lived| !long_lived.stale_time.is_zero())
+        && peer_long_lived
+            .iter()
+            .flatten()
+            .any(|asked| asked.stale_time > 0 && common.has(asked.family));
     let hold_time = ours.hold_time.min(theirs.hold_time);
     Ok(Negotiated {
         direction,
@@ -263,6 +266,7 @@ pub(super) fn negotiate(
             .is_some_and(|capability| capability.notification),
         peer_graceful_restart,
         peer_long_lived,
+        keeps_long_lived,
         route_refresh,
         enhanced_refresh,
         role: our_role,

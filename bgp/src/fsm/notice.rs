@@ -41,7 +41,6 @@ pub(super) fn shutdown(shutdown: &Shutdown) -> Option<Notice> {
             false,
             true,
         ),
-        Shutdown::OutOfResources => (Notification::new(ErrorCode::OUT_OF_RESOURCES), false, false),
         Shutdown::BfdDown { keep_routes } => {
             (Notification::new(ErrorCode::BFD_DOWN), false, *keep_routes)
         }

@@ -49,6 +49,9 @@ pub enum PeerOutput {
         /// Send a KEEPALIVE so often, the first one an interval from now; none where absent.
         keepalive_interval: Option<Duration>,
     },
+    /// Both OPENs are accepted; a session may follow. What the neighbour says of routes that are kept of an earlier one holds
+    /// from here on (RFC 4724 §4.2).
+    Opened(Arc<Negotiated>),
     /// A session is up.
     Established(Arc<Negotiated>),
     /// The session that was up is down.
@@ -99,6 +102,8 @@ pub struct Negotiated {
     pub peer_graceful_restart: Option<GracefulRestartCapability>,
     /// Its long-lived graceful restart capability; only beside `peer_graceful_restart`. Without families it is merely aware.
     pub peer_long_lived: Option<Vec<LongLivedFamily>>,
+    /// It asked for long-lived stale routes of some family, and we are configured to keep them (RFC 9494 §4.2).
+    pub keeps_long_lived: bool,
     /// Both sides set the N bit: routes outlive NOTIFICATIONs and hold expiry (RFC 8538).
     pub notification_graceful: bool,
     /// It answers ROUTE-REFRESH.
@@ -114,12 +119,15 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
-    /// Whether the peer asked for routes to be kept when the session is lost (RFC 4724 §4.2).
+    /// Whether the peer asked for routes to be kept when the session is lost (RFC 4724 §4.2). A family that the long-lived
+    /// capability alone lists counts: its restart time is zero (RFC 9494 §4.2).
     #[must_use]
     pub fn keeps_routes(&self) -> bool {
-        self.peer_graceful_restart
-            .as_ref()
-            .is_some_and(|capability| !capability.families.is_empty())
+        self.keeps_long_lived
+            || self
+                .peer_graceful_restart
+                .as_ref()
+                .is_some_and(|capability| !capability.families.is_empty())
     }
 }
 
@@ -146,6 +154,9 @@ pub enum PeerWarning {
     PathLimit(Family),
     /// Routes of this family are kept back from it: no next hop could be told by which it reaches them.
     NextHopMissing(Family),
+    /// It refused the capabilities of our OPEN, so this session has none: IPv4 alone, two-octet AS numbers, no route refresh, no
+    /// graceful restart. They are offered again after ten minutes, a clear, or a change of its configuration.
+    WithoutCapabilities,
     /// Nothing of this family is taken from it until the session ends: it sent a malformed multiprotocol attribute.
     FamilyDisabled(Family),
     /// Attributes of routes fit no message to it, and it is told that the routes are gone (RFC 8654 §4). Of peers that are
@@ -183,6 +194,9 @@ impl fmt::Display for PeerWarning {
             Self::RoutesUnsendable { family, routes } => write!(
                 f,
                 "attributes of {routes} routes of {family} fit no message: told as withdrawn"
+            ),
+            Self::WithoutCapabilities => f.write_str(
+                "refused the capabilities of our OPEN: the session has none, and carries IPv4 alone",
             ),
             Self::FamilyDisabled(family) => write!(
                 f,

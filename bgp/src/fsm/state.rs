@@ -56,6 +56,8 @@ impl fmt::Display for State {
 pub(super) enum Run {
     /// Not before a start.
     Stopped,
+    /// Not before a start either: the neighbour announced more than it may.
+    Limited,
     /// Not before the idle hold timer ran out.
     Resting {
         /// The neighbour may call meanwhile.

@@ -9,6 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use smallvec::SmallVec;
 
 use super::event::Direction;
+use crate::speaker::config::PeerConfig;
 
 /// Hold time until the OPENs settled one (RFC 4271 §8.2.2: "a large value", four minutes).
 pub(super) const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
@@ -27,6 +28,10 @@ pub(super) const STABLE_AFTER: Duration = Duration::from_secs(300);
 
 /// How long we leave a peer alone that ceased of its own will.
 pub(super) const CEASED_PAUSE: Duration = Duration::from_secs(60);
+
+/// The pauses there are. Without one a neighbour that refuses everything would be tried as fast as it can refuse, and a deadline
+/// past what the clock can say would be a panic: configurations are held to this, and so is what slipped through.
+pub(super) const PAUSES: std::ops::RangeInclusive<Duration> = PeerConfig::PAUSES;
 
 /// First pause after a session was lost without an error of the protocol.
 pub(super) const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -55,6 +60,8 @@ pub(super) enum Timer {
     Stable,
     /// We have waited long enough for the neighbour to call.
     Call,
+    /// Earlier errors of a caller from a range have been held against it long enough.
+    Forget,
     /// Say our OPEN on a connection on which it was held back.
     DelayOpen(Direction),
     /// Nothing heard on a connection.
@@ -139,6 +146,7 @@ impl Backoff {
 
     /// The pause after one more failure: `first`, then twice, four times … up to `most`.
     pub(super) fn next(&mut self, first: Duration, most: Duration) -> Duration {
+        let (first, most) = (bounded(first), bounded(most));
         let pause = first.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         if pause < most {
             self.failures = self.failures.saturating_add(1);
@@ -148,6 +156,7 @@ impl Backoff {
 
     /// The pause after the last failure again.
     pub(super) fn again(&self, first: Duration, most: Duration) -> Duration {
+        let (first, most) = (bounded(first), bounded(most));
         let doublings = self.failures.saturating_sub(1);
         let pause = first.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
         pause.min(most.max(first))
@@ -156,6 +165,11 @@ impl Backoff {
     pub(super) const fn reset(&mut self) {
         self.failures = 0;
     }
+}
+
+/// The nearest pause there is.
+pub(super) fn bounded(pause: Duration) -> Duration {
+    pause.clamp(*PAUSES.start(), *PAUSES.end())
 }
 
 #[cfg(test)]
@@ -212,5 +226,22 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         backoff.reset();
         assert_eq!(backoff.next(first, most), first);
+    }
+
+    #[test]
+    fn a_pause_of_nothing_is_one_and_grows_as_well() {
+        let mut backoff = Backoff::new();
+        let pauses: Vec<u128> = (0..4)
+            .map(|_| {
+                backoff
+                    .next(Duration::ZERO, Duration::from_secs(1))
+                    .as_millis()
+            })
+            .collect();
+        assert_eq!(pauses, [100, 200, 400, 800]);
+        assert_eq!(
+            Backoff::new().next(Duration::MAX, Duration::MAX),
+            *PAUSES.end()
+        );
     }
 }

@@ -6,6 +6,7 @@
 
 mod peer_as;
 mod socket;
+mod times;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 pub use self::peer_as::PeerAs;
 pub use self::socket::{AoAlgorithm, AoKey, Binding, Listen};
+pub use self::times::TimeError;
 use crate::asn::Asn;
 pub use crate::bmp::Collector;
 pub use crate::codec::HoldTime;
@@ -172,6 +174,10 @@ impl SpeakerConfig {
                 return Err(ConfigError::DualAsOfRange(peer.name.clone()));
             }
             peer.validate_socket()?;
+            peer.validate_times().map_err(|reason| ConfigError::Time {
+                name: peer.name.clone(),
+                reason,
+            })?;
         }
         let mut collectors = std::collections::BTreeSet::new();
         for (position, collector) in self.monitoring.iter().enumerate() {
@@ -242,6 +248,14 @@ pub enum ConfigError {
         /// Which.
         id: u8,
     },
+    /// A peer's pauses or times cannot be run.
+    #[error("{field} of peer {name}: {reason}", field = reason.field())]
+    Time {
+        /// The peer's name.
+        name: String,
+        /// What is wrong, and what would be right.
+        reason: TimeError,
+    },
     /// A link-local address is ambiguous, and a neighbour without an address unknown.
     #[error("peer {0} has no interface, which its link-local or missing address needs")]
     NoInterface(String),
@@ -270,6 +284,7 @@ impl ConfigError {
                 (Some(name), "tcpAo")
             }
             Self::NoInterface(name) => (Some(name), "interface"),
+            Self::Time { name, reason } => (Some(name), reason.field()),
         }
     }
 }
@@ -374,7 +389,8 @@ pub enum Remote {
     /// One neighbour. The port is where we dial, 0 for never; connections from any port of the address are its own.
     /// A link-local address carries its interface in the scope.
     Address(SocketAddr),
-    /// Any neighbour of a range, created when it connects and forgotten when it left.
+    /// Any neighbour of a range, created when it connects and forgotten when it left, but not while it rests for an error or
+    /// was closed for too many prefixes: it would call again at once and be another one.
     Range(Prefix),
     /// Whoever is the router at the other end of [`PeerConfig::interface`] ("unnumbered"): its link-local address is
     /// learned, the port is where we dial. The transport puts an [`Remote::Address`] in its place as soon as it knows it, and
@@ -440,7 +456,8 @@ pub struct PeerConfig {
     pub delay_open: Option<Duration>,
     /// First pause after a protocol error; doubles up to `idle_hold_max`.
     pub idle_hold: Duration,
-    /// Longest pause after protocol errors, and after a Cease of the peer's.
+    /// Longest pause after protocol errors, and after a Cease of the peer's. The errors of a caller from a range count for as long
+    /// again after its rest.
     pub idle_hold_max: Duration,
     /// How long the peer's window may stay closed (RFC 9687); computed from the hold time where absent.
     pub send_hold: Option<Duration>,
@@ -514,7 +531,7 @@ pub struct PeerConfig {
     /// The session will be taken down: what is told over it is marked to be used last by GRACEFUL_SHUTDOWN, or LOCAL_PREF 0
     /// inside the AS, and what is learned over it is used last here (RFC 8326 §4.1).
     pub drain: bool,
-    /// For a range: how many neighbours may exist at once.
+    /// For a range: how many neighbours may exist at once. One that is only remembered for its errors gives way.
     pub dynamic_limit: usize,
     /// Liveness of the path to it (RFC 5880); not watched where absent.
     pub bfd: Option<Bfd>,
@@ -649,7 +666,9 @@ impl PeerConfig {
             || self.families != other.families
             || self.hold_time != other.hold_time
             || self.keepalive != other.keepalive
-            || self.graceful_restart != other.graceful_restart
+            // How long routes of the peer are kept is our affair.
+            || self.graceful_restart.map(|ours| ours.offered_time())
+                != other.graceful_restart.map(|theirs| theirs.offered_time())
             || self.long_lived.map(|ours| ours.stale_time)
                 != other.long_lived.map(|theirs| theirs.stale_time)
             || self.ttl_security != other.ttl_security
@@ -754,6 +773,12 @@ pub struct GracefulRestart {
 impl GracefulRestart {
     /// The longest restart time a capability can carry.
     pub const MAX_RESTART_TIME: Duration = Duration::from_secs(4095);
+
+    /// The restart time as our OPEN says it, in seconds.
+    pub(crate) fn offered_time(self) -> u16 {
+        let time = self.restart_time.min(Self::MAX_RESTART_TIME).as_secs();
+        u16::try_from(time).unwrap_or(u16::MAX)
+    }
 }
 
 impl Default for GracefulRestart {
@@ -910,18 +935,45 @@ mod tests {
         assert_eq!(format!("{secret:?}"), "Secret");
     }
 
+    pub(super) fn tor() -> PeerConfig {
+        let remote = Remote::Address("10.0.0.1:179".parse().expect("an address"));
+        let accept = Arc::new(Policy::accept_all());
+        PeerConfig::new("tor", remote, Asn(64513), accept.clone(), accept)
+    }
+
+    pub(super) fn validated(change: impl FnOnce(&mut PeerConfig)) -> Result<(), ConfigError> {
+        let mut peer = tor();
+        change(&mut peer);
+        let mut config = SpeakerConfig::new(Asn(64512), RouterId::new(1).expect("not zero"));
+        config.peers.push(peer);
+        config.validate()
+    }
+
+    #[test]
+    fn how_long_we_keep_a_peers_routes_is_no_matter_of_the_session() {
+        let peer = tor();
+        let mut other = peer.clone();
+        other.graceful_restart = Some(GracefulRestart {
+            stale_time: Duration::from_secs(7),
+            ..GracefulRestart::default()
+        });
+        assert!(!peer.needs_new_session(&other));
+        other.graceful_restart = Some(GracefulRestart {
+            restart_time: Duration::from_secs(7),
+            ..GracefulRestart::default()
+        });
+        assert!(peer.needs_new_session(&other));
+        other.graceful_restart = None;
+        assert!(peer.needs_new_session(&other));
+    }
+
     #[test]
     fn bfd_is_refused_where_it_would_watch_another_path_than_the_sessions() {
         let with = |binding: Binding| {
-            let remote = Remote::Address("10.0.0.1:179".parse().expect("an address"));
-            let accept = Arc::new(Policy::accept_all());
-            let mut peer = PeerConfig::new("tor", remote, Asn(64513), accept.clone(), accept);
-            peer.bfd = Some(Bfd::default());
-            peer.binding = binding;
-            let router_id = RouterId::new(1).expect("not zero");
-            let mut config = SpeakerConfig::new(Asn(64512), router_id);
-            config.peers.push(peer);
-            config.validate()
+            validated(|peer| {
+                peer.bfd = Some(Bfd::default());
+                peer.binding = binding;
+            })
         };
         assert_eq!(with(Binding::default()), Ok(()));
         for binding in [

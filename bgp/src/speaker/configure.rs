@@ -9,6 +9,7 @@
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
 //! | how its path is watched (BFD) | the watching changes, nothing else; off says AdminDown to the other end |
+//! | how long its stale routes are kept | a shorter time holds for those that are kept already |
 //! | import policy, allowed own AS, drain, subnets shared with a peer one hop away, what a local AS means for paths | that peer's paths are evaluated anew, from memory |
 //! | export policy, next hops, reflection, drain, what is hidden in paths, default route | the peer moves to the group that tells this; differences are sent |
 //! | originated routes | the prefixes concerned are decided anew |
@@ -90,7 +91,7 @@ impl Speaker {
         let identity = self.identity();
         for slot in self.slots() {
             if let Some(neighbour) = self.neighbour_mut(slot) {
-                neighbour.fsm.set_identity(identity);
+                neighbour.fsm.set_identity(now, identity);
                 // One that may show either AS (RFC 7705 §4.2) shows the speaker's where that is what the neighbour takes.
                 let shows_own = neighbour.config.local_asn.is_none()
                     || neighbour.config.local_as_mode == LocalAsMode::DualAs
@@ -168,12 +169,12 @@ impl Speaker {
         }
     }
 
-    /// Makes room for a neighbour and starts it.
+    /// Makes room for a neighbour and starts it; one from a range with the address of ours that it called.
     fn add(
         &mut self,
         config: PeerConfig,
         address: SocketAddr,
-        range: Option<Arc<str>>,
+        caller: Option<(Arc<str>, IpAddr)>,
         now: Instant,
     ) -> Option<Slot> {
         let free = (1..self.neighbours.len()).find(|slot| {
@@ -198,10 +199,9 @@ impl Speaker {
         let config = Arc::new(config);
         let seed = self.seed ^ (u64::from(id.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let fsm = Peer::new(Arc::clone(&config), self.identity(), seed, now);
+        let (range, called) = caller.unzip();
         let mut neighbour = Box::new(Neighbour::new(id, config, fsm, address, range, now));
-        if neighbour.may_start() && !self.stopped {
-            neighbour.fsm.handle_event(now, Event::Start);
-        }
+        neighbour.called = called;
         if neighbour.range.is_some() {
             // It is here because it called; without a connection it would be gone again at once.
             neighbour.set_open(Direction::Incoming, true);
@@ -209,20 +209,31 @@ impl Speaker {
         self.names.insert(Arc::clone(&neighbour.name), slot);
         self.addresses.entry(address.ip()).or_default().push(slot);
         *self.neighbours.get_mut(place)? = Some(neighbour);
+        // Before the start: it says whether the path has to be up first.
         self.refresh_liveness(slot, now);
+        let stopped = self.stopped;
+        if let Some(neighbour) = self.neighbour_mut(slot)
+            && neighbour.config.enabled
+            && !stopped
+        {
+            neighbour.fsm.handle_event(now, Event::Start);
+        }
         self.refresh_facts(slot);
         self.drain(slot, now);
         Some(slot)
     }
 
     /// A neighbour for a caller from a configured range: the narrowest one that holds it.
+    ///
+    /// # Errors
+    /// There is no such range, or no room.
     pub(super) fn add_dynamic(
         &mut self,
         remote: SocketAddr,
         local: SocketAddr,
         binding: &Binding,
         now: Instant,
-    ) -> Option<Slot> {
+    ) -> Result<Slot, NoPlace> {
         let range_of = |peer: &PeerConfig| match peer.remote {
             Remote::Range(range) => Some(range),
             Remote::Address(_) | Remote::Unnumbered(_) => None,
@@ -240,22 +251,40 @@ impl Speaker {
                         .local_address
                         .is_none_or(|address| address == local.ip())
             })
-            .max_by_key(|(range, _)| range.len())?;
+            .max_by_key(|(range, _)| range.len())
+            .ok_or(NoPlace::Stranger)?;
         let range: Arc<str> = Arc::from(template.name.as_str());
         let (mut members, mut half_open) = (0, 0);
-        for neighbour in self.names.values().filter_map(|slot| self.neighbour(*slot)) {
-            if neighbour.range.as_ref() == Some(&range) {
-                members += 1;
+        // Who is here only for what is held against it, and since when.
+        let mut oldest: Option<(Instant, Slot)> = None;
+        for slot in self.names.values().copied() {
+            let Some(neighbour) = self.neighbour(slot) else {
+                continue;
+            };
+            if neighbour.range.as_ref() != Some(&range) {
+                continue;
+            }
+            members += 1;
+            if neighbour.is_only_remembered() {
+                let entry = (neighbour.state_since, slot);
+                oldest = Some(oldest.map_or(entry, |known| known.min(entry)));
+            } else {
                 // Whoever has routes kept here was somebody once.
                 half_open += usize::from(neighbour.established_count == 0);
             }
         }
-        if members >= template.dynamic_limit || half_open >= template.half_open_limit {
-            return None;
+        if half_open >= template.half_open_limit {
+            return Err(NoPlace::HalfOpen);
         }
         let mut config = template.clone();
         become_dynamic(&mut config, remote);
-        self.add(config, remote, Some(range), now)
+        if members >= config.dynamic_limit {
+            // Those who did wrong must not keep the others out.
+            let (_, slot) = oldest.ok_or(NoPlace::Full)?;
+            self.remove(slot, now);
+        }
+        self.add(config, remote, Some((range, local.ip())), now)
+            .ok_or(NoPlace::Full)
     }
 
     /// Ends a neighbour that is configured no more.
@@ -274,7 +303,7 @@ impl Speaker {
         self.drain(slot, now);
         self.forget_kept(slot, now);
         self.deferral.settle(slot, FamilySet::all());
-        self.end_deferral_where_complete();
+        self.end_deferral_where_complete(now);
         self.retire_if_gone(slot, now);
     }
 
@@ -310,12 +339,17 @@ impl Speaker {
         if *neighbour.config == config {
             return;
         }
-        let held = !neighbour.may_start();
         let new = Arc::new(config);
         let old = std::mem::replace(&mut neighbour.config, Arc::clone(&new));
         let long_lived = |config: &PeerConfig| config.long_lived.map(|kept| kept.stale_time);
         if long_lived(&new) < long_lived(&old) {
             neighbour.retention.limit_long_lived(long_lived(&new), now);
+        }
+        let stale = |config: &PeerConfig| config.graceful_restart.map(|kept| kept.stale_time);
+        if let (Some(new), Some(old)) = (stale(&new), stale(&old))
+            && new < old
+        {
+            neighbour.retention.limit_stale(new, now);
         }
         neighbour.fsm.set_config(now, Arc::clone(&new));
         let mut moved = None;
@@ -332,7 +366,6 @@ impl Speaker {
         };
         let id = neighbour.id;
         let connected = neighbour.is_connected();
-        let may_start = neighbour.may_start();
         let keys_changed = old.password != new.password || old.tcp_ao != new.tcp_ao;
         match (old.enabled, new.enabled) {
             (true, false) => {
@@ -343,19 +376,12 @@ impl Speaker {
             }
             (_, true) if old.enabled && old.needs_new_session(&new) => {
                 let reset = Shutdown::ConfigurationChange;
-                if may_start {
-                    neighbour.fsm.handle_event(now, Event::Reset(reset));
-                    // What it rested for may be just what was corrected.
-                    neighbour.fsm.handle_event(now, Event::Start);
-                } else {
-                    neighbour.fsm.handle_event(now, Event::Stop(reset));
-                }
+                neighbour.fsm.handle_event(now, Event::Reset(reset));
+                // What it rested for may be just what was corrected.
+                neighbour.fsm.handle_event(now, Event::Start);
             }
-            // Enabled, or no longer waiting for BFD.
-            (_, true) if held && may_start => neighbour.fsm.handle_event(now, Event::Start),
-            (_, true)
-                if may_start && (keys_changed || old.maximum_prefixes != new.maximum_prefixes) =>
-            {
+            (false, true) => neighbour.fsm.handle_event(now, Event::Start),
+            (_, true) if keys_changed || old.maximum_prefixes != new.maximum_prefixes => {
                 neighbour.fsm.handle_event(now, Event::Start);
             }
             _ => {}
@@ -384,7 +410,7 @@ impl Speaker {
             .filter(|_| new.enabled)
             .collect();
         self.deferral.settle(slot, FamilySet::all() - awaited);
-        self.end_deferral_where_complete();
+        self.end_deferral_where_complete(now);
         if changes_import(&old, &new) {
             self.queue_import(slot);
         }
@@ -609,6 +635,17 @@ impl Speaker {
             self.make_ready(slot);
         }
     }
+}
+
+/// Why a caller is not taken for a neighbour of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// No range holds it.
+    Stranger,
+    /// Too many who only connect are here already.
+    HalfOpen,
+    /// There are as many neighbours as there may be.
+    Full,
 }
 
 fn become_dynamic(config: &mut PeerConfig, remote: SocketAddr) {

@@ -2,9 +2,13 @@
 //!
 //! The speaker says which paths are to be watched ([`Output::Watch`](super::Output::Watch)) and is told what is new of them
 //! ([`Speaker::handle_bfd`]). Whose BFD never came up is no worse off than without; only the end of a path that was up counts,
-//! and not one that an operator on either side wanted.
+//! and not one that an operator on either side wanted. Where BFD is strict, no session begins while the path is not up, whatever
+//! ended the one before.
+//!
+//! Our end of a path is the configured address, else the one the neighbour calls: it knows us by that, and the kernel may choose
+//! another one for what we send.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -78,22 +82,26 @@ impl Speaker {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
-        let strict = neighbour.config.bfd.is_some_and(|bfd| bfd.strict);
         if let Some(loss) = report.loss {
             let shutdown = Shutdown::BfdDown {
                 keep_routes: !loss.remote_control_plane_independent,
             };
-            let event = if strict {
-                Event::Stop(shutdown)
-            } else {
-                Event::Reset(shutdown)
-            };
-            neighbour.fsm.handle_event(now, event);
+            neighbour.fsm.handle_event(now, Event::Reset(shutdown));
         }
-        if strict && report.status.state == State::Up && neighbour.may_start() {
-            neighbour.fsm.handle_event(now, Event::Start);
-        }
+        neighbour.hold_unless_live(now);
         self.drain(slot, now);
+    }
+
+    /// The neighbour called, and this is the address it called. What the path was watched from so far stays where that works.
+    pub(super) fn note_called(&mut self, slot: Slot, local: IpAddr, now: Instant) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let live = neighbour.liveness.is_some_and(|path| path.is_up());
+        if neighbour.called != Some(local) && !live {
+            neighbour.called = Some(local);
+            self.refresh_liveness(slot, now);
+        }
     }
 
     /// Has the path to a neighbour watched as its configuration says now.
@@ -119,9 +127,14 @@ impl Speaker {
                 }
                 Remote::Address(SocketAddr::V4(_)) | Remote::Range(_) => true,
             })
-            .map(|bfd| SessionConfig::new(&bfd, address.ip(), scope, config.local_address));
+            .map(|bfd| {
+                let local = config.local_address.or(neighbour.called);
+                SessionConfig::new(&bfd, address.ip(), scope, local)
+            });
         let watched = neighbour.liveness.map(|liveness| liveness.config);
         if watched == wanted {
+            // It may be strict from now on, or no longer.
+            neighbour.hold_unless_live(now);
             return;
         }
         let earlier = neighbour.liveness.take();
@@ -134,15 +147,17 @@ impl Speaker {
                 since: now,
             },
         });
+        neighbour.hold_unless_live(now);
         let peer = neighbour.id;
         self.outputs.push_back(Output::Watch { peer, path: wanted });
     }
 }
 
 impl super::neighbour::Neighbour {
-    /// Whether its session may be begun: not while it is disabled, and with strict BFD not before its path is up.
-    pub(super) fn may_start(&self) -> bool {
+    /// With strict BFD no session is begun before its path is up.
+    fn hold_unless_live(&mut self, now: Instant) {
         let strict = self.config.bfd.is_some_and(|bfd| bfd.strict);
-        self.config.enabled && (!strict || self.liveness.is_some_and(|liveness| liveness.is_up()))
+        let live = self.liveness.is_some_and(|liveness| liveness.is_up());
+        self.fsm.set_held(now, strict && !live);
     }
 }

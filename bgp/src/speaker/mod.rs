@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
+use self::configure::NoPlace;
 pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
 use crate::bfd::SessionConfig;
@@ -411,11 +412,18 @@ impl Speaker {
         if self.stopped {
             return Accepted::Refused(None);
         }
-        let slot = self
-            .expected(remote, local, binding, now)
-            .or_else(|| self.add_dynamic(remote, local, binding, now));
-        let Some((slot, neighbour)) = slot.and_then(|slot| Some((slot, self.neighbour(slot)?)))
-        else {
+        let slot = match self.expected(remote, local, binding, now) {
+            Some(slot) => slot,
+            None => match self.add_dynamic(remote, local, binding, now) {
+                Ok(slot) => slot,
+                // Who would be a neighbour learns why it is none (RFC 4486 §4); the others are answered with silence.
+                Err(NoPlace::Full) => {
+                    return Accepted::Refused(refusal(ErrorCode::OUT_OF_RESOURCES));
+                }
+                Err(NoPlace::Stranger | NoPlace::HalfOpen) => return Accepted::Refused(None),
+            },
+        };
+        let Some(neighbour) = self.neighbour(slot) else {
             return Accepted::Refused(None);
         };
         let peer = neighbour.id;
@@ -437,6 +445,10 @@ impl Speaker {
                 // A dynamic neighbour that never had a connection goes again.
                 if let Some(neighbour) = self.neighbour_mut(slot) {
                     neighbour.was_open = true;
+                    if refused == Admission::Reject && neighbour.config.waits() {
+                        // The path that has to be up first is perhaps watched from another address.
+                        self.note_called(slot, local.ip(), now);
+                    }
                 }
                 self.retire_if_gone(slot, now);
                 Accepted::Refused(match refused {
@@ -675,7 +687,7 @@ impl Speaker {
             self.drain(slot, now);
         }
         self.deferral.expire(now);
-        self.end_deferral_where_complete();
+        self.end_deferral_where_complete(now);
         self.tables.ipv4.expire_answers(now);
         self.tables.ipv6.expire_answers(now);
         self.tell_statistics(now);
@@ -741,10 +753,13 @@ impl Speaker {
                     context,
                     keepalive_interval,
                 }),
+                PeerOutput::Opened(negotiated) => self.session_opened(slot, &negotiated),
                 PeerOutput::Established(negotiated) => self.session_up(slot, negotiated, now),
                 PeerOutput::Down(reason) => self.session_down(slot, &reason, now),
                 PeerOutput::Update(update) => self.import(slot, update, now),
                 PeerOutput::RouteRefresh(refresh) => self.route_refresh(slot, refresh, now),
+                // Nobody configured it, so nobody expects it to call.
+                PeerOutput::Warning(PeerWarning::NobodyCalls) if neighbour.range.is_some() => {}
                 PeerOutput::Warning(warning) => self.warn(slot, warning, now),
                 PeerOutput::StateChanged { from, to, cause } => {
                     neighbour.state_since = now;
@@ -939,7 +954,7 @@ impl Speaker {
                         };
                         neighbour.fsm.handle_event(now, Event::Reset(shutdown));
                         // A peer that rests until told otherwise, after too many prefixes say, is told now.
-                        if neighbour.may_start() {
+                        if neighbour.config.enabled {
                             neighbour.fsm.handle_event(now, Event::Start);
                         }
                     }
@@ -1006,10 +1021,10 @@ impl Speaker {
                 self.deferral.expect(slot, families, connected_by);
             }
         }
-        self.end_deferral_where_complete();
+        self.end_deferral_where_complete(now);
     }
 
-    fn end_deferral_where_complete(&mut self) {
+    fn end_deferral_where_complete(&mut self, now: Instant) {
         if !self.restarting {
             return;
         }
@@ -1024,8 +1039,11 @@ impl Speaker {
             self.restarting = false;
             self.deferral = Deferral::none();
             let identity = self.identity();
-            for neighbour in self.neighbours.iter_mut().flatten() {
-                neighbour.fsm.set_identity(identity);
+            for slot in self.slots() {
+                if let Some(neighbour) = self.neighbour_mut(slot) {
+                    neighbour.fsm.set_identity(now, identity);
+                    self.set_timer(slot);
+                }
             }
         }
     }

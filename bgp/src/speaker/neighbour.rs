@@ -25,8 +25,10 @@ pub(super) struct Neighbour {
     pub(super) fsm: Peer,
     /// Where it is; for a dynamic neighbour where it called from.
     pub(super) address: SocketAddr,
-    /// The range it came from; it is forgotten when it left.
+    /// The range it came from; it is forgotten when it left and nothing is held against it.
     pub(super) range: Option<Arc<str>>,
+    /// Our address that it calls.
+    pub(super) called: Option<IpAddr>,
     pub(super) session: Option<Session>,
     /// What the latest session settled: routes kept of it are judged by it.
     pub(super) settled: Option<Arc<Negotiated>>,
@@ -135,6 +137,7 @@ impl Neighbour {
             fsm,
             address,
             range,
+            called: None,
             session: None,
             settled: None,
             retention: Retention::default(),

@@ -39,6 +39,19 @@ const WALK_STRIDE: usize = 64;
 impl Speaker {
     // ---- coming and going -----------------------------------------------------------------------------------------
 
+    /// The OPEN of a neighbour is accepted: what it says is lost goes at once (RFC 4724 §4.2).
+    pub(super) fn session_opened(&mut self, slot: Slot, negotiated: &Negotiated) {
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let steps = neighbour.retention.opened(
+            negotiated.families.iter().copied().collect(),
+            negotiated.peer_graceful_restart.as_ref(),
+            negotiated.peer_long_lived.as_deref(),
+        );
+        self.take_steps(slot, &steps);
+    }
+
     pub(super) fn session_up(&mut self, slot: Slot, negotiated: Arc<Negotiated>, now: Instant) {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
@@ -54,11 +67,8 @@ impl Speaker {
             Some(_) => negotiated.remote,
             None => neighbour.address,
         };
-        let steps = neighbour.retention.established(
-            families,
-            negotiated.peer_graceful_restart.as_ref(),
-            negotiated.peer_long_lived.as_deref(),
-        );
+        let called = negotiated.direction.is_incoming();
+        neighbour.retention.established();
         neighbour.session = Some(Session {
             negotiated: Arc::clone(&negotiated),
             ipv4: None,
@@ -70,7 +80,9 @@ impl Speaker {
             (before.role, before.local_asn, before.external)
                 == (negotiated.role, negotiated.local_asn, negotiated.external)
         });
-        self.take_steps(slot, &steps);
+        if called {
+            self.note_called(slot, negotiated.local.ip(), now);
+        }
         if !judged_alike {
             self.queue_import(slot);
         }
@@ -89,7 +101,7 @@ impl Speaker {
             self.deferral
                 .connected_silently(slot, families, now + GRACE);
         }
-        self.end_deferral_where_complete();
+        self.end_deferral_where_complete(now);
         self.make_ready(slot);
         self.monitor_up(slot, now);
     }
@@ -453,7 +465,7 @@ impl Speaker {
         if let Some(family) = update.end_of_rib
             && !disabled.has(family)
         {
-            self.end_of_rib(slot, family);
+            self.end_of_rib(slot, family, now);
         }
         for family in newly_disabled.families() {
             self.disable(slot, family, now);
@@ -468,11 +480,11 @@ impl Speaker {
             .table
             .begin_epoch(slot, store));
         self.take_step(slot, Step::DeleteOld(family));
-        self.end_of_rib(slot, family);
+        self.end_of_rib(slot, family, now);
         self.warn(slot, PeerWarning::FamilyDisabled(family), now);
     }
 
-    fn end_of_rib(&mut self, slot: Slot, family: Family) {
+    fn end_of_rib(&mut self, slot: Slot, family: Family, now: Instant) {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
@@ -487,7 +499,7 @@ impl Speaker {
             self.take_step(slot, step);
         }
         self.deferral.settle(slot, FamilySet::of(family));
-        self.end_deferral_where_complete();
+        self.end_deferral_where_complete(now);
         self.monitor_end_of_rib(slot, family);
     }
 
@@ -602,7 +614,7 @@ impl Speaker {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
-        let keeps = neighbour.retention.keeps();
+        let keeps = neighbour.retention.keeps_of(family);
         let Some(session) = &mut neighbour.session else {
             return;
         };
@@ -622,7 +634,7 @@ impl Speaker {
                 });
                 self.make_ready(slot);
             }
-            // RFC 7313 §4.2: not before the peer's first End-of-RIB.
+            // RFC 7313 §4.2: not before the peer's first End-of-RIB of the family.
             RefreshKind::Begin if keeps || waits_for_end && !carried.end_of_rib_received => {}
             RefreshKind::Begin => {
                 carried.refresh_ends = Some(now + REFRESH_TIME);
@@ -872,9 +884,17 @@ impl FamilySession {
 impl Neighbour {
     /// Whether nothing is left of a neighbour that is to go.
     pub(super) fn is_over(&self) -> bool {
-        (self.leaving || self.range.is_some() && self.was_open)
-            && self.session.is_none()
-            && !self.is_connected()
-            && !self.retention.keeps()
+        (self.leaving || self.range.is_some() && self.was_open && !self.fsm.remembers())
+            && self.is_absent()
+    }
+
+    /// Whether there is neither a connection to it nor anything kept of an earlier one.
+    fn is_absent(&self) -> bool {
+        self.session.is_none() && !self.is_connected() && !self.retention.keeps()
+    }
+
+    /// Whether it came from a range and is here only for what is held against it.
+    pub(super) fn is_only_remembered(&self) -> bool {
+        self.range.is_some() && self.was_open && self.is_absent()
     }
 }

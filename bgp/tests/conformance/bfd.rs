@@ -1,12 +1,14 @@
 //! What the end of a path, as BFD sees it, does to the session over it (RFC 5882, RFC 9384).
 
+use std::net::SocketAddr;
+
 use margay_bgp::bfd::{Diagnostic, Loss, Report, State as Path, Status};
 use margay_bgp::fsm::State;
-use margay_bgp::speaker::config::{Bfd, PeerConfig};
+use margay_bgp::speaker::config::{Bfd, LimitAction, MaximumPrefixes, PeerConfig, Remote};
 use margay_bgp::speaker::events::PeerEventKind;
 use margay_bgp::speaker::{Accepted, PeerId};
 
-use super::{Lab, SECOND, USUAL, announce, own_address};
+use super::{KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, open, own_address};
 
 /// Graceful restart of IPv4, forwarding kept, 120 s, without the N bit and with it.
 const GRACEFUL: [&[u8]; 2] = [
@@ -197,7 +199,7 @@ fn a_disabled_or_forgotten_neighbour_is_not_watched() {
 }
 
 fn is_refused(lab: &mut Lab) -> bool {
-    let remote = std::net::SocketAddr::from((super::address_of("a"), 40_000));
+    let remote = SocketAddr::from((address_of("a"), 40_000));
     matches!(
         lab.speaker.accept(remote, own_address(), lab.now),
         Accepted::Refused(_)
@@ -223,6 +225,115 @@ fn a_strict_session_waits_for_its_path_and_goes_with_it() {
     assert!(is_refused(&mut lab), "not even when an operator asks");
     tell(&mut lab, Path::Up, Path::Up, None);
     lab.establish(&["a"]);
+}
+
+#[test]
+fn a_strict_session_that_ends_while_its_path_is_down_waits_for_it_however_it_ended() {
+    let mut lab = with_bfd(Bfd { strict: true, ..ON });
+    tell(&mut lab, Path::Up, Path::Up, None);
+    lab.establish(&["a"]);
+    // An operator took BFD down over there, which ends no session.
+    tell(&mut lab, Path::Down, Path::AdminDown, None);
+    lab.assert_established("a");
+    lab.cut("a");
+    assert!(is_refused(&mut lab));
+    lab.advance(120 * SECOND, &[]);
+    assert!(is_refused(&mut lab));
+    tell(&mut lab, Path::Up, Path::Up, None);
+    lab.establish(&["a"]);
+}
+
+#[test]
+fn a_strict_session_is_not_dialled_while_its_path_is_down() {
+    let mut lab = with_bfd(Bfd { strict: true, ..ON });
+    configure(&mut lab, |peer| peer.passive = false);
+    assert!(lab.dialled.is_empty());
+    tell(&mut lab, Path::Up, Path::Up, None);
+    lab.answer("a");
+    tell(&mut lab, Path::Down, Path::AdminDown, None);
+    // It was begun, but is none yet.
+    assert!(lab.ends["a"].closed);
+    lab.put_aside("a");
+    lab.advance(120 * SECOND, &[]);
+    assert!(lab.dialled.is_empty());
+    tell(&mut lab, Path::Up, Path::Up, None);
+    assert_eq!(lab.dialled.len(), 1);
+}
+
+#[test]
+fn f18_a_path_that_comes_up_lifts_no_limit_on_prefixes() {
+    for action in [LimitAction::Close, LimitAction::Restart(60 * SECOND)] {
+        let mut lab = with_bfd(Bfd { strict: true, ..ON });
+        configure(&mut lab, |peer| {
+            peer.maximum_prefixes = Some(MaximumPrefixes { limit: 1, action });
+        });
+        tell(&mut lab, Path::Up, Path::Up, None);
+        lab.establish(&["a"]);
+        lab.say("a", &announce("a", &["10.1.0.0/16", "10.2.0.0/16"]));
+        lab.assert_ended("a", 6, 1, &[0, 1, 1, 0, 0, 0, 1]);
+        lab.put_aside("a");
+        lose(&mut lab, true);
+        tell(&mut lab, Path::Up, Path::Up, None);
+        assert!(is_refused(&mut lab));
+        lab.advance(61 * SECOND, &[]);
+        assert_eq!(is_refused(&mut lab), action == LimitAction::Close);
+    }
+}
+
+#[test]
+fn our_end_of_a_path_is_the_address_that_the_neighbour_calls() {
+    let other = |lab: &Lab| {
+        lab.paths
+            .values()
+            .map(|path| path.local)
+            .collect::<Vec<_>>()
+    };
+    let remote = SocketAddr::from((address_of("a"), 40_000));
+    let own = SocketAddr::from(([192, 0, 2, 77], 179));
+    let mut lab = with_bfd(ON);
+    assert_eq!(other(&lab), [None]);
+    lab.connect_from("a", remote, own);
+    lab.say("a", &open(64600, address_of("a"), 90, USUAL));
+    assert_eq!(other(&lab), [None], "anybody may have called");
+    lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
+    assert_eq!(other(&lab), [Some(own.ip())]);
+    // What works is not changed.
+    tell(&mut lab, Path::Up, Path::Up, None);
+    lab.cut("a");
+    lab.connect_from("a", remote, own_address());
+    lab.say("a", &open(64600, address_of("a"), 90, USUAL));
+    lab.say("a", &KEEPALIVE);
+    assert_eq!(other(&lab), [Some(own.ip())]);
+    // A strict one is not taken before its path is up, so its call has to do.
+    let mut lab = with_bfd(Bfd { strict: true, ..ON });
+    assert_eq!(
+        lab.speaker.accept(remote, own, lab.now),
+        Accepted::Refused(Some(super::message(3, &[6, 5]).into()))
+    );
+    lab.settle();
+    assert_eq!(other(&lab), [Some(own.ip())]);
+    // The configured one counts.
+    configure(&mut lab, |peer| {
+        peer.local_address = Some(own_address().ip());
+    });
+    assert_eq!(other(&lab), [Some(own_address().ip())]);
+}
+
+#[test]
+fn the_path_to_a_caller_from_a_range_begins_at_the_address_it_called() {
+    let mut lab = Lab::with(|config| {
+        config.peers[0].remote = Remote::Range("192.0.2.2/32".parse().unwrap());
+        config.peers[0].bfd = Some(ON);
+    });
+    assert!(lab.paths.is_empty());
+    let own = SocketAddr::from(([192, 0, 2, 77], 179));
+    lab.connect_from("a", SocketAddr::from((address_of("a"), 40_000)), own);
+    let path = lab.paths.values().next().unwrap();
+    assert_eq!(
+        (path.local, path.remote),
+        (Some(own.ip()), address_of("a").into())
+    );
 }
 
 #[test]

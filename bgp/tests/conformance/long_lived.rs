@@ -103,6 +103,21 @@ fn g19_long_lived_stale_routes_are_withdrawn_from_peers_that_do_not_know_them() 
 }
 
 #[test]
+fn g21_a_family_that_only_the_long_lived_capability_lists_is_long_lived_stale_at_once() {
+    let mut lab = lab(|_| ());
+    let own = capabilities(&[&IPV4, &[64, 2, 0, 30], &long_lived(60, 0x80)]);
+    lab.establish_with("d", &own);
+    lab.say("d", &announce("d", &[ROUTE]));
+    lab.cut("d");
+    assert!(is_marked(&lab, "c"));
+    lab.lacks("a", ROUTE);
+    wait(&mut lab, 59);
+    assert!(is_marked(&lab, "c"));
+    wait(&mut lab, 2);
+    lab.lacks("c", ROUTE);
+}
+
+#[test]
 fn g21_without_a_restart_time_routes_are_long_lived_stale_at_once() {
     let mut lab = lab(|_| ());
     announced(&mut lab, 0, 60);

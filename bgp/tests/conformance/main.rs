@@ -22,6 +22,7 @@ mod long_lived;
 mod monitoring;
 mod next_hops;
 mod opens;
+mod ranges;
 mod refresh;
 mod sessions;
 mod sweep;
@@ -198,6 +199,8 @@ impl Lab {
         let Accepted::Peer(peer, direction) = self.speaker.accept(remote, own, self.now) else {
             panic!("{name} is refused");
         };
+        // What is asked for is about an earlier connection, if there was one.
+        self.settle();
         self.stand(name, peer, direction, own, remote);
     }
 

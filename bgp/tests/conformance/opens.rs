@@ -70,9 +70,22 @@ fn o8_hold_times_of_one_and_two_seconds_are_refused_with_2_6() {
 #[test]
 fn o9_hold_time_zero_means_no_keepalives_and_no_end() {
     let mut lab = accepted(&open(64600, id(), 0, USUAL));
+    // Neither is asked of the connection, nor said by the speaker beyond the one that confirms the OPEN.
     assert_eq!(lab.ends["a"].keepalive_interval, None);
-    lab.advance(1_000 * super::SECOND, &["a"]);
+    lab.advance(2_000 * super::SECOND, &["a"]);
     lab.assert_established("a");
+    let said = lab.ends["a"].told.iter();
+    let keepalives = said.filter(|message| **message == Message::Keepalive);
+    assert_eq!(keepalives.count(), 1);
+}
+
+#[test]
+fn o9_an_open_with_hold_time_zero_and_no_keepalive_ends_all_the_same() {
+    let mut lab = Lab::new();
+    lab.connect("a");
+    lab.say("a", &open(64600, id(), 0, USUAL));
+    lab.await_end("a", 240 * super::SECOND);
+    lab.assert_ended("a", 4, 0, &[]);
 }
 
 #[test]
@@ -141,6 +154,13 @@ fn o25_without_parameters_after_2_4_and_for_ten_minutes() {
     assert!(matches!(&lab.told("a")[..], [Message::Open(open)] if open.capabilities.is_empty()));
     lab.say("a", &plain_open(4, 64600, id(), 90, &[]));
     lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
+    let warnings = lab.peer("a").warnings;
+    assert!(warnings[0].contains("capabilities"), "{warnings:?}");
+    // Nobody offered to answer that.
+    lab.told("a");
+    lab.say("a", &super::refresh::refresh(1, 0));
+    assert!(lab.told("a").is_empty());
     lab.assert_established("a");
     // Remembered with the next connection.
     lab.cut("a");

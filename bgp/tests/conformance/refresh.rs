@@ -2,8 +2,12 @@
 
 use margay_bgp::codec::{Message, RefreshKind};
 use margay_bgp::family::Family;
+use margay_bgp::speaker::config::GracefulRestart;
 
-use super::{Lab, SECOND, USUAL, announce, end_of_rib, is_end_of_rib, message, withdraw};
+use super::{
+    KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, end_of_rib, is_end_of_rib, message, open,
+    withdraw,
+};
 
 /// Both families, refresh and enhanced refresh.
 pub(super) const ENHANCED: &[u8] = &[1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 2, 0, 70, 0];
@@ -65,6 +69,27 @@ fn r3_what_is_not_said_again_between_the_bounds_goes() {
     lab.say("a", &refresh(1, 1));
     lab.say("a", &announce("a", &["10.1.0.0/16"]));
     lab.holds("b", "10.2.0.0/16");
+    lab.say("a", &refresh(1, 2));
+    lab.holds("b", "10.1.0.0/16");
+    lab.lacks("b", "10.2.0.0/16");
+}
+
+#[test]
+fn r3_a_family_that_is_complete_is_refreshed_while_another_is_still_awaited() {
+    let capabilities = [GRACEFUL, &[70, 0]].concat();
+    let mut lab = Lab::established(&["b"]);
+    lab.establish_with("a", &capabilities);
+    lab.say("a", &announce("a", &["10.1.0.0/16", "10.2.0.0/16"]));
+    lab.cut("a");
+    lab.establish_with("a", &capabilities);
+    lab.say("a", &announce("a", &["10.1.0.0/16", "10.2.0.0/16"]));
+    // Not of the one whose old routes wait for its End-of-RIB.
+    lab.say("a", &refresh(1, 1));
+    lab.say("a", &refresh(1, 2));
+    lab.holds("b", "10.2.0.0/16");
+    lab.say("a", &end_of_rib());
+    lab.say("a", &refresh(1, 1));
+    lab.say("a", &announce("a", &["10.1.0.0/16"]));
     lab.say("a", &refresh(1, 2));
     lab.holds("b", "10.1.0.0/16");
     lab.lacks("b", "10.2.0.0/16");
@@ -147,9 +172,31 @@ fn g5_g6_g7_what_the_new_open_does_not_say_was_kept_goes_at_once() {
         lab.say("a", &announce("a", &["10.1.0.0/16"]));
         lab.cut("a");
         lab.holds("b", "10.1.0.0/16");
-        lab.establish_with("a", capabilities);
+        lab.connect("a");
+        lab.holds("b", "10.1.0.0/16");
+        lab.say("a", &open(64600, address_of("a"), 90, capabilities));
+        lab.lacks("b", "10.1.0.0/16");
+        lab.say("a", &KEEPALIVE);
         lab.lacks("b", "10.1.0.0/16");
     }
+}
+
+#[test]
+fn g4_routes_are_kept_no_longer_than_our_stale_time_however_long_the_peers_restart_may_take() {
+    let mut lab = Lab::with(|config| {
+        config.peers[0].graceful_restart = Some(GracefulRestart {
+            stale_time: 60 * SECOND,
+            ..GracefulRestart::default()
+        });
+    });
+    lab.establish(&["b"]);
+    lab.establish_with("a", GRACEFUL);
+    lab.say("a", &announce("a", &["10.1.0.0/16"]));
+    lab.cut("a");
+    lab.advance(59 * SECOND, &[]);
+    lab.holds("b", "10.1.0.0/16");
+    lab.advance(2 * SECOND, &[]);
+    lab.lacks("b", "10.1.0.0/16");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use margay_bgp::codec::Message;
 use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
 use margay_bgp::policy::Policy;
-use margay_bgp::speaker::config::{LimitAction, MaximumPrefixes, Secret};
+use margay_bgp::speaker::config::{GracefulRestart, LimitAction, MaximumPrefixes, Secret};
 use margay_bgp::speaker::{Clear, TableEvent};
 use std::sync::Arc;
 
@@ -61,6 +61,7 @@ fn f1_a_refused_connection_is_tried_again_after_a_growing_pause() {
         attempts.extend((!lab.dialled.is_empty()).then_some(second));
     }
     let pauses: Vec<u32> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.len() >= 5, "{pauses:?}");
     for (pause, full) in pauses.iter().zip([10, 20, 40, 60, 60]) {
         assert!((full * 3 / 4..=full + 1).contains(pause), "{pauses:?}");
     }
@@ -228,6 +229,31 @@ fn f19_a_change_that_does_not_concern_the_session_does_not_touch_it() {
     assert!(lab.told("a").is_empty() && lab.told("b").is_empty());
     lab.assert_established("a");
     assert_eq!(lab.peer("a").established_count, 1);
+}
+
+#[test]
+fn changing_the_stale_time_alone_touches_no_session_and_shortens_what_is_kept() {
+    let mut lab = Lab::established(&["b"]);
+    lab.establish_with("a", GRACEFUL);
+    lab.say("a", &announce("a", &[FIRST]));
+    let stale_time = |lab: &mut Lab, seconds: u32| {
+        lab.configure(|config| {
+            config.peers[0].graceful_restart = Some(GracefulRestart {
+                stale_time: seconds * SECOND,
+                ..GracefulRestart::default()
+            });
+        });
+    };
+    stale_time(&mut lab, 100);
+    lab.assert_established("a");
+    assert_eq!(lab.peer("a").established_count, 1);
+    lab.cut("a");
+    lab.advance(10 * SECOND, &[]);
+    stale_time(&mut lab, 30);
+    lab.advance(29 * SECOND, &[]);
+    lab.holds("b", FIRST);
+    lab.advance(2 * SECOND, &[]);
+    lab.lacks("b", FIRST);
 }
 
 #[test]

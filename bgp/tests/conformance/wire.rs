@@ -98,7 +98,9 @@ const INSIDE: &[(&str, &str)] = &[
     ("opens::o15_o16_o17_", SNAPSHOT),
     ("opens::o25_", DIALS),
     ("refresh::g1_g2_", CLOCK),
+    ("ranges::", "the lab's file has no ranges"),
     ("refresh::g3_g4_", CLOCK),
+    ("refresh::g4_", CLOCK),
     ("refresh::r4_", CLOCK),
     ("sessions::a_cleared_", FILE),
     ("sessions::c4_", DIALS),
@@ -117,6 +119,7 @@ const INSIDE: &[(&str, &str)] = &[
         "sessions::f20_",
         "labs change keys of real sockets: x1 and its like",
     ),
+    ("sessions::changing_", FILE),
     ("sessions::g10_", CLOCK),
     ("sessions::g11_", CLOCK),
     ("sessions::g12_", CLOCK),
@@ -545,7 +548,8 @@ impl Lab {
             self.hear_until("an answer to the OPEN", |lab| {
                 lab.line(name).confirmed || lab.ends[name].closed
             });
-            return;
+            // Without a session it has no probes; what its OPEN did to others is told before the witness's.
+            return self.barrier(WITNESS.0);
         } else if !was_established {
             self.hear_until("End-of-RIB", |lab| {
                 let line = lab.line(name);

@@ -1,7 +1,9 @@
 //! What two OPENs settle.
 
 use super::*;
-use crate::codec::{AddPath, AddPathMode, ExtendedNextHop, LongLivedFamily, Role};
+use crate::codec::{
+    AddPath, AddPathMode, ExtendedNextHop, LongLivedFamily, RefreshKind, Role, RouteRefresh,
+};
 use crate::family::{Afi, FamilySet};
 use crate::fsm::negotiation::Offer;
 use crate::speaker::config::AddPathSend;
@@ -352,6 +354,87 @@ fn o25_a_peer_that_refuses_optional_parameters_is_spared_them_for_ten_minutes() 
         lab.up(Outgoing);
         assert!(open_len(&lab) > 29);
     }
+}
+
+/// A session without capabilities.
+fn bare() -> Lab {
+    let mut lab = refused_with(ErrorCode::UNSUPPORTED_OPTIONAL_PARAMETER);
+    lab.message(
+        Outgoing,
+        Message::Open(Open {
+            capabilities: Vec::new(),
+            ..their_open()
+        }),
+    );
+    lab.message(Outgoing, Message::Keepalive);
+    assert!(lab.negotiated().without_capabilities);
+    lab
+}
+
+#[test]
+fn o25_a_session_without_capabilities_is_warned_of() {
+    let warned = |lab: &Lab| {
+        lab.outputs.iter().any(|output| {
+            matches!(
+                output,
+                PeerOutput::Warning(PeerWarning::WithoutCapabilities)
+            )
+        })
+    };
+    assert!(warned(&bare()));
+    let mut lab = Lab::open_confirm();
+    lab.message(Outgoing, Message::Keepalive);
+    assert!(!warned(&lab));
+}
+
+#[test]
+fn o25_whoever_clears_or_changes_the_peer_has_it_offered_capabilities_again() {
+    let clear = |lab: &mut Lab| {
+        lab.event(Event::Reset(Shutdown::AdministrativeReset {
+            text: None,
+            hard: true,
+        }));
+    };
+    let change = |lab: &mut Lab| {
+        let config = PeerConfig {
+            keepalive: Some(SECOND),
+            ..config()
+        };
+        lab.peer.set_config(lab.now, Arc::new(config));
+        lab.closed(Outgoing);
+    };
+    let path_lost = |lab: &mut Lab| {
+        lab.event(Event::Reset(Shutdown::BfdDown { keep_routes: false }));
+    };
+    for (how, again) in [
+        (&clear as &dyn Fn(&mut Lab), true),
+        (&change, true),
+        (&path_lost, false),
+    ] {
+        let mut lab = bare();
+        how(&mut lab);
+        pause_before_connect(&mut lab);
+        lab.outputs.clear();
+        lab.up(Outgoing);
+        assert_eq!(open_len(&lab) > 29, again);
+    }
+}
+
+#[test]
+fn r1_a_request_we_did_not_offer_to_answer_is_passed_over() {
+    let refresh = RouteRefresh {
+        family: Family::IPV4_UNICAST,
+        kind: RefreshKind::Request,
+    };
+    let passed_on = |mut lab: Lab| {
+        lab.outputs.clear();
+        lab.message(Outgoing, Message::RouteRefresh(refresh));
+        lab.assert_state(State::Established);
+        let is_refresh = |output: &PeerOutput| matches!(output, PeerOutput::RouteRefresh(_));
+        lab.outputs.iter().any(is_refresh)
+    };
+    assert!(!passed_on(bare()));
+    assert!(passed_on(Lab::established()));
 }
 
 #[test]

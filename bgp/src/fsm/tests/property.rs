@@ -14,7 +14,7 @@ enum Step {
     Up(Direction),
     Failed,
     Closed(Direction),
-    Open(Direction, u32, bool),
+    Open(Direction, u32, bool, bool),
     Keepalive(Direction),
     Update(Direction),
     Notification(Direction, u8, u8),
@@ -22,6 +22,7 @@ enum Step {
     Heard(Direction),
     Accepted(Direction),
     Limit,
+    Held(bool),
     Wait(u64),
 }
 
@@ -37,7 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => direction().prop_map(Step::Up),
         1 => Just(Step::Failed),
         2 => direction().prop_map(Step::Closed),
-        8 => (direction(), 99..102_u32, any::<bool>()).prop_map(|(d, id, graceful)| Step::Open(d, id, graceful)),
+        8 => (direction(), 99..102_u32, any::<bool>(), any::<bool>())
+            .prop_map(|(d, id, graceful, holds)| Step::Open(d, id, graceful, holds)),
         8 => direction().prop_map(Step::Keepalive),
         2 => direction().prop_map(Step::Update),
         1 => (direction(), 0..9_u8, 0..11_u8).prop_map(|(d, c, s)| Step::Notification(d, c, s)),
@@ -45,8 +47,35 @@ fn step() -> impl Strategy<Value = Step> {
         1 => direction().prop_map(Step::Heard),
         1 => direction().prop_map(Step::Accepted),
         1 => Just(Step::Limit),
+        1 => any::<bool>().prop_map(Step::Held),
         3 => (0..400_000_u64).prop_map(Step::Wait),
     ]
+}
+
+/// Configurations that go to the limits of what may be asked, and beyond.
+fn any_config(longest: Duration) -> impl Strategy<Value = PeerConfig> {
+    let pause = move || {
+        prop_oneof![
+            2 => Just(SECOND),
+            1 => Just(Duration::ZERO),
+            1 => Just(Duration::from_millis(1)),
+            1 => Just(longest),
+        ]
+    };
+    let pauses = (pause(), pause(), pause(), pause());
+    let remote = prop_oneof![
+        2 => Just("192.0.2.2:179"),
+        1 => Just("192.0.2.2:0"),
+    ];
+    (pauses, remote, any::<bool>()).prop_map(|(pauses, remote, passive)| PeerConfig {
+        connect_retry: pauses.0,
+        connect_retry_max: pauses.1,
+        idle_hold: pauses.2,
+        idle_hold_max: pauses.3,
+        remote: Remote::Address(remote.parse().expect("an address")),
+        passive,
+        ..config()
+    })
 }
 
 fn apply(lab: &mut Lab, step: Step) {
@@ -59,7 +88,7 @@ fn apply(lab: &mut Lab, step: Step) {
             direction: Outgoing,
         }),
         Step::Closed(direction) => lab.closed(direction),
-        Step::Open(direction, router_id, graceful) => {
+        Step::Open(direction, router_id, graceful, holds) => {
             let open = if graceful {
                 graceful_open(true)
             } else {
@@ -69,6 +98,11 @@ fn apply(lab: &mut Lab, step: Step) {
                 direction,
                 Message::Open(Open {
                     router_id: id(router_id),
+                    hold_time: if holds {
+                        open.hold_time
+                    } else {
+                        HoldTime::NONE
+                    },
                     ..open
                 }),
             );
@@ -89,6 +123,10 @@ fn apply(lab: &mut Lab, step: Step) {
             limit: 1,
             restart: Some(SECOND),
         }),
+        Step::Held(held) => {
+            lab.peer.set_held(lab.now, held);
+            lab.drain();
+        }
         Step::Wait(milliseconds) => lab.wait(Duration::from_millis(milliseconds)),
     }
 }
@@ -97,8 +135,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_sequence_of_events_breaks_the_machine(steps in proptest::collection::vec(step(), 1..120)) {
-        let mut lab = Lab::new(config());
+    fn no_sequence_of_events_breaks_the_machine(
+        config in any_config(Duration::MAX),
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let passive = config.waits();
+        let mut lab = Lab::new(config);
         let mut up = false;
         let mut reported = State::Idle;
         for step in steps {
@@ -127,8 +169,8 @@ proptest! {
             prop_assert_eq!(up, lab.peer.established().is_some());
             prop_assert_eq!(up, lab.peer.state() == State::Established);
             prop_assert_eq!(reported, lab.peer.state());
-            // A neighbour that runs is never forgotten: it dials, waits for a timer or has a connection.
-            if lab.peer.state() == State::Active {
+            // A neighbour that runs is never forgotten: it dials, waits for a timer or has a connection, or is waited for.
+            if lab.peer.state() == State::Active && !passive {
                 prop_assert!(lab.peer.poll_timeout().is_some(), "nothing left to do");
             }
         }
@@ -189,13 +231,20 @@ proptest! {
     /// Left alone, a neighbour that runs never stays where it is: every state but a session without hold time has a timer, and
     /// what waits for the other side ends by it.
     #[test]
-    fn every_state_that_waits_ends_by_a_timer(steps in proptest::collection::vec(step(), 1..60)) {
-        let mut lab = Lab::new(config());
+    fn every_state_that_waits_ends_by_a_timer(
+        config in any_config(SECOND * 60),
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let mut lab = Lab::new(config);
         for step in steps {
             apply(&mut lab, step);
         }
         let state = lab.peer.state();
-        if matches!(state, State::Connect | State::OpenSent | State::OpenConfirm | State::Established) {
+        if lab.peer.established().is_some_and(|up| up.hold_time == HoldTime::NONE) {
+            // That is what was asked for.
+            lab.wait(SECOND * 600);
+            prop_assert_eq!(lab.peer.state(), State::Established);
+        } else if matches!(state, State::Connect | State::OpenSent | State::OpenConfirm | State::Established) {
             prop_assert!(lab.peer.poll_timeout().is_some(), "{state} has no timer");
             lab.outputs.clear();
             lab.wait(SECOND * 600);
@@ -253,11 +302,14 @@ impl Pair {
                 ..config()
             };
             let mut lab = Lab::new(peer);
-            lab.peer.set_identity(LocalIdentity {
-                asn: Asn(asns[own]),
-                router_id: id(ids[own]),
-                ..identity()
-            });
+            lab.peer.set_identity(
+                lab.now,
+                LocalIdentity {
+                    asn: Asn(asns[own]),
+                    router_id: id(ids[own]),
+                    ..identity()
+                },
+            );
             Side {
                 lab,
                 lines: [None; 3],

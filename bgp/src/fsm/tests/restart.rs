@@ -1,9 +1,10 @@
 //! When routes outlive a session (RFC 4724 §4.2, RFC 8538 §4), and what our OPENs say after a restart of ours.
 
 use super::*;
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, LongLivedFamily};
 use crate::fsm::DownCause;
 use crate::fsm::negotiation::Offer;
+use crate::speaker::config::LongLived;
 
 fn graceful(notification: bool) -> Lab {
     Lab::established_with(config(), graceful_open(notification))
@@ -34,6 +35,41 @@ fn tcp_loss_keeps_nothing_of_a_peer_whose_capability_names_no_family() {
     let mut lab = Lab::established_with(config(), open);
     lab.closed(Outgoing);
     assert_keeps(&lab, false);
+}
+
+#[test]
+fn tcp_loss_keeps_routes_of_a_family_that_the_long_lived_capability_alone_lists() {
+    let long_lived = |stale_time| LongLivedFamily {
+        family: Family::IPV4_UNICAST,
+        forwarding: true,
+        stale_time,
+    };
+    let kept = |seconds| LongLived {
+        stale_time: SECOND * seconds,
+        partial_deployment: false,
+    };
+    for (ours, theirs, keeps) in [
+        (Some(kept(100)), Some(100), true),
+        (Some(kept(0)), Some(100), false),
+        (Some(kept(100)), Some(0), false),
+        (Some(kept(100)), None, false),
+        (None, Some(100), false),
+    ] {
+        let mut open = their_open();
+        open.capabilities.push(Capability::GracefulRestart(
+            GracefulRestartCapability::default(),
+        ));
+        let families = theirs.map(long_lived).into_iter().collect();
+        open.capabilities
+            .push(Capability::LongLivedGracefulRestart(families));
+        let config = PeerConfig {
+            long_lived: ours,
+            ..config()
+        };
+        let mut lab = Lab::established_with(config, open);
+        lab.closed(Outgoing);
+        assert_keeps(&lab, keeps);
+    }
 }
 
 #[test]
@@ -232,17 +268,20 @@ fn a_passive_side_dials_while_it_restarts_itself_and_no_longer() {
         ..config()
     };
     let mut lab = Lab::new(passive);
-    lab.peer.set_identity(LocalIdentity {
-        restarting: true,
-        ..identity()
-    });
+    lab.peer.set_identity(
+        lab.now,
+        LocalIdentity {
+            restarting: true,
+            ..identity()
+        },
+    );
     lab.event(Event::Start);
     assert_eq!(lab.connects(), 1);
     lab.event(Event::ConnectionFailed {
         direction: Outgoing,
     });
     assert!(pause_before_connect(&mut lab) <= 5.1);
-    lab.peer.set_identity(identity());
+    lab.peer.set_identity(lab.now, identity());
     lab.outputs.clear();
     lab.wait(SECOND * 600);
     assert_eq!(lab.connects(), 0);

@@ -149,6 +149,28 @@ fn f1_connect_refused_again_and_again_pauses_longer_up_to_the_configured_maximum
 }
 
 #[test]
+fn connect_without_a_pause_is_tried_again_after_the_shortest_one() {
+    let mut lab = Lab::new(PeerConfig {
+        connect_retry: Duration::ZERO,
+        connect_retry_max: Duration::ZERO,
+        idle_hold: Duration::ZERO,
+        idle_hold_max: Duration::ZERO,
+        ..config()
+    });
+    lab.event(Event::Start);
+    lab.wait(SECOND * 10);
+    assert!((100..=135).contains(&lab.connects()), "{}", lab.connects());
+    lab.up(Outgoing);
+    malformed(&mut lab);
+    lab.assert_state(State::Idle);
+    lab.outputs.clear();
+    lab.wait(Duration::from_millis(99));
+    assert_eq!(lab.connects(), 0);
+    lab.wait(Duration::from_millis(1));
+    assert_eq!(lab.connects(), 1);
+}
+
+#[test]
 fn f16_connect_takes_an_incoming_connection_and_goes_on_dialling() {
     let mut lab = Lab::connecting();
     assert!(admits(&lab));
@@ -268,10 +290,13 @@ fn open_sent_an_attempt_doubles_the_pause_once() {
 #[test]
 fn open_sent_a_restarting_speaker_never_pauses_for_more_than_five_seconds() {
     let mut lab = Lab::open_sent();
-    lab.peer.set_identity(LocalIdentity {
-        restarting: true,
-        ..identity()
-    });
+    lab.peer.set_identity(
+        lab.now,
+        LocalIdentity {
+            restarting: true,
+            ..identity()
+        },
+    );
     for _ in 0..6 {
         lab.closed(Outgoing);
         lab.wait(SECOND * 5);
@@ -401,6 +426,31 @@ fn f3_open_confirm_hold_timer_is_the_negotiated_one() {
     lab.assert_state(State::OpenConfirm);
     lab.wait(SECOND);
     lab.assert_notified(Outgoing, ErrorCode::HOLD_TIMER_EXPIRED);
+}
+
+#[test]
+fn o9_open_confirm_without_a_hold_time_waits_as_long_as_for_the_open() {
+    let forever = || Open {
+        hold_time: HoldTime::NONE,
+        ..their_open()
+    };
+    let mut lab = Lab::confirmed_with(config(), forever());
+    lab.wait(SECOND * 239);
+    lab.assert_state(State::OpenConfirm);
+    lab.wait(SECOND);
+    lab.assert_notified(Outgoing, ErrorCode::HOLD_TIMER_EXPIRED);
+    // Anybody may have said that OPEN.
+    let mut lab = Lab::new(PeerConfig {
+        remote: Remote::Range("192.0.2.0/24".parse().expect("a prefix")),
+        ..config()
+    });
+    lab.event(Event::Start);
+    lab.up(Incoming);
+    lab.message(Incoming, Message::Open(forever()));
+    lab.assert_state(State::OpenConfirm);
+    lab.outputs.clear();
+    lab.wait(SECOND * 10);
+    lab.assert_notified(Incoming, ErrorCode::HOLD_TIMER_EXPIRED);
 }
 
 #[test]
@@ -851,6 +901,59 @@ fn c7_waiting_for_a_peer_that_does_not_call_is_warned_of_within_a_minute() {
     lab.up(Incoming);
     lab.wait(SECOND * 100);
     assert!(warnings(&lab).is_empty());
+}
+
+#[test]
+fn c7_a_peer_that_called_once_and_does_not_again_is_warned_of_as_well() {
+    let mut lab = Lab::new(PeerConfig {
+        passive: true,
+        ..config()
+    });
+    lab.event(Event::Start);
+    lab.up(Incoming);
+    lab.message(Incoming, Message::Open(their_open()));
+    lab.message(Incoming, Message::Keepalive);
+    lab.assert_state(State::Established);
+    lab.closed(Incoming);
+    lab.wait(SECOND * 50);
+    assert!(warnings(&lab).is_empty());
+    lab.wait(SECOND * 10);
+    assert_eq!(warnings(&lab), [PeerWarning::NobodyCalls]);
+    // After a rest the minute begins with its end.
+    let mut lab = Lab::new(PeerConfig {
+        passive: true,
+        ..config()
+    });
+    lab.event(Event::Start);
+    lab.up(Incoming);
+    lab.event(Event::Malformed {
+        direction: Incoming,
+        error: DecodeError::Marker,
+    });
+    lab.wait(SECOND * 55);
+    assert!(warnings(&lab).is_empty());
+    lab.wait(SECOND * 2);
+    assert_eq!(warnings(&lab), [PeerWarning::NobodyCalls]);
+}
+
+#[test]
+fn c7_a_peer_that_was_dialled_for_our_restart_is_waited_for_again_after_it() {
+    let mut lab = Lab::new(PeerConfig {
+        passive: true,
+        ..config()
+    });
+    let restarting = LocalIdentity {
+        restarting: true,
+        ..identity()
+    };
+    lab.peer.set_identity(lab.now, restarting);
+    lab.event(Event::Start);
+    lab.wait(SECOND * 30);
+    lab.peer.set_identity(lab.now, identity());
+    lab.wait(SECOND * 54);
+    assert!(warnings(&lab).is_empty());
+    lab.wait(SECOND * 2);
+    assert_eq!(warnings(&lab), [PeerWarning::NobodyCalls]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::net::{Net, address, originate, peer_config, prefix, speaker_config};
 use super::{SECOND, client_config, only_path, star};
 use crate::asn::Asn;
-use crate::codec::Community;
+use crate::codec::{Capability, Community, GracefulRestartCapability, Message};
 use crate::family::Family;
 use crate::fsm::State;
 use crate::speaker::config::{LongLived, Remote, SpeakerConfig};
@@ -140,6 +140,77 @@ fn g13_a_restarted_speaker_says_nothing_until_it_has_heard_everyone() {
         "{:?}",
         net.nodes[2].changes
     );
+}
+
+/// Graceful restart as the OPENs delivered to a node say it.
+fn restarts_told(net: &Net, node: usize) -> Vec<GracefulRestartCapability> {
+    let opens = net.delivered.iter().filter_map(|(to, message)| {
+        let Message::Open(open) = message else {
+            return None;
+        };
+        (*to == node).then_some(open)
+    });
+    opens
+        .flat_map(|open| &open.capabilities)
+        .filter_map(|capability| {
+            if let Capability::GracefulRestart(restart) = capability {
+                Some(restart.clone())
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn g13_a_speaker_killed_again_within_its_deferral_says_so_again_and_costs_nobody_a_route() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    net.nodes[2].changes.clear();
+    net.nodes[0].changes.clear();
+    // Client 2 is awaited and does not come, so each life ends before anything was selected.
+    for _ in 0..3 {
+        net.delivered.clear();
+        restart(&mut net, 0, |_| ());
+        net.advance(15 * SECOND);
+        net.assert_established(0, "n3");
+        let told = restarts_told(&net, 2);
+        assert!(!told.is_empty());
+        for restart in told {
+            assert!(restart.restarting && restart.notification);
+            assert!(restart.families.iter().all(|family| family.forwarding));
+        }
+        assert!(net.nodes[0].changes.is_empty());
+        assert_eq!(net.nodes[0].complete, 0);
+        assert_eq!(net.updates_to(2), 0);
+        assert_eq!(net.peer(2, "n1").families[0].retention, Retention::Stale);
+    }
+    assert_eq!(net.next_hops(2, "10.65.2.0/26"), [address(2)]);
+    net.join(0, 1);
+    net.advance(60 * SECOND);
+    assert_eq!(net.nodes[0].complete, 2);
+    for (node, route) in [(0, "10.65.2.0/26"), (2, "10.65.2.0/26")] {
+        assert_eq!(net.next_hops(node, route), [address(2)]);
+    }
+    assert_eq!(net.next_hops(0, "10.65.3.0/26"), [address(3)]);
+    assert!(
+        net.nodes[2].changes.is_empty(),
+        "{:?}",
+        net.nodes[2].changes
+    );
+    assert_eq!(net.peer(2, "n1").families[0].retention, Retention::None);
+}
+
+#[test]
+fn a_speaker_that_never_completes_is_not_helped_for_ever() {
+    let mut net = star(2);
+    net.cut(0, 1);
+    for _ in 0..12 {
+        restart(&mut net, 0, |_| ());
+        net.advance(15 * SECOND);
+    }
+    // Three minutes after the first loss, however often it came back.
+    assert!(net.next_hops(2, "10.65.2.0/26").is_empty());
 }
 
 #[test]

@@ -1,0 +1,171 @@
+//! Callers from a range: what is held against them when they left, and whom they keep out.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use margay_bgp::speaker::config::{LimitAction, MaximumPrefixes, PeerConfig, Remote};
+use margay_bgp::speaker::events::PeerEventKind;
+use margay_bgp::speaker::{Accepted, Clear};
+
+use super::{
+    KEEPALIVE, Lab, SECOND, USUAL, announce, message, nlri, open, own_address, prefix, update,
+    usual,
+};
+
+/// Neighbour `a` is anybody of 10.9.0.0/24.
+fn ranged(change: impl FnOnce(&mut PeerConfig)) -> Lab {
+    let mut lab = Lab::with(|config| {
+        config.peers[0].remote = Remote::Range(prefix("10.9.0.0/24"));
+        change(&mut config.peers[0]);
+    });
+    lab.establish(&["b"]);
+    lab
+}
+
+fn caller(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 9, 0, number], 40_000))
+}
+
+fn call(lab: &mut Lab, number: u8) {
+    lab.connect_from("a", caller(number), own_address());
+}
+
+/// Calls, is a neighbour, and announces so many prefixes.
+fn announce_of(lab: &mut Lab, number: u8, prefixes: &[&str]) {
+    call(lab, number);
+    let id = Ipv4Addr::new(10, 9, 0, number);
+    lab.say("a", &open(64600, id, 90, USUAL));
+    lab.say("a", &KEEPALIVE);
+    lab.say("a", &update(&[], &usual("a").concat(), &nlri(prefixes)));
+}
+
+/// Calls and says what is no message.
+fn misbehave(lab: &mut Lab, number: u8) {
+    call(lab, number);
+    lab.say("a", &message(9, &[]));
+    lab.assert_ended("a", 1, 3, &[9]);
+    lab.put_aside("a");
+}
+
+fn is_taken(lab: &mut Lab, number: u8) -> bool {
+    matches!(
+        lab.speaker.accept(caller(number), own_address(), lab.now),
+        Accepted::Peer(..)
+    )
+}
+
+fn callers(lab: &Lab) -> usize {
+    let snapshot = lab.speaker.snapshot(lab.now);
+    snapshot.peers.iter().filter(|peer| peer.dynamic).count()
+}
+
+#[test]
+fn f18_a_caller_over_its_limit_stays_out_as_long_as_a_neighbour_with_a_name_would() {
+    for (action, pause) in [
+        (LimitAction::Close, None),
+        (LimitAction::Restart(30 * SECOND), Some(30)),
+    ] {
+        let mut lab = ranged(|peer| {
+            peer.maximum_prefixes = Some(MaximumPrefixes { limit: 2, action });
+        });
+        announce_of(&mut lab, 1, &["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]);
+        lab.assert_ended("a", 6, 1, &[0, 1, 1, 0, 0, 0, 2]);
+        lab.put_aside("a");
+        lab.lacks("b", "10.1.0.0/16");
+        lab.advance(29 * SECOND, &[]);
+        assert!(!is_taken(&mut lab, 1));
+        lab.advance(SECOND, &[]);
+        assert_eq!(is_taken(&mut lab, 1), pause.is_some());
+    }
+}
+
+#[test]
+fn f18_an_operator_clears_a_caller_over_its_limit_by_the_name_of_its_range() {
+    let mut lab = ranged(|peer| {
+        peer.maximum_prefixes = Some(MaximumPrefixes {
+            limit: 1,
+            action: LimitAction::Close,
+        });
+    });
+    announce_of(&mut lab, 1, &["10.1.0.0/16", "10.2.0.0/16"]);
+    lab.put_aside("a");
+    lab.advance(3_600 * SECOND, &[]);
+    assert!(!is_taken(&mut lab, 1));
+    assert!(lab.speaker.clear("a", Clear::Hard, lab.now));
+    lab.settle();
+    assert_eq!(callers(&lab), 0);
+    announce_of(&mut lab, 1, &["10.1.0.0/16"]);
+    lab.holds("b", "10.1.0.0/16");
+}
+
+#[test]
+fn f15_a_caller_rests_longer_after_each_error_and_fills_no_log() {
+    let mut lab = ranged(|_| ());
+    for rest in [1, 2, 4, 8, 16, 32, 60] {
+        misbehave(&mut lab, 1);
+        lab.advance((rest - 1) * SECOND, &[]);
+        for _ in 0..100 {
+            assert!(!is_taken(&mut lab, 1), "after {rest} s");
+        }
+        lab.advance(SECOND, &[]);
+    }
+    let told = lab.speaker.events_after(0);
+    let of = |wanted: fn(&PeerEventKind) -> bool| {
+        told.iter().filter(|event| wanted(&event.kind)).count()
+    };
+    assert_eq!(of(|kind| matches!(kind, PeerEventKind::Removed)), 0);
+    // Seven errors within ten seconds of each other at first.
+    let malformed = of(|kind| matches!(kind, PeerEventKind::Malformed { .. }));
+    assert_eq!(malformed, 4);
+    // It is forgotten in the end.
+    lab.advance(61 * SECOND, &[]);
+    assert_eq!(callers(&lab), 0);
+}
+
+#[test]
+fn callers_that_did_wrong_keep_nobody_out() {
+    let mut lab = ranged(|peer| {
+        peer.dynamic_limit = 2;
+        peer.half_open_limit = 1;
+        peer.idle_hold = 60 * SECOND;
+    });
+    misbehave(&mut lab, 1);
+    lab.advance(SECOND, &[]);
+    misbehave(&mut lab, 2);
+    assert_eq!(callers(&lab), 2);
+    announce_of(&mut lab, 3, &["10.1.0.0/16"]);
+    lab.holds("b", "10.1.0.0/16");
+    assert_eq!(callers(&lab), 2);
+    // The one that did so last is still out.
+    assert!(!is_taken(&mut lab, 2));
+}
+
+#[test]
+fn one_caller_more_than_there_may_be_is_told_6_8() {
+    let mut lab = ranged(|peer| peer.dynamic_limit = 1);
+    announce_of(&mut lab, 1, &["10.1.0.0/16"]);
+    let refused = lab.speaker.accept(caller(2), own_address(), lab.now);
+    let Accepted::Refused(Some(said)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(said[..], message(3, &[6, 8]));
+    // A stranger is told nothing.
+    let stranger = SocketAddr::new(IpAddr::from([10, 8, 0, 1]), 40_000);
+    assert_eq!(
+        lab.speaker.accept(stranger, own_address(), lab.now),
+        Accepted::Refused(None)
+    );
+    let known = lab.speaker.snapshot(lab.now);
+    assert!(known.peers.iter().any(|peer| &*peer.name == "a-10.9.0.1"));
+    lab.say("a", &announce("a", &["10.2.0.0/16"]));
+    lab.holds("b", "10.2.0.0/16");
+}
+
+#[test]
+fn a_caller_is_no_neighbour_that_is_expected_to_call() {
+    let mut lab = ranged(|_| ());
+    misbehave(&mut lab, 1);
+    lab.advance(60 * SECOND, &[]);
+    let snapshot = lab.speaker.snapshot(lab.now);
+    let caller = snapshot.peers.iter().find(|peer| peer.dynamic).unwrap();
+    assert!(caller.warnings.is_empty(), "{:?}", caller.warnings);
+}
