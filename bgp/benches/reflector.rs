@@ -136,7 +136,7 @@ fn update(client: usize, set: u32, prefixes: impl Iterator<Item = Prefix>) -> Me
         }]
         .into_iter()
         .collect(),
-        attributes: Some(attributes),
+        attributes: Some(Arc::new(attributes)),
         ..Update::default()
     })
 }

@@ -320,7 +320,7 @@ fn take(update: Update, seen: &mut Seen) {
         for announcement in &update.announced {
             for nlri in &announcement.nlri {
                 let route = Route {
-                    attributes: attributes.clone(),
+                    attributes: PathAttributes::clone(&attributes),
                     next_hop: announcement.next_hop,
                 };
                 seen.table.insert(nlri.prefix, route);

@@ -165,7 +165,7 @@ fuzz_target!(|data: &[u8]| {
             let updates = receive(&out, &context, &mut choices);
             let mut received = Vec::new();
             for update in &updates {
-                assert_eq!(update.attributes.as_ref(), Some(&expected));
+                assert_eq!(update.attributes.as_deref(), Some(&expected));
                 assert!(update.announced.iter().all(|one| one.next_hop == next_hop));
                 received.extend(announced(update));
             }

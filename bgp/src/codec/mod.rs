@@ -1,7 +1,8 @@
 //! Messages between octets and types.
 //!
 //! A byte stream becomes frames in [`framing`], a frame becomes a [`Message`] in [`decode`], and
-//! the `encode_*` functions go the other way. Nothing here waits, remembers or knows the time.
+//! the `encode_*` functions go the other way. Nothing here waits or knows the time, and what a
+//! [`Decoder`] remembers saves it work and changes nothing.
 //! Both directions depend on what the two OPENs settled, which is a [`CodecContext`].
 //!
 //! Reading is total: any octets give a message or a [`DecodeError`] that knows its NOTIFICATION,
@@ -19,6 +20,7 @@ pub mod attribute;
 mod attribute_list;
 pub mod capability;
 pub mod community;
+mod decoder;
 pub mod error;
 pub mod framing;
 pub mod iana;
@@ -43,11 +45,13 @@ pub use community::{
     Communities, Community, ExtendedCommunities, ExtendedCommunity, Ipv6ExtendedCommunities,
     Ipv6ExtendedCommunity, LargeCommunities, LargeCommunity,
 };
+pub use decoder::{Decoder, decode};
 pub use error::{AttributeFault, DecodeError, EncodeError, FaultAction, FaultKind};
 pub use framing::Frame;
 pub use iana::{AttributeCode, AttributeFlags, ErrorCode, MessageType};
 pub use notification::Notification;
 pub use open::{HoldTime, Open};
+pub(crate) use packer::Announcer;
 pub use packer::{encode_announcements, encode_end_of_rib, encode_withdrawals};
 pub use route_refresh::{RefreshKind, RouteRefresh};
 pub use update::{Announcement, Nlri, PathId, Update};
@@ -70,41 +74,8 @@ pub const KEEPALIVE: [u8; HEADER_LEN] = [
     0, 19, 4,
 ];
 
-/// Reads one whole message, as [`framing`] delivers it.
-///
-/// # Errors
-/// The session does not survive this message; the error makes the NOTIFICATION that says so.
-pub fn decode(message: &[u8], context: &CodecContext) -> Result<Message, DecodeError> {
-    let (message_type, body) = match framing::peek(message, context.max_receive_len())? {
-        Some((message_type, length)) if length == message.len() => {
-            match message.split_at_checked(HEADER_LEN) {
-                Some((_, body)) => (message_type, body),
-                None => return Err(DecodeError::Frame(message.len())),
-            }
-        }
-        _ => return Err(DecodeError::Frame(message.len())),
-    };
-    Ok(match message_type {
-        MessageType::Open => Message::Open(Open::decode(body)?),
-        MessageType::Update => {
-            let mut update = Update::decode(body, context)?;
-            if !update.faults.is_empty() {
-                update.malformed = Some(Bytes::copy_from_slice(message));
-            }
-            Message::Update(update)
-        }
-        MessageType::Notification => Message::Notification(Notification::decode(body)?),
-        MessageType::Keepalive => Message::Keepalive,
-        MessageType::RouteRefresh => Message::RouteRefresh(RouteRefresh::decode(message, context)?),
-    })
-}
-
 /// A BGP message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every message is an UPDATE; boxing it would cost each an allocation"
-)]
 pub enum Message {
     /// OPEN.
     Open(Open),

@@ -31,34 +31,85 @@ pub fn encode_announcements(
     context: &CodecContext,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
-    let (head, tail) = block.parts();
-    // What every message holds up to its prefixes, behind the header.
-    let mut prelude = Vec::with_capacity(64 + head.len() + tail.len());
-    prelude.put_u16(0);
-    let place = match (family, next_hop) {
-        (Family::IPV4_UNICAST, NextHop::V4(addr)) => {
-            let length = block.len() + 7;
-            prelude.put_u16(
-                u16::try_from(length).map_err(|_| EncodeError::AttributesTooLong { length })?,
-            );
-            prelude.put_slice(head);
-            prelude.put_slice(&[
-                AttributeFlags::TRANSITIVE.bits(),
-                AttributeCode::NEXT_HOP.0,
-                4,
-            ]);
-            prelude.put_u32(addr.to_bits());
-            prelude.put_slice(tail);
-            Place::NlriField
+    Announcer::new(block, next_hop, family, context)?.encode(nlri, context, out)
+}
+
+/// UPDATEs that announce, but for their prefixes: for whoever announces more with the same attributes later.
+#[derive(Clone, Debug)]
+pub(crate) struct Announcer {
+    family: Family,
+    /// What every message holds up to its prefixes, behind the header.
+    prelude: Vec<u8>,
+    /// What follows the prefixes, where they go into an attribute.
+    behind: Option<AttributesBlock>,
+}
+
+impl Announcer {
+    /// # Errors
+    /// The attributes are too long for any message, or the next hop cannot be sent.
+    pub(crate) fn new(
+        block: &AttributesBlock,
+        next_hop: NextHop,
+        family: Family,
+        context: &CodecContext,
+    ) -> Result<Self, EncodeError> {
+        let (head, tail) = block.parts();
+        let mut prelude = Vec::with_capacity(16 + head.len() + tail.len());
+        prelude.put_u16(0);
+        let behind = match (family, next_hop) {
+            (Family::IPV4_UNICAST, NextHop::V4(addr)) => {
+                let length = block.len() + 7;
+                prelude.put_u16(
+                    u16::try_from(length).map_err(|_| EncodeError::AttributesTooLong { length })?,
+                );
+                prelude.put_slice(head);
+                prelude.put_slice(&[
+                    AttributeFlags::TRANSITIVE.bits(),
+                    AttributeCode::NEXT_HOP.0,
+                    4,
+                ]);
+                prelude.put_u32(addr.to_bits());
+                prelude.put_slice(tail);
+                None
+            }
+            _ => {
+                prelude.put_u16(0);
+                put_mp_header(AttributeCode::MP_REACH_NLRI, &mut prelude);
+                mp_nlri::write_reach(family, next_hop, context, &mut prelude)?;
+                Some(block.clone())
+            }
+        };
+        let announcer = Self {
+            family,
+            prelude,
+            behind,
+        };
+        room(&announcer.prelude, announcer.place(), family, context)?;
+        Ok(announcer)
+    }
+
+    fn place(&self) -> Place<'_> {
+        match &self.behind {
+            None => Place::NlriField,
+            Some(block) => {
+                let (head, tail) = block.parts();
+                Place::Attribute { head, tail }
+            }
         }
-        _ => {
-            prelude.put_u16(0);
-            put_mp_header(AttributeCode::MP_REACH_NLRI, &mut prelude);
-            mp_nlri::write_reach(family, next_hop, context, &mut prelude)?;
-            Place::Attribute { head, tail }
-        }
-    };
-    pack(&prelude, place, family, nlri, context, out)
+    }
+
+    /// Appends UPDATEs for these prefixes.
+    ///
+    /// # Errors
+    /// A prefix is of another family or wrongly with or without path identifier.
+    pub(crate) fn encode(
+        &self,
+        nlri: impl IntoIterator<Item = Nlri>,
+        context: &CodecContext,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        pack(&self.prelude, self.place(), self.family, nlri, context, out)
+    }
 }
 
 /// Appends UPDATEs that withdraw `nlri`.
@@ -131,7 +182,7 @@ impl Update {
             )?;
         }
         let none = PathAttributes::default();
-        let block = attributes_block(self.attributes.as_ref().unwrap_or(&none), context)?;
+        let block = attributes_block(self.attributes.as_deref().unwrap_or(&none), context)?;
         for announcement in &self.announced {
             let Some(first) = announcement.nlri.first() else {
                 continue;
@@ -163,6 +214,26 @@ fn put_mp_header(code: AttributeCode, out: &mut Vec<u8>) {
     out.put_u16(0);
 }
 
+/// Where the prefixes of a message must end; there is room for one at least.
+fn room(
+    prelude: &[u8],
+    place: Place<'_>,
+    family: Family,
+    context: &CodecContext,
+) -> Result<usize, EncodeError> {
+    let behind = match place {
+        Place::NlriField => 0,
+        Place::WithdrawnField => 2,
+        Place::Attribute { head, tail } => head.len() + tail.len(),
+    };
+    let longest = list::max_encoded_len(family, context.sends_path_ids(family));
+    let fits = |end: &usize| HEADER_LEN + prelude.len() + longest <= *end;
+    let end = context.max_send_len().checked_sub(behind).filter(fits);
+    end.ok_or(EncodeError::AttributesTooLong {
+        length: prelude.len() + behind,
+    })
+}
+
 fn pack(
     prelude: &[u8],
     place: Place<'_>,
@@ -172,22 +243,7 @@ fn pack(
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
     let path_ids = context.sends_path_ids(family);
-    let behind = match place {
-        Place::NlriField => 0,
-        Place::WithdrawnField => 2,
-        Place::Attribute { head, tail } => head.len() + tail.len(),
-    };
-    let limit = context.max_send_len();
-    let longest = list::max_encoded_len(family, path_ids);
-    let Some(end) = limit
-        .checked_sub(behind)
-        .filter(|end| HEADER_LEN + prelude.len() + longest <= *end)
-    else {
-        return Err(EncodeError::AttributesTooLong {
-            length: prelude.len() + behind,
-        });
-    };
-
+    let end = room(prelude, place, family, context)?;
     let origin = out.len();
     let mut start = None;
     for nlri in nlri {

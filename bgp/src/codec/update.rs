@@ -1,6 +1,7 @@
 //! UPDATE (RFC 4271 §4.3), read as RFC 7606 demands.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -8,6 +9,7 @@ use smallvec::SmallVec;
 use super::CodecContext;
 use super::attribute::{NextHop, PathAttributes};
 use super::attribute_list::AttributeList;
+use super::decoder::Remembered;
 use super::error::{AttributeFault, DecodeError, FaultAction, FaultKind};
 use super::iana::AttributeCode;
 use super::nlri::{self, NlriError};
@@ -67,7 +69,7 @@ pub struct Update {
     /// MP_REACH_NLRI. Empty where `attributes` is `None`.
     pub announced: SmallVec<[Announcement; 1]>,
     /// Attributes of all of `announced`. `Some` exactly if that is not empty.
-    pub attributes: Option<PathAttributes>,
+    pub attributes: Option<Arc<PathAttributes>>,
     /// The message is the End-of-RIB marker of this family (RFC 4724 §2), and says nothing else.
     pub end_of_rib: Option<Family>,
     /// Families given up for the rest of the session because of a malformed multiprotocol attribute.
@@ -89,7 +91,11 @@ impl Update {
 
     /// Reads what follows the header, in the order RFC 7606 demands: every list of prefixes is
     /// read before any of them is acted upon, since a fault further on decides what that is.
-    pub(crate) fn decode(body: &[u8], context: &CodecContext) -> Result<Self, DecodeError> {
+    pub(super) fn decode(
+        body: &[u8],
+        context: &CodecContext,
+        latest: &mut Remembered,
+    ) -> Result<Self, DecodeError> {
         let lengths = DecodeError::AttributeList("lengths contradict the message's");
         let (withdrawn_field, rest) = split_length(body).ok_or_else(|| lengths.clone())?;
         let (attribute_octets, nlri_field) = split_length(rest).ok_or(lengths)?;
@@ -106,6 +112,16 @@ impl Update {
                 update.end_of_rib = Some(Family::IPV4_UNICAST);
             }
             return Ok(update);
+        }
+
+        if let Some((attributes, next_hop)) = latest.recall(attribute_octets) {
+            let mut classic = Vec::new();
+            read_field(nlri_field, "NLRI", context, &mut classic)?;
+            if !classic.is_empty() {
+                update.attributes = Some(Arc::clone(attributes));
+                update.announce(NextHop::V4(next_hop), classic);
+                return Ok(update);
+            }
         }
 
         let mut list = AttributeList::decode(attribute_octets, context)?;
@@ -175,7 +191,13 @@ impl Update {
             update.end_of_rib = Some(unreach.family);
         }
         if !update.announced.is_empty() {
-            update.attributes = Some(list.attributes);
+            let attributes = Arc::new(list.attributes);
+            if let (Some(next_hop), None, None) = (list.next_hop, reach, unreach)
+                && list.faults.is_empty()
+            {
+                latest.keep(attribute_octets, &attributes, next_hop);
+            }
+            update.attributes = Some(attributes);
         }
         update.disabled = list.disabled;
         update.faults = list.faults;

@@ -86,10 +86,6 @@ pub enum Shutdown {
 
 /// One thing that happened.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "UPDATEs are what passes through here; a box each would cost more than the copy"
-)]
 pub enum Event {
     /// Run the session from now on.
     Start,

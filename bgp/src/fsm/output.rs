@@ -19,10 +19,6 @@ use crate::router_id::RouterId;
 
 /// One request or piece of news; drained with `Peer::poll_output` in order.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "UPDATEs are what passes through here; a box each would cost more than the copy"
-)]
 pub enum PeerOutput {
     /// Dial the neighbour; answered by `ConnectionUp` or `ConnectionFailed` of [`Direction::Outgoing`].
     Connect,

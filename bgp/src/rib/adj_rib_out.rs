@@ -34,13 +34,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::attribute_store::{AttrId, AttributeStore};
 use super::export::{Export, GroupKey};
 use super::index::{IdIndex, NONE, fold};
 use super::{PeerFacts, Slot};
-use crate::codec::PathId;
-use crate::policy::{Action, AppliedRules, Policy};
+use crate::codec::{Announcer, PathId};
+use crate::policy::{Action, AppliedRules, Policy, SourceKind};
 use crate::prefix::Prefix;
 
 /// Journal entries are net ids; this bit says that the source of the route may hold another one of ours.
@@ -126,7 +127,17 @@ struct Segment {
 #[derive(Debug)]
 struct Chunk {
     octets: Bytes,
-    segments: Vec<Segment>,
+    segments: SmallVec<[Segment; 1]>,
+}
+
+/// How one thing told is announced, kept because most changes say what the one before said.
+#[derive(Debug)]
+struct Announced {
+    /// The record it tells.
+    out: u32,
+    /// What it says of the source: see [`PeerFacts::told`].
+    source: (u32, u32, SourceKind),
+    announcer: Announcer,
 }
 
 #[derive(Debug)]
@@ -194,6 +205,7 @@ pub(crate) struct Group {
     actions: Vec<Vec<Action>>,
     /// Where the combinations of rules of the policy in force are among them.
     rules: Vec<(AppliedRules, u32)>,
+    latest: Option<Announced>,
     journal: VecDeque<u32>,
     /// Position of the journal's front.
     base: u64,
@@ -235,6 +247,7 @@ impl Group {
             record_index: IdIndex::default(),
             actions: vec![Vec::new()],
             rules: Vec::new(),
+            latest: None,
             journal: VecDeque::new(),
             base: 0,
             chunks: VecDeque::new(),
@@ -470,6 +483,7 @@ impl Group {
             return;
         }
         store.release(record.attributes);
+        self.latest.take_if(|latest| latest.out == id);
         let hash = record_hash(
             record.attributes,
             record.actions,

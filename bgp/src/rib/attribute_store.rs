@@ -110,7 +110,11 @@ impl AttributeStore {
             None => false,
         });
         if let Some(id) = found {
-            self.retain(AttrId(id));
+            if let Some(Slot::Used(record)) = self.slots.get_mut(id as usize) {
+                record.references += 1;
+                // Whoever has this value is likely to come with it again: see `again`.
+                record.data.attributes = data.attributes;
+            }
             return AttrId(id);
         }
         let keys = Keys::of(&data.attributes);
@@ -139,6 +143,20 @@ impl AttributeStore {
         let slots = &self.slots;
         self.index.insert(hash, id, |id| hash_of(slots, id));
         AttrId(id)
+    }
+
+    /// As [`intern`](Self::intern) where `data` is what was interned as `id` the last time, down to the place of its
+    /// attributes in memory; else nothing. The id may have been given to others meanwhile.
+    pub(crate) fn again(&mut self, id: AttrId, data: &PathData) -> Option<AttrId> {
+        let Some(Slot::Used(record)) = self.slots.get_mut(id.0 as usize) else {
+            return None;
+        };
+        let known = &record.data;
+        let equal = Arc::ptr_eq(&known.attributes, &data.attributes)
+            && (known.next_hop, known.interface) == (data.next_hop, data.interface)
+            && (known.weight, known.discard) == (data.weight, data.discard);
+        record.references += u32::from(equal);
+        equal.then_some(id)
     }
 
     fn slot(&self, id: AttrId) -> Option<&Record> {
@@ -322,6 +340,29 @@ mod tests {
         store.release(first);
         assert_eq!(store.len(), 1);
         assert_eq!(store.intern(data(3)), first);
+    }
+
+    #[test]
+    fn what_was_interned_before_is_found_again_by_its_place_until_it_went() {
+        let mut store = AttributeStore::new(7);
+        let (first, other) = (data(1), data(1));
+        let id = store.intern(first.clone());
+        assert_eq!(store.again(id, &first), Some(id));
+        assert_eq!(store.again(id, &other), None);
+        assert_eq!(store.intern(other.clone()), id);
+        assert_eq!(store.again(id, &other), Some(id));
+        let elsewhere = PathData {
+            interface: 3,
+            ..other.clone()
+        };
+        assert_eq!(store.again(id, &elsewhere), None);
+        for _ in 0..4 {
+            store.release(id);
+        }
+        assert_eq!((store.len(), store.again(id, &other)), (0, None));
+        // The id is another set's now.
+        assert_eq!(store.intern(data(2)), id);
+        assert_eq!(store.again(id, &other), None);
     }
 
     #[test]

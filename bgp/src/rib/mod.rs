@@ -62,6 +62,11 @@ pub(crate) struct PeerFacts {
 }
 
 impl PeerFacts {
+    /// What goes into what others are told of its routes.
+    pub(crate) const fn told(&self) -> (u32, u32, SourceKind) {
+        (self.router_id, self.cluster_id.get(), self.kind())
+    }
+
     pub(crate) const fn kind(&self) -> SourceKind {
         match (self.address, self.external, self.client) {
             (None, ..) => SourceKind::Local,

@@ -16,6 +16,7 @@ use crate::family::{Family, FamilySet};
 use crate::fsm::{Direction, Negotiated, Peer, PeerWarning};
 use crate::graceful_restart::Retention;
 use crate::rib::adj_rib_out::MemberId;
+use crate::rib::attribute_store::AttrId;
 
 #[derive(Debug)]
 pub(super) struct Neighbour {
@@ -71,6 +72,10 @@ pub(super) struct Session {
     pub(super) ipv6: Option<FamilySession>,
     /// Families of which nothing is taken any more.
     pub(super) disabled: FamilySet,
+    /// What its latest announcement was interned as. It holds no reference: see [`AttributeStore::again`].
+    ///
+    /// [`AttributeStore::again`]: crate::rib::attribute_store::AttributeStore::again
+    pub(super) latest: Option<AttrId>,
 }
 
 /// One family of a session.

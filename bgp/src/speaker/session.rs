@@ -74,6 +74,7 @@ impl Speaker {
             ipv4: None,
             ipv6: None,
             disabled: FamilySet::empty(),
+            latest: None,
         });
         let before = neighbour.settled.replace(Arc::clone(&negotiated));
         let judged_alike = before.is_none_or(|before| {
@@ -369,7 +370,6 @@ impl Speaker {
             let context =
                 ours.import_context(&neighbour.config, &neighbour.name, Some(negotiated), remote);
             let adjusted = import::adjusted(&context, &attributes).map(Arc::new);
-            let attributes = Arc::new(attributes);
             for announcement in &update.announced {
                 counters.announcements_received += announcement.nlri.len() as u64;
                 let next_hop = Some(announcement.next_hop);
@@ -388,7 +388,9 @@ impl Speaker {
                         ..data.clone()
                     })
                 });
-                let received = store.intern(data);
+                let again = session.latest.and_then(|id| store.again(id, &data));
+                let received = again.unwrap_or_else(|| store.intern(data));
+                session.latest = Some(received);
                 let base = base.unwrap_or_else(|| {
                     store.retain(received);
                     received

@@ -102,7 +102,7 @@ fn announcements<'a>(net: &'a Net, node: usize, text: &str) -> Vec<(&'a PathAttr
                 .map(move |announced| (update, announced))
         })
         .filter(|(_, announced)| announced.nlri.iter().any(|nlri| nlri.prefix == wanted))
-        .filter_map(|(update, announced)| Some((update.attributes.as_ref()?, announced.next_hop)))
+        .filter_map(|(update, announced)| Some((update.attributes.as_deref()?, announced.next_hop)))
         .collect()
 }
 

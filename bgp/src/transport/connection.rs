@@ -34,8 +34,8 @@ use tracing::warn;
 use super::driver::Desk;
 use super::sockopt::{self, Role, Signature};
 use crate::codec::{
-    CodecContext, DecodeError, EXTENDED_MAX_LEN, HEADER_LEN, KEEPALIVE, Message, MessageType,
-    decode, framing,
+    CodecContext, DecodeError, Decoder, EXTENDED_MAX_LEN, HEADER_LEN, KEEPALIVE, Message,
+    MessageType, framing,
 };
 use crate::fsm::Direction;
 use crate::prefix::Prefix;
@@ -434,7 +434,7 @@ struct Batch {
 }
 
 async fn read(stream: &mut OwnedReadHalf, shared: &Shared, reports: &Reports) -> ReadEnd {
-    let mut context = CodecContext::before_open();
+    let mut decoder = Decoder::new(CodecContext::before_open());
     // The beginning of a message whose rest is still to come.
     let mut left: Vec<u8> = Vec::new();
     let mut look_again = false;
@@ -443,7 +443,7 @@ async fn read(stream: &mut OwnedReadHalf, shared: &Shared, reports: &Reports) ->
             // Nothing is read before a batch was taken; only this task takes permits.
             drop(shared.batches.acquire().await);
         }
-        let batch = poll_fn(|task| look(stream, task, &mut left, &context, look_again)).await;
+        let batch = poll_fn(|task| look(stream, task, &mut left, &mut decoder, look_again)).await;
         look_again = false;
         if !batch.messages.is_empty() {
             let news = News::Messages {
@@ -464,7 +464,7 @@ async fn read(stream: &mut OwnedReadHalf, shared: &Shared, reports: &Reports) ->
             };
         }
         if batch.open.is_some() {
-            context = settled(shared).await;
+            decoder = Decoder::new(settled(shared).await);
             look_again = true;
         }
     }
@@ -490,7 +490,7 @@ fn look(
     stream: &mut OwnedReadHalf,
     task: &mut Context<'_>,
     left: &mut Vec<u8>,
-    context: &CodecContext,
+    decoder: &mut Decoder,
     again: bool,
 ) -> Poll<Batch> {
     SCRATCH.with_borrow_mut(|scratch| {
@@ -519,7 +519,7 @@ fn look(
             });
         }
         let octets = scratch.get(..kept + read).unwrap_or_default();
-        let (messages, used, stop) = decode_all(octets, context);
+        let (messages, used, stop) = decode_all(octets, decoder);
         left.clear();
         left.extend_from_slice(octets.get(used..).unwrap_or_default());
         let mut open = None;
@@ -551,12 +551,13 @@ enum Stop {
 }
 
 /// Decodes messages from the front; says how many octets they took.
-fn decode_all(octets: &[u8], context: &CodecContext) -> (Vec<Message>, usize, Stop) {
+fn decode_all(octets: &[u8], decoder: &mut Decoder) -> (Vec<Message>, usize, Stop) {
     let mut messages = Vec::new();
     let mut used = 0;
     loop {
         let rest = octets.get(used..).unwrap_or_default();
-        let (message_type, length) = match framing::peek(rest, context.max_receive_len()) {
+        let (message_type, length) = match framing::peek(rest, decoder.context().max_receive_len())
+        {
             Ok(Some(found)) => found,
             Ok(None) => return (messages, used, Stop::Short),
             Err(error) => {
@@ -569,7 +570,7 @@ fn decode_all(octets: &[u8], context: &CodecContext) -> (Vec<Message>, usize, St
         let Some(frame) = rest.get(..length) else {
             return (messages, used, Stop::Short);
         };
-        match decode(frame, context) {
+        match decoder.decode(frame) {
             Ok(message) => messages.push(message),
             Err(error) => {
                 let octets = Bytes::copy_from_slice(frame);
@@ -779,7 +780,7 @@ mod tests {
         let mut octets = KEEPALIVE.to_vec();
         octets.extend_from_slice(&KEEPALIVE);
         octets.extend_from_slice(&KEEPALIVE[..10]);
-        let (messages, used, stop) = decode_all(&octets, &CodecContext::before_open());
+        let (messages, used, stop) = decode_all(&octets, &mut Decoder::default());
         assert_eq!(messages.len(), 2);
         assert_eq!(used, 38);
         assert!(matches!(stop, Stop::Short));
@@ -789,7 +790,7 @@ mod tests {
     fn messages_before_a_malformed_one_are_kept() {
         let mut octets = KEEPALIVE.to_vec();
         octets.extend_from_slice(&[0; 19]);
-        let (messages, _, stop) = decode_all(&octets, &CodecContext::before_open());
+        let (messages, _, stop) = decode_all(&octets, &mut Decoder::default());
         assert_eq!(messages, [Message::Keepalive]);
         assert!(matches!(stop, Stop::Malformed(DecodeError::Marker, _)));
     }

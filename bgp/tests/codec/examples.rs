@@ -1,5 +1,7 @@
 //! Messages written out by hand, read and written again.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use margay_bgp::asn::Asn;
 use margay_bgp::codec::{
@@ -33,7 +35,7 @@ fn announce(next_hop: NextHop, prefixes: &[&str], attributes: PathAttributes) ->
     let nlri = prefixes.iter().map(|text| nlri(text)).collect();
     Message::Update(Update {
         announced: [Announcement { next_hop, nlri }].into_iter().collect(),
-        attributes: Some(attributes),
+        attributes: Some(Arc::new(attributes)),
         ..Update::default()
     })
 }
@@ -293,7 +295,7 @@ fn update_with_path_identifier_and_large_community() {
             }]
             .into_iter()
             .collect(),
-            attributes: Some(attributes),
+            attributes: Some(Arc::new(attributes)),
             ..Update::default()
         }),
     );

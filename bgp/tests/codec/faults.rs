@@ -426,7 +426,11 @@ fn as_set_is_used_where_configured() {
         2,
         &hex!("0201 0000fc58 0102 0000fc59 0000fc5a"),
     ));
-    let path = accepts(&octets, &context).attributes.unwrap().as_path;
+    let path = accepts(&octets, &context)
+        .attributes
+        .unwrap()
+        .as_path
+        .clone();
     assert_eq!(path.to_string(), "64600 {64601,64602}");
     assert_eq!((path.hop_count(), path.origin()), (2, None));
 }
@@ -445,7 +449,8 @@ fn long_paths_in_several_segments_are_one_sequence() {
     let path = accepts(&with(&octets), &external())
         .attributes
         .unwrap()
-        .as_path;
+        .as_path
+        .clone();
     assert_eq!((path.hop_count(), path.segments().count()), (300, 1));
 }
 
@@ -577,7 +582,8 @@ fn communities() {
     let communities = accepts(&with(&many), &external())
         .attributes
         .unwrap()
-        .communities;
+        .communities
+        .clone();
     assert_eq!(communities.len(), 500);
     assert!(communities.is_sorted());
 }
@@ -755,7 +761,8 @@ fn attributes_not_spoken_are_discarded_and_others_pass() {
         let unknown = accepts(&with(&attribute(flags, 40, &[1, 2, 3])), &external())
             .attributes
             .unwrap()
-            .unknown;
+            .unknown
+            .clone();
         assert_eq!(
             (unknown[0].flags.bits(), &*unknown[0].value),
             (0xe0, &[1, 2, 3][..])
@@ -764,7 +771,8 @@ fn attributes_not_spoken_are_discarded_and_others_pass() {
     let short = accepts(&with(&hex!("d0630003 010203")), &external())
         .attributes
         .unwrap()
-        .unknown;
+        .unknown
+        .clone();
     assert_eq!((short[0].flags.bits(), short[0].value.len()), (0xe0, 3));
     assert!(
         accepts(&with(&attribute(0x80, 99, &[1])), &external())

@@ -569,7 +569,7 @@ impl End {
             }
             for announcement in &update.announced {
                 for nlri in &announcement.nlri {
-                    let attributes = update.attributes.clone().unwrap();
+                    let attributes = update.attributes.as_deref().cloned().unwrap();
                     self.table
                         .insert(nlri.prefix, (attributes, announcement.next_hop));
                 }

@@ -122,7 +122,7 @@ impl Client {
             ..PathAttributes::default()
         };
         let update = Update {
-            attributes: Some(attributes),
+            attributes: Some(Arc::new(attributes)),
             announced: vec![Announcement {
                 next_hop: NextHop::V4([127, 0, 31, 1].into()),
                 nlri: vec![Nlri {

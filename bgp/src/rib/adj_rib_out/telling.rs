@@ -6,13 +6,13 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::{
-    Chunk, EncodeInput, Group, JournalChunk, Member, MemberId, Occasion, SOURCE_MAY_HOLD, Segment,
-    Sync, Unit, WalkChunk, WalkList, bit, bits, excludes, is_told, source_of_untold,
-    store_originator,
+    Announced, Chunk, EncodeInput, Group, JournalChunk, Member, MemberId, Occasion, OutRecord,
+    SOURCE_MAY_HOLD, Segment, Sync, Unit, WalkChunk, WalkList, bit, bits, excludes, is_told,
+    source_of_untold, store_originator,
 };
 use crate::codec::{
-    CodecContext, Nlri, PathAttributes, RefreshKind, RouteRefresh, attributes_block,
-    encode_announcements, encode_end_of_rib, encode_withdrawals,
+    Announcer, CodecContext, Nlri, PathAttributes, RefreshKind, RouteRefresh, attributes_block,
+    encode_end_of_rib, encode_withdrawals,
 };
 use crate::rib::Slot;
 use crate::rib::export::{self, GroupKey, Told};
@@ -24,6 +24,12 @@ const CHUNK_PREFIXES: usize = 4096;
 const CHUNKS_KEPT: usize = 4 << 20;
 /// Most chunks kept of walks.
 const WALK_CHUNKS: usize = 256;
+/// Room for a message without its prefixes, mostly; and for a prefix.
+const MESSAGE_LEN: usize = 128;
+const NLRI_LEN: usize = 5;
+
+/// What is told, and of what.
+type Items = SmallVec<[(u32, u32); 4]>;
 
 impl Group {
     /// The next octets for a peer; nothing when it is up to date.
@@ -134,7 +140,7 @@ impl Group {
         let nets = list.nets.get(from..to).unwrap_or_default();
         if let Some(held) = &member.held {
             let (slot, router_id) = (member.slot, member.router_id);
-            let mut items = Vec::with_capacity(nets.len());
+            let mut items = Items::with_capacity(nets.len());
             for net in nets {
                 let out = self.net(Unit(*net)).out;
                 let told = self
@@ -206,7 +212,7 @@ impl Group {
             .chunks
             .get(next)
             .map_or_else(|| self.head(), |chunk| chunk.from);
-        let mut items: Vec<(u32, u32)> = Vec::new();
+        let mut items = Items::new();
         let mut to = from;
         while to < limit && items.len() < CHUNK_PREFIXES {
             if let Some(entry) = self.entry(to) {
@@ -269,8 +275,7 @@ impl Group {
 
     /// Encodes pairs of what is told and entry, the latter with or without [`SOURCE_MAY_HOLD`]. Tells how many routes
     /// fit no message; those are withdrawn (RFC 4271 §9.2).
-    fn encode(&self, mut items: Vec<(u32, u32)>, input: &EncodeInput<'_>) -> (Chunk, u64) {
-        let context = &self.key.context;
+    fn encode(&mut self, mut items: Items, input: &EncodeInput<'_>) -> (Chunk, u64) {
         let path_ids = self.key.add_path.is_some();
         let nlri = |entry: u32| {
             let unit = Unit(entry & !SOURCE_MAY_HOLD);
@@ -281,61 +286,41 @@ impl Group {
         };
         // Withdrawals first: what they free the peer may need for the rest.
         items.sort_unstable_by_key(|(out, _)| (is_told(*out), *out));
-        let mut octets = BytesMut::new();
-        let mut segments = Vec::new();
+        let mut octets = BytesMut::with_capacity(MESSAGE_LEN + items.len() * NLRI_LEN);
+        let mut segments = SmallVec::new();
         let mut unsendable = 0;
         for run in items.chunk_by(|a, b| a.0 == b.0) {
             let Some((out, _)) = run.first() else {
                 continue;
             };
             let entries = || run.iter().map(|(_, entry)| *entry);
-            let record = self.record(*out);
+            let context = self.key.context;
             let mut sent = false;
-            if let Some(record) = record {
-                let told = Told {
-                    attributes: record.attributes,
-                    source: record.source,
-                    long_lived: record.long_lived,
-                    actions: self
-                        .actions
-                        .get(record.actions as usize)
-                        .map_or(&[], Vec::as_slice),
-                };
-                sent = export::rewrite(&self.key, &told, input.store, input.facts).is_some_and(
-                    |(mut attributes, next_hop)| {
-                        let mut encode = |attributes: &PathAttributes| {
-                            let block = attributes_block(attributes, context)?;
-                            let nlri = entries().map(nlri);
-                            let family = self.key.family;
-                            encode_announcements(
-                                &block,
-                                next_hop,
-                                family,
-                                nlri,
-                                context,
-                                &mut octets,
-                            )
-                        };
-                        match encode(&attributes) {
-                            Ok(()) => true,
-                            // RFC 8654 §4: rather without what nobody decides by than not at all.
-                            Err(_) => attributes.drop_discardable() && encode(&attributes).is_ok(),
-                        }
-                    },
-                );
+            if self.record(*out).is_some() {
+                sent = self.announcer(*out, input).is_some_and(|announcer| {
+                    let told = announcer.encode(entries().map(nlri), &context, &mut octets);
+                    debug_assert!(told.is_ok(), "prefixes are of the group's family");
+                    told.is_ok()
+                });
                 unsendable += if sent { 0 } else { run.len() as u64 };
             }
             if !sent {
+                let family = self.key.family;
                 let withdrawn =
-                    encode_withdrawals(self.key.family, entries().map(nlri), context, &mut octets);
+                    encode_withdrawals(family, entries().map(nlri), &context, &mut octets);
                 debug_assert!(withdrawn.is_ok(), "prefixes are of the group's family");
             }
-            let (source, originator) = match record.filter(|_| sent) {
+            let (source, originator) = match self.record(*out).filter(|_| sent) {
                 Some(record) => (record.source, store_originator(record, input.store)),
                 None => (source_of_untold(*out), 0),
             };
-            let held = entries().filter(|entry| entry & SOURCE_MAY_HOLD != 0);
-            let instead = self.instead(held.map(nlri), context);
+            let mut held = entries()
+                .filter(|entry| entry & SOURCE_MAY_HOLD != 0)
+                .peekable();
+            let instead = held
+                .peek()
+                .is_some()
+                .then(|| self.instead(held.map(nlri), &context));
             segments.push(Segment {
                 end: octets.len(),
                 source,
@@ -350,11 +335,54 @@ impl Group {
         (chunk, unsendable)
     }
 
-    fn instead(&self, nlri: impl Iterator<Item = Nlri>, context: &CodecContext) -> Option<Bytes> {
+    /// How what a record says is announced; nothing where it cannot be.
+    fn announcer(&mut self, out: u32, input: &EncodeInput<'_>) -> Option<&Announcer> {
+        let record = self.record(out)?;
+        let source = input.facts.get(usize::from(record.source))?.told();
+        let known = |latest: &Announced| latest.out == out && latest.source == source;
+        if !self.latest.as_ref().is_some_and(known) {
+            let announcer = self.new_announcer(record, input)?;
+            self.latest = Some(Announced {
+                out,
+                source,
+                announcer,
+            });
+        }
+        self.latest.as_ref().map(|latest| &latest.announcer)
+    }
+
+    fn new_announcer(&self, record: &OutRecord, input: &EncodeInput<'_>) -> Option<Announcer> {
+        let told = Told {
+            attributes: record.attributes,
+            source: record.source,
+            long_lived: record.long_lived,
+            actions: self
+                .actions
+                .get(record.actions as usize)
+                .map_or(&[], Vec::as_slice),
+        };
+        let GroupKey {
+            context, family, ..
+        } = &self.key;
+        let (mut attributes, next_hop) =
+            export::rewrite(&self.key, &told, input.store, input.facts)?;
+        let announcer = |attributes: &PathAttributes| {
+            let block = attributes_block(attributes, context)?;
+            Announcer::new(&block, next_hop, *family, context)
+        };
+        match announcer(&attributes) {
+            Ok(announcer) => Some(announcer),
+            // RFC 8654 §4: rather without what nobody decides by than not at all.
+            Err(_) if attributes.drop_discardable() => announcer(&attributes).ok(),
+            Err(_) => None,
+        }
+    }
+
+    fn instead(&self, nlri: impl Iterator<Item = Nlri>, context: &CodecContext) -> Bytes {
         let mut octets = BytesMut::new();
         let withdrawn = encode_withdrawals(self.key.family, nlri, context, &mut octets);
         debug_assert!(withdrawn.is_ok(), "prefixes are of the group's family");
-        (!octets.is_empty()).then(|| octets.freeze())
+        octets.freeze()
     }
 }
 
