@@ -55,6 +55,9 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
     }
     let mut text = table::draw(&heading, &rows);
     if let [peer] = peers {
+        for warning in &peer.warnings {
+            text.push_str(&format!("\nWARNING {warning}\n"));
+        }
         text.push_str(&mistakes(peer));
     }
     text

@@ -179,6 +179,9 @@ pub struct Peer {
     pub established_count: u64,
     /// Why the last session or attempt ended.
     pub last_error: Option<String>,
+    /// What somebody should look into although nothing was refused for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Our address on the session.
     pub local_address: Option<String>,
     /// Its BGP Identifier.
@@ -272,6 +275,9 @@ pub struct Messages {
     pub attribute_faults: u64,
     /// Paths ignored because there were too many of one prefix.
     pub excess_paths: u64,
+    /// Announced prefixes that were not taken because of the peer's limit.
+    #[serde(default)]
+    pub discarded_prefixes: u64,
     /// Octets of UPDATEs sent.
     pub octets_sent: u64,
 }
@@ -393,6 +399,15 @@ pub struct PeerFamily {
     pub retention: String,
     /// The group of peers that are told the same.
     pub update_group: Option<u32>,
+    /// How often a route was not told because its attributes fit no message.
+    #[serde(default)]
+    pub unsendable: u64,
+    /// Routes it is not told because there is no next hop to name for them.
+    #[serde(default)]
+    pub withheld: u64,
+    /// There is no address of ours to name as next hop: only routes that bring one are told.
+    #[serde(default)]
+    pub next_hop_missing: bool,
 }
 
 /// A prefix in BGP.
@@ -413,6 +428,9 @@ pub struct Route {
 pub struct Path {
     /// The peer, or local.
     pub from: String,
+    /// Its identifier, where the peer sends several paths of a prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_id: Option<u32>,
     /// Where packets go.
     pub next_hop: Option<String>,
     /// The AS_PATH as text.

@@ -403,6 +403,7 @@ impl Control {
                     route_reflector_client: peer.route_reflector_client,
                     established_count: peer.established_count,
                     last_error: peer.last_error,
+                    warnings: peer.warnings,
                     local_address: peer.local_address.map(|address| address.to_string()),
                     router_id: peer.router_id.map(|id| id.to_string()),
                     hold_time: peer.hold_time.map(|time| time.as_secs()),
@@ -427,6 +428,7 @@ impl Control {
                         refreshes_received: peer.messages.refreshes_received,
                         attribute_faults: peer.messages.attribute_faults,
                         excess_paths: peer.messages.excess_paths,
+                        discarded_prefixes: peer.messages.discarded_prefixes,
                         octets_sent: peer.messages.octets_sent,
                     },
                     queued_octets: peer.queued_octets,
@@ -446,6 +448,9 @@ impl Control {
                             end_of_rib_sent: family.end_of_rib_sent,
                             retention: family.retention.to_string(),
                             update_group: family.update_group,
+                            unsendable: family.unsendable,
+                            withheld: family.withheld,
+                            next_hop_missing: family.next_hop_missing,
                         })
                         .collect(),
                 }
@@ -516,6 +521,7 @@ pub(super) fn shown_path(path: &PathInfo) -> answer::Path {
     let attributes = &path.attributes;
     answer::Path {
         from: path.source.to_string(),
+        path_id: path.path_id,
         next_hop: path.next_hop.map(next_hop),
         as_path: attributes.as_path.to_string(),
         origin: origin(attributes.origin).to_owned(),
