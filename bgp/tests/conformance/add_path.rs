@@ -77,7 +77,7 @@ fn more_paths_of_a_prefix_than_are_kept_are_told_of_and_asked_for_when_there_is_
     lab.say("a", &path(65, 1));
     lab.say("a", &path(66, 1));
     assert!(warned(&lab), "{:?}", lab.peer("a").warnings);
-    assert_eq!(lab.peer("a").messages.excess_paths, 2);
+    assert_eq!(lab.peer("a").excess_paths, 2);
     assert_med(&lab, 10);
     // Room elsewhere is none for these.
     lab.say("a", &update(&[], &usual("a").concat(), &other_with_id(1)));
@@ -262,10 +262,7 @@ fn a_change_of_what_is_told_says_only_the_difference_and_needs_no_new_session() 
         (AddPathSend::Best(1.try_into().unwrap()), 1),
         (AddPathSend::All, 2),
     ] {
-        let mut config = lab.speaker.config().clone();
-        config.peers[3].add_path_send = Some(which);
-        lab.speaker.configure(config, lab.now);
-        lab.settle();
+        lab.configure(|config| config.peers[3].add_path_send = Some(which));
         take(&mut held, lab.told("d"));
         assert_eq!(held.len(), hold);
         assert!(held.iter().all(|(id, hop)| all.get(id) == Some(hop)));

@@ -181,7 +181,7 @@ fn other_timers_are_handed_on_and_reset_nothing() {
     configure(&mut lab, |peer| peer.bfd = None);
     assert!(lab.paths.is_empty());
     lab.assert_established("a");
-    assert_eq!(lab.peer("a").bfd, None);
+    assert_eq!(lab.snapshot("a").bfd, None);
 }
 
 #[test]

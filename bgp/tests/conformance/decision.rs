@@ -7,47 +7,28 @@ use std::sync::Arc;
 use margay_bgp::codec::LocalPref;
 use margay_bgp::decision::Step;
 use margay_bgp::policy::{Action, Policy, Rule, Verdict};
-use margay_bgp::rib::{
-    NextHopInterest, NextHopState, Reach, RouteChange, RouteNextHop, RouteSource,
-};
+use margay_bgp::rib::{NextHopInterest, NextHopState, Reach, RouteChange, RouteNextHop};
 use margay_bgp::speaker::TableEvent;
 use margay_bgp::speaker::config::{Originate, SpeakerConfig};
-use margay_bgp::speaker::snapshot::{PathInfo, RouteInfo, RouteQuery, Unusable};
+use margay_bgp::speaker::snapshot::Unusable;
 
 use super::{Lab, address_of, announce, as_path, attribute, nlri, prefix, update, usual, withdraw};
 
 const ROUTE: &str = "10.1.0.0/16";
 
-fn route(lab: &Lab) -> RouteInfo {
-    let query = RouteQuery {
-        prefix: Some(prefix(ROUTE)),
-        ..RouteQuery::default()
-    };
-    lab.speaker.routes(&query).pop().expect("a route")
-}
-
-fn source(path: &PathInfo) -> &str {
-    match &path.source {
-        RouteSource::Local => "local",
-        RouteSource::Peer { name, .. } => name,
-    }
-}
-
 /// Whose path is the best, and by what.
 fn best(lab: &Lab) -> (String, Option<Step>) {
-    let route = route(lab);
-    let best = route.paths.iter().find(|path| path.best);
+    let best = lab.paths_of(ROUTE).into_iter().find(|path| path.best);
     best.map_or_else(
         || ("nobody".to_owned(), None),
-        |path| (source(path).to_owned(), path.step),
+        |path| (path.from, path.step),
     )
 }
 
 /// Whose paths are used for forwarding.
 fn used(lab: &Lab) -> BTreeSet<String> {
-    let route = route(lab);
-    let used = route.paths.iter().filter(|path| path.used);
-    used.map(|path| source(path).to_owned()).collect()
+    let used = lab.paths_of(ROUTE).into_iter().filter(|path| path.used);
+    used.map(|path| path.from).collect()
 }
 
 /// What whoever forwards was told since this was last emptied.
@@ -362,8 +343,8 @@ fn d16_a_lost_next_hop_gives_way_to_the_next_path_and_comes_back() {
     lab.holds("b", ROUTE);
     tell(&mut lab, &[("c", None)]);
     assert_eq!(best(&lab).0, "d");
-    let route = route(&lab);
-    let lost = route.paths.iter().find(|path| source(path) == "c");
+    let lost = lab.paths_of(ROUTE);
+    let lost = lost.iter().find(|path| path.from == "c");
     assert_eq!(
         lost.and_then(|path| path.unusable),
         Some(Unusable::Unreachable)
@@ -401,10 +382,7 @@ fn tracking_begins_and_ends_under_running_sessions() {
     say(&mut lab, "c", &[]);
     assert_eq!(best(&lab).0, "c");
     for (tracking, wanted) in [(true, "nobody"), (false, "c")] {
-        let mut config = lab.speaker.config().clone();
-        config.next_hop_tracking = tracking;
-        lab.speaker.configure(config, lab.now);
-        lab.settle();
+        lab.configure(|config| config.next_hop_tracking = tracking);
         assert_eq!(best(&lab).0, wanted);
     }
     assert_eq!(lab.peer("c").established_count, 1);
@@ -505,14 +483,14 @@ fn traffic_is_shared_by_link_bandwidth_where_every_path_has_one_and_that_is_aske
         lab.news.clear();
         last.best.expect("a route").weights
     };
-    assert_eq!(weights(&mut lab), []);
+    assert!(weights(&mut lab).is_empty());
     lab.configure(|config| config.weighted_multipath = true);
     assert_eq!(weights(&mut lab), [64, 255]);
     // Another bandwidth is another share, although the next hops stay.
     say(&mut lab, "c", &[bandwidth(2e9)]);
     assert_eq!(weights(&mut lab), [128, 255]);
     say(&mut lab, "c", &[]);
-    assert_eq!(weights(&mut lab), []);
+    assert!(weights(&mut lab).is_empty());
 }
 
 #[test]
@@ -526,7 +504,7 @@ fn d25_of_two_paths_of_one_peer_the_lower_identifier_wins() {
         let nlri = [&id.to_be_bytes()[..], &nlri(&[ROUTE])].concat();
         lab.say("a", &update(&[], &usual("a").concat(), &nlri));
     }
-    let route = route(&lab);
-    let best = route.paths.iter().find(|path| path.best).expect("a path");
+    let paths = lab.paths_of(ROUTE);
+    let best = paths.iter().find(|path| path.best).expect("a path");
     assert_eq!((best.path_id, best.step), (Some(7), Some(Step::PathId)));
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use margay_bgp::codec::{Community, LocalPref};
 use margay_bgp::speaker::config::{LongLived, SpeakerConfig};
 
-use super::{Lab, SECOND, announce, attribute, end_of_rib, nlri, update, usual_but, withdraw};
+use super::{
+    Lab, SECOND, announce, attribute, end_of_rib, nlri, paced, update, usual_but, withdraw,
+};
 
 const ROUTE: &str = "10.1.0.0/16";
 const OTHER: &str = "10.2.0.0/16";
@@ -62,6 +64,10 @@ fn is_marked(lab: &Lab, name: &str) -> bool {
     communities.contains(&Community::LLGR_STALE)
 }
 
+fn octet(time: Duration) -> u8 {
+    u8::try_from(time.as_secs()).unwrap()
+}
+
 fn wait(lab: &mut Lab, seconds: u32) {
     lab.advance(seconds * SECOND, &[]);
 }
@@ -69,64 +75,68 @@ fn wait(lab: &mut Lab, seconds: u32) {
 #[test]
 fn g18_after_the_restart_time_routes_are_marked_or_deleted_and_the_last_choice() {
     let mut lab = lab(|_| ());
-    announced(&mut lab, 30, 60);
+    let (restart, stale) = (paced(30, 2), paced(60, 6));
+    announced(&mut lab, octet(restart), octet(stale));
+    let mark = lab.mark();
     lab.cut("d");
-    wait(&mut lab, 29);
-    assert!(!is_marked(&lab, "c"));
     lab.holds("c", OTHER);
-    wait(&mut lab, 2);
-    assert!(is_marked(&lab, "c"));
+    lab.until((mark, restart), &[], "the mark", |lab| is_marked(lab, "c"));
     lab.lacks("c", OTHER);
     // Worse than any fresh path: this one has the longer AS path and is external.
     lab.say("a", &announce("a", &[ROUTE]));
     assert!(!is_marked(&lab, "c"));
     lab.say("a", &withdraw(&[ROUTE]));
     assert!(is_marked(&lab, "c"));
-    // 60 s of long life, and no more.
-    wait(&mut lab, 57);
-    lab.holds("c", ROUTE);
-    wait(&mut lab, 3);
-    lab.lacks("c", ROUTE);
+    // So long a life, and no more.
+    lab.until((mark, restart + stale), &[], "the end", |lab| {
+        lab.held("c", ROUTE).is_none()
+    });
 }
 
 #[test]
 fn g19_long_lived_stale_routes_are_withdrawn_from_peers_that_do_not_know_them() {
     let mut lab = lab(|_| ());
-    announced(&mut lab, 30, 60);
+    let restart = paced(30, 2);
+    announced(&mut lab, octet(restart), 60);
     lab.holds("a", ROUTE);
+    let mark = lab.mark();
     lab.cut("d");
-    wait(&mut lab, 29);
-    lab.holds("a", ROUTE);
-    wait(&mut lab, 2);
-    lab.lacks("a", ROUTE);
+    lab.until((mark, restart), &[], "the withdrawal", |lab| {
+        lab.held("a", ROUTE).is_none()
+    });
     lab.holds("c", ROUTE);
 }
 
 #[test]
 fn g21_a_family_that_only_the_long_lived_capability_lists_is_long_lived_stale_at_once() {
     let mut lab = lab(|_| ());
-    let own = capabilities(&[&IPV4, &[64, 2, 0, 30], &long_lived(60, 0x80)]);
+    let stale = paced(60, 4);
+    let own = capabilities(&[&IPV4, &[64, 2, 0, 30], &long_lived(octet(stale), 0x80)]);
     lab.establish_with("d", &own);
     lab.say("d", &announce("d", &[ROUTE]));
+    let mark = lab.mark();
     lab.cut("d");
     assert!(is_marked(&lab, "c"));
     lab.lacks("a", ROUTE);
-    wait(&mut lab, 59);
-    assert!(is_marked(&lab, "c"));
-    wait(&mut lab, 2);
-    lab.lacks("c", ROUTE);
+    lab.until((mark, stale), &[], "the end", |lab| {
+        lab.held("c", ROUTE).is_none()
+    });
 }
 
 #[test]
 fn g21_without_a_restart_time_routes_are_long_lived_stale_at_once() {
     let mut lab = lab(|_| ());
-    announced(&mut lab, 0, 60);
+    let stale = paced(60, 4);
+    announced(&mut lab, 0, octet(stale));
+    let mark = lab.mark();
     lab.cut("d");
-    wait(&mut lab, 1);
-    assert!(is_marked(&lab, "c"));
+    lab.until((mark, Duration::ZERO), &[], "the mark", |lab| {
+        is_marked(lab, "c")
+    });
     lab.lacks("a", ROUTE);
-    wait(&mut lab, 60);
-    lab.lacks("c", ROUTE);
+    lab.until((mark, stale), &[], "the end", |lab| {
+        lab.held("c", ROUTE).is_none()
+    });
 }
 
 #[test]
@@ -146,16 +156,16 @@ fn a_family_that_only_the_long_lived_capability_lists_has_no_restart_time() {
 fn the_long_life_asked_for_is_clamped_to_what_is_configured() {
     let mut lab = lab(|config| {
         config.peers[3].long_lived = Some(LongLived {
-            stale_time: Duration::from_secs(10),
+            stale_time: paced(10, 3),
             partial_deployment: false,
         });
     });
     announced(&mut lab, 0, 200);
+    let mark = lab.mark();
     lab.cut("d");
-    wait(&mut lab, 9);
-    lab.holds("c", ROUTE);
-    wait(&mut lab, 2);
-    lab.lacks("c", ROUTE);
+    lab.until((mark, paced(10, 3)), &[], "the end", |lab| {
+        lab.held("c", ROUTE).is_none()
+    });
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod next_hops;
 mod opens;
 mod ranges;
 mod refresh;
+mod seen;
 mod sessions;
 mod sweep;
 mod updates;
@@ -31,6 +32,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,9 +48,10 @@ use margay_bgp::fsm::{Direction, PeerWarning, State};
 use margay_bgp::policy::Policy;
 use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
-use margay_bgp::speaker::snapshot::PeerSnapshot;
-use margay_bgp::speaker::{Accepted, Output, PeerId, Speaker, TableEvent};
+use margay_bgp::speaker::snapshot::{PeerSnapshot, RouteQuery};
+use margay_bgp::speaker::{Accepted, Clear, Output, PeerId, Speaker, TableEvent};
 
+use self::seen::{Seen, SeenPath};
 use self::wire::Wire;
 
 const OWN_ASN: u32 = 64512;
@@ -67,7 +70,7 @@ const NEIGHBOURS: [(&str, u8, u32); 4] = [
 
 /// A scripted neighbour's end of its connection.
 struct End {
-    peer: PeerId,
+    peer: Inside<PeerId>,
     direction: Direction,
     /// How the speaker reads what the neighbour says.
     context: CodecContext,
@@ -78,30 +81,67 @@ struct End {
     /// The octets of all it was told.
     frames: Vec<Vec<u8>>,
     table: BTreeMap<Prefix, (PathAttributes, NextHop)>,
-    keepalive_interval: Option<Duration>,
     closed: bool,
     /// It reads nothing: what it is told stays in the kernel's buffers.
     deaf: bool,
 }
 
+/// What only the speaker in here has. Over TCP a case that looks at it ends, and does not see nothing.
+#[derive(Clone, Copy)]
+struct Inside<T>(Option<T>);
+
+impl<T> Inside<T> {
+    const fn nowhere() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Deref for Inside<T> {
+    type Target = T;
+    #[track_caller]
+    fn deref(&self) -> &T {
+        let looked = self.0.as_ref();
+        looked.expect("it looks inside the speaker: the case belongs into wire/inside.rs")
+    }
+}
+
+impl<T> DerefMut for Inside<T> {
+    #[track_caller]
+    fn deref_mut(&mut self) -> &mut T {
+        let looked = self.0.as_mut();
+        looked.expect("it looks inside the speaker: the case belongs into wire/inside.rs")
+    }
+}
+
 struct Lab {
-    speaker: Speaker,
+    speaker: Inside<Speaker>,
+    /// Over TCP the time the lab began.
     now: Instant,
     ends: BTreeMap<&'static str, End>,
     /// Whom the speaker had something for that fits no message, and how much.
-    unsendable: Vec<(String, u64)>,
+    unsendable: Inside<Vec<(String, u64)>>,
     /// The paths that are to be watched.
-    paths: BTreeMap<PeerId, SessionConfig>,
+    paths: Inside<BTreeMap<PeerId, SessionConfig>>,
     /// Whom the speaker dials, until it is answered.
-    dialled: Vec<PeerId>,
+    dialled: Inside<Vec<PeerId>>,
     /// Dialling is refused at once.
     refuses: bool,
     /// Neighbours whose socket was told of a new configuration.
-    reconfigured: Vec<PeerId>,
+    reconfigured: Inside<Vec<PeerId>>,
     /// What whoever forwards was told.
-    news: Vec<TableEvent>,
+    news: Inside<Vec<TableEvent>>,
     /// The process that is the speaker, instead of the one in here.
     wire: Option<Wire>,
+}
+
+/// Whether the case runs over TCP.
+fn over_tcp() -> bool {
+    wire::wanted().is_some()
+}
+
+/// A time in seconds: as it usually is where the clock is invented, and short where it is not.
+fn paced(usual: u64, short: u64) -> Duration {
+    Duration::from_secs(if over_tcp() { short } else { usual })
 }
 
 fn own_address() -> SocketAddr {
@@ -131,6 +171,15 @@ fn prefix(text: &str) -> Prefix {
 impl Lab {
     /// A speaker that waits for all of [`NEIGHBOURS`]; `c` is its client.
     fn with(change: impl FnOnce(&mut SpeakerConfig)) -> Self {
+        Self::start(change, false)
+    }
+
+    /// The same where nobody takes connections of the speaker.
+    fn refusing(change: impl FnOnce(&mut SpeakerConfig)) -> Self {
+        Self::start(change, true)
+    }
+
+    fn start(change: impl FnOnce(&mut SpeakerConfig), refuses: bool) -> Self {
         let mut config = SpeakerConfig::new(
             Asn(OWN_ASN),
             Ipv4Addr::new(192, 0, 2, 1).try_into().unwrap(),
@@ -151,17 +200,21 @@ impl Lab {
         }
         change(&mut config);
         let now = Instant::now();
-        let wire = wire::wanted().map(|binary| Wire::start(&binary, &config));
+        let wire = wire::wanted().map(|binary| Wire::start(&binary, &config, refuses));
+        fn only<T>(inside: bool, value: T) -> Inside<T> {
+            Inside(inside.then_some(value))
+        }
+        let inside = wire.is_none();
         let mut lab = Self {
-            speaker: Speaker::new(config, 7, now),
+            speaker: only(inside, Speaker::new(config, 7, now)),
             now,
             ends: BTreeMap::new(),
-            unsendable: Vec::new(),
-            paths: BTreeMap::new(),
-            dialled: Vec::new(),
-            refuses: false,
-            reconfigured: Vec::new(),
-            news: Vec::new(),
+            unsendable: only(inside, Vec::new()),
+            paths: only(inside, BTreeMap::new()),
+            dialled: only(inside, Vec::new()),
+            refuses,
+            reconfigured: only(inside, Vec::new()),
+            news: only(inside, Vec::new()),
             wire,
         };
         if lab.wire.is_some() {
@@ -174,7 +227,9 @@ impl Lab {
 
     /// Changes the configuration of the running speaker.
     fn configure(&mut self, change: impl FnOnce(&mut SpeakerConfig)) {
-        self.inside("changes the configuration");
+        if self.wire.is_some() {
+            return self.wire_configure(change);
+        }
         let mut config = self.speaker.config().clone();
         change(&mut config);
         self.speaker.configure(config, self.now);
@@ -207,7 +262,9 @@ impl Lab {
     /// The neighbour takes the connection the speaker is dialling.
     #[track_caller]
     fn answer(&mut self, name: &'static str) {
-        self.inside("is dialled");
+        if self.wire.is_some() {
+            return self.wire_answer(name);
+        }
         let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 179);
         let peer = self.dialled.pop().expect("nobody is dialled");
         self.stand(name, peer, Direction::Outgoing, own_address(), remote);
@@ -230,7 +287,7 @@ impl Lab {
             ..CodecContext::before_open()
         };
         let end = End {
-            peer,
+            peer: Inside(Some(peer)),
             direction,
             context: CodecContext::before_open(),
             buffer: BytesMut::new(),
@@ -238,7 +295,6 @@ impl Lab {
             told: Vec::new(),
             frames: Vec::new(),
             table: BTreeMap::new(),
-            keepalive_interval: None,
             closed: false,
             deaf: false,
         };
@@ -288,7 +344,7 @@ impl Lab {
             if end.closed {
                 return;
             }
-            let (peer, direction) = (end.peer, end.direction);
+            let (peer, direction) = (*end.peer, end.direction);
             match frames::split(&mut end.buffer, end.context.max_receive_len()) {
                 Ok(None) => break,
                 Ok(Some(frame)) => match decode(&frame.octets, &end.context) {
@@ -302,17 +358,44 @@ impl Lab {
         self.settle();
     }
 
-    /// The neighbour reads so many octets of what it was told.
-    fn written(&mut self, name: &str, octets: usize) {
+    /// The neighbour reads nothing from now on: what it is told stays in the kernel's buffers, which hold little.
+    fn stop_reading(&mut self, name: &'static str) {
+        self.ends.get_mut(name).unwrap().deaf = true;
+        if self.wire.is_some() {
+            self.wire_allow(name, 0);
+        }
+    }
+
+    /// It reads so many octets more.
+    fn read_some(&mut self, name: &'static str, octets: usize) {
+        if self.wire.is_some() {
+            return self.wire_allow(name, octets);
+        }
         let end = &self.ends[name];
-        let (peer, direction) = (end.peer, end.direction);
+        let (peer, direction) = (*end.peer, end.direction);
         self.speaker
             .handle_written(peer, direction, octets, self.now);
         self.settle();
     }
 
+    /// It reads everything again.
+    fn read_on(&mut self, name: &'static str) {
+        self.ends.get_mut(name).unwrap().deaf = false;
+        self.read_some(name, usize::MAX);
+    }
+
+    /// Over TCP the kernel's buffers hold little from now on.
+    fn narrow(&mut self) {
+        if self.wire.is_some() {
+            self.wire_narrow();
+        }
+    }
+
     /// Whether a connection of the neighbour would be taken.
     fn is_admitted(&mut self, name: &str) -> bool {
+        if self.wire.is_some() {
+            return self.wire_is_admitted(name);
+        }
         let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 40_000);
         matches!(
             self.speaker.accept(remote, own_address(), self.now),
@@ -320,19 +403,41 @@ impl Lab {
         )
     }
 
-    /// Another connection of the neighbour takes the name; the session goes on.
-    fn put_aside(&mut self, name: &str) -> End {
-        self.ends.remove(name).unwrap()
+    /// What a neighbour was told is of no interest any more.
+    fn put_aside(&mut self, name: &str) {
+        self.ends.remove(name).unwrap();
+        if self.wire.is_some() {
+            self.wire_put_aside(name);
+        }
+    }
+
+    /// The neighbour's connection goes by another name, so that it may have a second one; the session goes on.
+    fn rename(&mut self, from: &'static str, to: &'static str) {
+        let end = self.ends.remove(from).unwrap();
+        self.ends.insert(to, end);
+        if self.wire.is_some() {
+            self.wire_rename(from, to);
+        }
+    }
+
+    /// Somebody clears the session.
+    fn clear(&mut self, name: &'static str) {
+        if self.wire.is_some() {
+            return self.wire_clear(name);
+        }
+        let now = self.now;
+        self.speaker.clear(name, Clear::Hard, now);
+        self.settle();
     }
 
     /// The neighbour says whole messages, and the speaker sees to nothing before the last of them.
-    fn say_at_once(&mut self, name: &str, messages: &[&[u8]]) {
-        let End {
-            peer,
-            direction,
-            context,
-            ..
-        } = self.ends[name];
+    fn say_at_once(&mut self, name: &'static str, messages: &[&[u8]]) {
+        if self.wire.is_some() {
+            // In one segment.
+            return self.wire_say(name, &messages.concat());
+        }
+        let end = &self.ends[name];
+        let (peer, direction, context) = (*end.peer, end.direction, end.context);
         for message in messages {
             let message = decode(message, &context).unwrap();
             self.speaker
@@ -348,7 +453,7 @@ impl Lab {
         }
         let end = self.ends.remove(name).unwrap();
         self.speaker
-            .handle_closed(end.peer, end.direction, self.now);
+            .handle_closed(*end.peer, end.direction, self.now);
         self.settle();
     }
 
@@ -413,12 +518,11 @@ impl Lab {
                 peer,
                 direction,
                 context,
-                keepalive_interval,
+                ..
             } => {
                 if let Some(end) = self.end_of(peer, direction) {
                     end.context = context;
                     end.reading.add_path_receive = context.add_path_send;
-                    end.keepalive_interval = keepalive_interval;
                 }
             }
             Output::Watch {
@@ -439,12 +543,14 @@ impl Lab {
     fn end_of(&mut self, peer: PeerId, direction: Direction) -> Option<&mut End> {
         self.ends
             .values_mut()
-            .find(|end| end.peer == peer && end.direction == direction && !end.closed)
+            .find(|end| *end.peer == peer && end.direction == direction && !end.closed)
     }
 
     /// Time passes; every neighbour but `silent` says a KEEPALIVE each second.
     fn advance(&mut self, time: Duration, silent: &[&str]) {
-        self.inside("lets time pass");
+        if self.wire.is_some() {
+            return self.wire_advance(time, silent);
+        }
         let until = self.now + time;
         while self.now < until {
             self.now += SECOND;
@@ -464,7 +570,7 @@ impl Lab {
                 .ends
                 .values()
                 .filter(|end| !end.deaf && !end.closed)
-                .map(|end| (end.peer, end.direction))
+                .map(|end| (*end.peer, end.direction))
                 .collect();
             for (peer, direction) in reading {
                 self.speaker.handle_written(peer, direction, 0, self.now);
@@ -478,7 +584,7 @@ impl Lab {
     #[track_caller]
     fn await_end(&mut self, name: &'static str, time: Duration) {
         if self.wire.is_some() {
-            return self.wire_await_end(name);
+            return self.wire_await_end(name, time);
         }
         self.advance(time.saturating_sub(SECOND), &[name]);
         assert!(!self.ends[name].closed, "{name} is left too early");
@@ -486,17 +592,88 @@ impl Lab {
         assert!(self.ends[name].closed, "{name} is still connected");
     }
 
-    /// The case needs the speaker in here.
-    #[track_caller]
-    fn inside(&self, why: &str) {
-        assert!(
-            self.wire.is_none(),
-            "{why}: the case belongs into wire::INSIDE"
-        );
+    /// Now, to count a time from.
+    fn mark(&self) -> Instant {
+        if self.wire.is_some() {
+            Instant::now()
+        } else {
+            self.now
+        }
     }
 
-    fn peer(&self, name: &str) -> PeerSnapshot {
-        self.inside("looks at the snapshot");
+    /// What happens so long after `mark`, and not before; all neighbours but the `silent` ones say a KEEPALIVE each second.
+    #[track_caller]
+    fn until(
+        &mut self,
+        (mark, time): (Instant, Duration),
+        silent: &[&str],
+        what: &str,
+        done: impl Fn(&Self) -> bool,
+    ) {
+        if self.wire.is_some() {
+            return self.wire_until((mark, time), silent, what, done);
+        }
+        let left = (mark + time).saturating_duration_since(self.now);
+        self.advance(left.saturating_sub(SECOND), silent);
+        assert!(!done(self), "too early: {what}");
+        self.advance(2 * SECOND, silent);
+        assert!(done(self), "{what}");
+    }
+
+    /// What is so now; over TCP as soon as the speaker has come to it.
+    #[track_caller]
+    fn soon(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        if self.wire.is_some() {
+            let now = (Instant::now(), Duration::ZERO);
+            return self.wire_until(now, &[], what, done);
+        }
+        assert!(done(self), "{what}");
+    }
+
+    /// How long it takes the speaker to dial the neighbour, which then answers.
+    fn rest(&mut self, mark: Instant, name: &'static str) -> Duration {
+        if self.wire.is_none() {
+            while self.dialled.is_empty() {
+                self.advance(SECOND, &[]);
+            }
+        }
+        self.answer(name);
+        self.mark() - mark
+    }
+
+    /// The neighbour as an operator sees it.
+    fn peer(&self, name: &str) -> Seen {
+        match &self.wire {
+            Some(wire) => wire.peer(name),
+            None => self.snapshot(name).into(),
+        }
+    }
+
+    /// Every path of the prefix, as an operator sees them.
+    fn paths_of(&self, text: &str) -> Vec<SeenPath> {
+        if let Some(wire) = &self.wire {
+            return wire.paths(text);
+        }
+        let query = RouteQuery {
+            prefix: Some(prefix(text)),
+            ..RouteQuery::default()
+        };
+        let routes = self.speaker.routes(&query);
+        let paths = routes.into_iter().flat_map(|route| route.paths);
+        paths.map(SeenPath::from).collect()
+    }
+
+    /// How many IPv4 routes were too long for any message to the neighbour.
+    fn unsendable(&self, name: &str) -> u64 {
+        let counted = self.peer(name).families[0].unsendable;
+        if self.wire.is_none() {
+            let warned = self.unsendable.iter().filter(|(known, _)| known == name);
+            assert_eq!(warned.map(|(_, routes)| routes).sum::<u64>(), counted);
+        }
+        counted
+    }
+
+    fn snapshot(&self, name: &str) -> PeerSnapshot {
         let snapshot = self.speaker.snapshot(self.now);
         snapshot
             .peers
@@ -531,7 +708,10 @@ impl Lab {
 
     /// The NOTIFICATION that ended the neighbour's connection.
     #[track_caller]
-    fn assert_ended(&self, name: &str, code: u8, subcode: u8, data: &[u8]) {
+    fn assert_ended(&mut self, name: &'static str, code: u8, subcode: u8, data: &[u8]) {
+        if self.wire.is_some() {
+            self.wire_await_end(name, Duration::ZERO);
+        }
         let end = &self.ends[name];
         let Some(Message::Notification(last)) = end.told.last() else {
             panic!("{name} was told {:?}", end.told.last());
@@ -545,12 +725,16 @@ impl Lab {
 
     #[track_caller]
     fn holds(&self, name: &str, text: &str) -> &(PathAttributes, NextHop) {
-        self.ends[name].table.get(&prefix(text)).unwrap_or_else(|| {
+        self.held(name, text).unwrap_or_else(|| {
             panic!(
                 "{name} holds {:?}",
                 self.ends[name].table.keys().collect::<Vec<_>>()
             )
         })
+    }
+
+    fn held(&self, name: &str, text: &str) -> Option<&(PathAttributes, NextHop)> {
+        self.ends[name].table.get(&prefix(text))
     }
 
     #[track_caller]

@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use margay_bgp::rib::RouteSource;
 use margay_bgp::speaker::config::{Listen, NextHopMode, Originate};
-use margay_bgp::speaker::snapshot::{RouteQuery, Unusable};
+use margay_bgp::speaker::snapshot::Unusable;
 
 use super::{
     Lab, NEIGHBOURS, USUAL, announce, as_path, attribute, nlri, own_address, prefix, update,
@@ -18,14 +17,8 @@ const EXTENDED: &[u8] = &[5, 6, 0, 1, 0, 1, 0, 2];
 
 /// Why the route of `name` is not used.
 fn unusable(lab: &Lab, name: &str) -> Option<Unusable> {
-    let query = RouteQuery {
-        prefix: Some(prefix(ROUTE)),
-        ..RouteQuery::default()
-    };
-    let routes = lab.speaker.routes(&query);
-    let path = routes.iter().flat_map(|route| &route.paths).find(
-        |path| matches!(&path.source, RouteSource::Peer { name: known, .. } if **known == *name),
-    );
+    let paths = lab.paths_of(ROUTE);
+    let path = paths.iter().find(|path| path.from == name);
     path.unwrap_or_else(|| panic!("no path of {name}")).unusable
 }
 

@@ -6,7 +6,7 @@ use margay_bgp::speaker::config::GracefulRestart;
 
 use super::{
     KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, end_of_rib, is_end_of_rib, message, open,
-    withdraw,
+    paced, withdraw,
 };
 
 /// Both families, refresh and enhanced refresh.
@@ -136,7 +136,7 @@ fn g1_g2_routes_of_a_lost_peer_stay_and_nobody_hears_of_its_return() {
     lab.say("a", &end_of_rib());
     lab.told("b");
     lab.cut("a");
-    lab.advance(60 * SECOND, &[]);
+    lab.advance(paced(60, 1), &[]);
     lab.holds("b", "10.1.0.0/16");
     lab.establish_with("a", GRACEFUL);
     lab.say("a", &announce("a", &["10.1.0.0/16"]));
@@ -147,19 +147,22 @@ fn g1_g2_routes_of_a_lost_peer_stay_and_nobody_hears_of_its_return() {
 #[test]
 fn g3_g4_a_route_that_did_not_come_back_goes_at_end_of_rib_and_all_go_at_the_restart_time() {
     let mut lab = Lab::established(&["b"]);
-    lab.establish_with("a", GRACEFUL);
+    let time = paced(120, 4);
+    let mut graceful = GRACEFUL.to_vec();
+    graceful[17] = u8::try_from(time.as_secs()).unwrap();
+    lab.establish_with("a", &graceful);
     lab.say("a", &announce("a", &["10.1.0.0/16", "10.2.0.0/16"]));
     lab.cut("a");
-    lab.establish_with("a", GRACEFUL);
+    lab.establish_with("a", &graceful);
     lab.say("a", &announce("a", &["10.1.0.0/16"]));
     lab.holds("b", "10.2.0.0/16");
     lab.say("a", &end_of_rib());
     lab.lacks("b", "10.2.0.0/16");
+    let mark = lab.mark();
     lab.cut("a");
-    lab.advance(119 * SECOND, &[]);
-    lab.holds("b", "10.1.0.0/16");
-    lab.advance(2 * SECOND, &[]);
-    lab.lacks("b", "10.1.0.0/16");
+    lab.until((mark, time), &[], "the end of the restart time", |lab| {
+        lab.held("b", "10.1.0.0/16").is_none()
+    });
 }
 
 #[test]
@@ -183,20 +186,21 @@ fn g5_g6_g7_what_the_new_open_does_not_say_was_kept_goes_at_once() {
 
 #[test]
 fn g4_routes_are_kept_no_longer_than_our_stale_time_however_long_the_peers_restart_may_take() {
+    let stale = paced(60, 3);
     let mut lab = Lab::with(|config| {
         config.peers[0].graceful_restart = Some(GracefulRestart {
-            stale_time: 60 * SECOND,
+            stale_time: stale,
             ..GracefulRestart::default()
         });
     });
     lab.establish(&["b"]);
     lab.establish_with("a", GRACEFUL);
     lab.say("a", &announce("a", &["10.1.0.0/16"]));
+    let mark = lab.mark();
     lab.cut("a");
-    lab.advance(59 * SECOND, &[]);
-    lab.holds("b", "10.1.0.0/16");
-    lab.advance(2 * SECOND, &[]);
-    lab.lacks("b", "10.1.0.0/16");
+    lab.until((mark, stale), &[], "the end of the stale time", |lab| {
+        lab.held("b", "10.1.0.0/16").is_none()
+    });
 }
 
 #[test]

@@ -4,14 +4,15 @@ use margay_bgp::codec::Message;
 use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
 use margay_bgp::policy::Policy;
+use margay_bgp::speaker::TableEvent;
 use margay_bgp::speaker::config::{GracefulRestart, LimitAction, MaximumPrefixes, Secret};
-use margay_bgp::speaker::{Clear, TableEvent};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::refresh::{ENHANCED, GRACEFUL, refresh, words};
 use super::{
     KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, attribute, end_of_rib, is_end_of_rib,
-    message, open, update, usual, withdraw,
+    message, open, over_tcp, paced, update, usual, withdraw,
 };
 
 const FIRST: &str = "10.1.0.0/16";
@@ -34,10 +35,20 @@ fn many(count: u32) -> Vec<u8> {
 /// The neighbour whose session is graceful in IPv4 and IPv6, N bit or not.
 fn graceful(notification: bool) -> Vec<u8> {
     let mut capabilities = GRACEFUL.to_vec();
+    capabilities[17] = u8::try_from(paced(120, 5).as_secs()).unwrap();
     if !notification {
         capabilities[16] = 0;
     }
     capabilities
+}
+
+/// A session of `a` with this hold time.
+fn hold(lab: &mut Lab, hold_time: u16, capabilities: &[u8]) {
+    lab.connect("a");
+    let octets = open(64600, address_of("a"), hold_time, capabilities);
+    lab.say("a", &octets);
+    lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
 }
 
 fn both_ends_of_rib(lab: &mut Lab, name: &'static str) {
@@ -49,11 +60,10 @@ fn both_ends_of_rib(lab: &mut Lab, name: &'static str) {
 
 #[test]
 fn f1_a_refused_connection_is_tried_again_after_a_growing_pause() {
-    let mut lab = Lab::with(|config| {
+    let mut lab = Lab::refusing(|config| {
         config.peers[0].passive = false;
         config.peers[0].connect_retry_max = 60 * SECOND;
     });
-    lab.refuses = true;
     let mut attempts = Vec::new();
     for second in 0..400_u32 {
         lab.dialled.clear();
@@ -88,25 +98,48 @@ fn f3_an_open_without_a_keepalive_is_told_4_0_at_the_hold_time() {
 
 #[test]
 fn f8_who_reads_nothing_for_the_send_hold_time_is_told_8_0_and_left() {
-    let mut lab = Lab::established(&["a", "b"]);
-    lab.ends.get_mut("a").unwrap().deaf = true;
-    lab.say("b", &announce("b", &[FIRST]));
-    lab.advance(478 * SECOND, &[]);
-    lab.assert_established("a");
-    lab.advance(4 * SECOND, &[]);
-    lab.assert_ended("a", 8, 0, &[]);
+    let mut lab = Lab::with(|config| {
+        if over_tcp() {
+            config.peers[0].send_hold = Some(4 * SECOND);
+        }
+    });
+    lab.narrow();
+    lab.establish(&["b"]);
+    hold(&mut lab, if over_tcp() { 3 } else { 90 }, USUAL);
+    lab.stop_reading("a");
+    let mark = lab.mark();
+    lab.say("b", &many(20_000));
+    lab.until((mark, paced(480, 4)), &[], "the end", |lab| {
+        lab.peer("a").state != State::Established
+    });
+    // Over TCP it does not hear why: that stands behind what it did not read.
+    let error = lab.peer("a").last_error.unwrap();
+    assert!(error.contains("send hold"), "{error}");
+    if !over_tcp() {
+        lab.assert_ended("a", 8, 0, &[]);
+    }
     lab.assert_established("b");
 }
 
 #[test]
 fn f9_who_reads_slowly_is_kept() {
-    let mut lab = Lab::established(&["a", "b"]);
-    lab.ends.get_mut("a").unwrap().deaf = true;
+    let mut lab = Lab::with(|config| {
+        if over_tcp() {
+            config.peers[0].send_hold = Some(4 * SECOND);
+        }
+    });
+    lab.narrow();
+    lab.establish(&["b"]);
+    hold(&mut lab, if over_tcp() { 3 } else { 90 }, USUAL);
+    lab.stop_reading("a");
     lab.say("b", &many(20_000));
+    // The kernel tells of room when there is enough of it for a segment.
+    let octets = if over_tcp() { 4096 } else { 1024 };
     for _ in 0..10 {
-        lab.advance(300 * SECOND, &[]);
-        lab.written("a", 1024);
+        lab.advance(paced(300, 1), &[]);
+        lab.read_some("a", octets);
     }
+    assert_eq!(lab.peer("a").established_count, 1);
     lab.assert_established("a");
 }
 
@@ -133,23 +166,25 @@ fn f11_a_shutdown_text_that_lies_about_its_length_is_shown_as_it_came() {
 
 #[test]
 fn f14_a_peer_that_ceased_rests_a_minute_or_the_configured_maximum() {
-    for (longest, least, most) in [(60, 58, 62), (1, 0, 2)] {
+    let rests = if over_tcp() {
+        &[(2, 2, 20)][..]
+    } else {
+        &[(60, 58, 62), (1, 0, 2)]
+    };
+    for (longest, least, most) in rests {
         for subcode in [1, 2, 3, 5, 8] {
             let mut lab = Lab::with(|config| {
                 config.peers[0].passive = false;
-                config.peers[0].idle_hold_max = longest * SECOND;
+                config.peers[0].idle_hold_max = *longest * SECOND;
             });
             lab.answer("a");
             lab.say("a", &open(64600, address_of("a"), 90, USUAL));
             lab.say("a", &KEEPALIVE);
             lab.assert_established("a");
+            let mark = lab.mark();
             lab.say("a", &message(3, &[6, subcode]));
-            let mut rested = 0;
-            while lab.dialled.is_empty() {
-                lab.advance(SECOND, &[]);
-                rested += 1;
-            }
-            assert!((least..=most).contains(&rested), "6/{subcode}: {rested} s");
+            let rested = lab.rest(mark, "a").as_secs();
+            assert!((least..=most).contains(&&rested), "6/{subcode}: {rested} s");
         }
     }
 }
@@ -182,12 +217,12 @@ fn f18_with_a_warning_only_the_session_stays_and_the_peer_says_why() {
 
 #[test]
 fn f18_with_a_restart_time_the_peer_is_taken_again_after_it() {
-    let mut lab = limited(LimitAction::Restart(30 * SECOND));
+    let mut lab = limited(LimitAction::Restart(paced(30, 1)));
     lab.say("a", &announce("a", &["10.3.0.0/16"]));
     lab.assert_ended("a", 6, 1, &[0, 1, 1, 0, 0, 0, 2]);
     lab.lacks("b", FIRST);
     assert!(!lab.is_admitted("a"));
-    lab.advance(31 * SECOND, &[]);
+    lab.advance(paced(31, 2), &[]);
     lab.establish(&["a"]);
 }
 
@@ -198,7 +233,7 @@ fn f18_with_discard_what_is_beyond_is_not_taken_and_asked_for_when_there_is_room
     lab.assert_established("a");
     lab.lacks("b", "10.3.0.0/16");
     lab.holds("b", FIRST);
-    assert_eq!(lab.peer("a").messages.discarded_prefixes, 1);
+    assert_eq!(lab.peer("a").discarded_prefixes, 1);
     assert_eq!(lab.peer("a").warnings.len(), 1);
     // What is there may change.
     lab.say("a", &announce("a", &[FIRST]));
@@ -236,32 +271,33 @@ fn changing_the_stale_time_alone_touches_no_session_and_shortens_what_is_kept() 
     let mut lab = Lab::established(&["b"]);
     lab.establish_with("a", GRACEFUL);
     lab.say("a", &announce("a", &[FIRST]));
-    let stale_time = |lab: &mut Lab, seconds: u32| {
+    let stale_time = |lab: &mut Lab, time: Duration| {
         lab.configure(|config| {
             config.peers[0].graceful_restart = Some(GracefulRestart {
-                stale_time: seconds * SECOND,
+                stale_time: time,
                 ..GracefulRestart::default()
             });
         });
     };
-    stale_time(&mut lab, 100);
+    stale_time(&mut lab, 100 * SECOND);
     lab.assert_established("a");
     assert_eq!(lab.peer("a").established_count, 1);
     lab.cut("a");
-    lab.advance(10 * SECOND, &[]);
-    stale_time(&mut lab, 30);
-    lab.advance(29 * SECOND, &[]);
-    lab.holds("b", FIRST);
-    lab.advance(2 * SECOND, &[]);
-    lab.lacks("b", FIRST);
+    lab.advance(paced(10, 1), &[]);
+    let mark = lab.mark();
+    let short = paced(30, 3);
+    stale_time(&mut lab, short);
+    lab.until((mark, short), &[], "the end", |lab| {
+        lab.held("b", FIRST).is_none()
+    });
 }
 
 #[test]
 fn f20_a_new_password_reaches_the_socket_of_the_running_session() {
     let mut lab = Lab::established(&["a", "b"]);
-    let peer = lab.ends["a"].peer;
+    let peer = *lab.ends["a"].peer;
     lab.configure(|config| config.peers[0].password = Some(Secret::new("new").unwrap()));
-    assert_eq!(lab.reconfigured, [peer]);
+    assert_eq!(*lab.reconfigured, [peer]);
     lab.assert_established("a");
     lab.advance(89 * SECOND, &[]);
     assert_eq!(lab.peer("a").established_count, 1);
@@ -279,18 +315,18 @@ fn dialled(capabilities: &[u8]) -> Lab {
     lab.assert_established("a");
     lab.establish(&["b"]);
     lab.say("a", &announce("a", &[FIRST]));
-    lab.advance(10 * SECOND, &[]);
+    lab.advance(paced(10, 3), &[]);
     lab
 }
 
 #[test]
 fn c4_a_connection_beside_a_session_without_graceful_restart_is_answered_6_7() {
     let mut lab = dialled(USUAL);
-    let old = lab.put_aside("a");
+    lab.rename("a", "old");
     lab.connect("a");
     lab.say("a", &open(64600, address_of("a"), 90, USUAL));
     lab.assert_ended("a", 6, 7, &[]);
-    lab.ends.insert("a", old);
+    lab.rename("old", "a");
     lab.assert_established("a");
     lab.holds("b", FIRST);
 }
@@ -298,17 +334,75 @@ fn c4_a_connection_beside_a_session_without_graceful_restart_is_answered_6_7() {
 #[test]
 fn c5_a_connection_beside_a_graceful_session_takes_its_place_and_its_routes_are_stale() {
     let mut lab = dialled(GRACEFUL);
-    let mut old = lab.put_aside("a");
-    old.told.clear();
+    lab.told("a");
+    lab.rename("a", "old");
     lab.connect("a");
-    lab.ends.insert("old", old);
     lab.say("a", &open(64600, address_of("a"), 90, GRACEFUL));
-    assert!(lab.ends["old"].closed && lab.ends["old"].told.is_empty());
+    lab.soon("the end of the old one", |lab| lab.ends["old"].closed);
+    assert!(lab.told("old").is_empty());
     lab.say("a", &KEEPALIVE);
     lab.assert_established("a");
     lab.holds("b", FIRST);
     both_ends_of_rib(&mut lab, "a");
     lab.lacks("b", FIRST);
+}
+
+/// Both ends dial at once: `out` is the speaker's connection, `a` the neighbour's, and which OPEN comes first is all the same.
+#[test]
+fn c1_c2_c3_c6_of_two_connections_the_one_that_the_greater_identifier_dialled_survives() {
+    for (id, asn, survivor, other) in [
+        // Ours is 192.0.2.1 of AS 64512.
+        ([192, 0, 2, 0], 64600, "out", "a"),
+        ([192, 0, 2, 2], 64600, "a", "out"),
+        ([192, 0, 2, 1], 64500, "out", "a"),
+        ([192, 0, 2, 1], 64600, "a", "out"),
+    ] {
+        for first in ["out", "a"] {
+            let mut lab = Lab::with(|config| {
+                config.peers[0].passive = false;
+                config.peers[0].asn = margay_bgp::asn::Asn(asn).into();
+            });
+            lab.answer("a");
+            lab.rename("a", "out");
+            lab.connect("a");
+            let second = if first == "a" { "out" } else { "a" };
+            for name in [first, second] {
+                lab.say(name, &open(asn, id.into(), 90, USUAL));
+            }
+            lab.assert_ended(other, 6, 7, &[]);
+            lab.say(survivor, &KEEPALIVE);
+            assert!(!lab.ends[survivor].closed, "{id:?} {asn} {first}");
+            assert_eq!(lab.peer("a").established_count, 1);
+        }
+    }
+}
+
+#[test]
+fn f17_an_open_while_ours_is_held_back_is_answered_with_ours_and_a_keepalive_at_once() {
+    let mut lab = Lab::with(|config| config.peers[0].delay_open = Some(600 * SECOND));
+    lab.connect("a");
+    assert!(lab.ends["a"].told.is_empty());
+    lab.say("a", &open(64600, address_of("a"), 90, USUAL));
+    let told = &lab.ends["a"].told;
+    assert!(
+        matches!(&told[..], [Message::Open(_), Message::Keepalive]),
+        "{told:?}"
+    );
+    lab.say("a", &KEEPALIVE);
+    lab.assert_established("a");
+}
+
+#[test]
+fn f16_who_only_waits_does_not_dial_and_who_dials_goes_on_beside_a_caller() {
+    let mut lab = Lab::with(|config| config.peers[0].passive = false);
+    lab.connect("a");
+    lab.rename("a", "caller");
+    lab.answer("a");
+    let told = |name: &str| matches!(&lab.ends[name].told[..], [Message::Open(_)]);
+    assert!(told("caller") && told("a"));
+    let mut lab = Lab::new();
+    lab.advance(paced(600, 1), &[]);
+    assert_eq!(lab.peer("a").state, State::Active);
 }
 
 #[test]
@@ -329,16 +423,22 @@ fn c7_a_peer_that_we_only_wait_for_and_that_does_not_call_has_a_warning_within_a
 
 #[test]
 fn r8_requests_during_a_pass_are_answered_by_one_more() {
-    let mut lab = Lab::established(&["b"]);
+    let mut lab = Lab::new();
+    lab.narrow();
+    lab.establish(&["b"]);
     lab.say("b", &many(20_000));
     lab.establish_with("a", ENHANCED);
     lab.told("a");
-    lab.ends.get_mut("a").unwrap().deaf = true;
+    lab.stop_reading("a");
     for _ in 0..3 {
         lab.say("a", &refresh(1, 0));
     }
-    lab.ends.get_mut("a").unwrap().deaf = false;
-    lab.written("a", usize::MAX);
+    lab.read_on("a");
+    let ends = |lab: &Lab| {
+        let ends = words(&lab.ends["a"].told);
+        ends.iter().filter(|word| *word == "End").count()
+    };
+    lab.soon("two passes", |lab| ends(lab) == 2);
     let told = words(&lab.told("a"));
     let count = |word: &str| told.iter().filter(|told| *told == word).count();
     assert_eq!((count("Begin"), count("End")), (2, 2), "{}", told.len());
@@ -377,9 +477,10 @@ fn r10_routes_that_were_not_kept_are_asked_for_when_the_limit_rises() {
 fn g10_hold_expiry_keeps_routes_where_both_set_the_n_bit() {
     for notification in [true, false] {
         let mut lab = Lab::established(&["b"]);
-        lab.establish_with("a", &graceful(notification));
+        let time = if over_tcp() { 3 } else { 90 };
+        hold(&mut lab, time, &graceful(notification));
         lab.say("a", &announce("a", &[FIRST]));
-        lab.advance(91 * SECOND, &["a"]);
+        lab.await_end("a", Duration::from_secs(time.into()));
         lab.assert_ended("a", 4, 0, &[]);
         if notification {
             lab.holds("b", FIRST);
@@ -389,19 +490,33 @@ fn g10_hold_expiry_keeps_routes_where_both_set_the_n_bit() {
     }
 }
 
+/// A session of `b`, and how long routes of `a` are kept.
+fn keeping() -> (Lab, Duration) {
+    let stale = paced(180, 6);
+    let mut lab = Lab::with(|config| {
+        config.peers[0].graceful_restart = Some(GracefulRestart {
+            stale_time: stale,
+            ..GracefulRestart::default()
+        });
+    });
+    lab.establish(&["b"]);
+    (lab, stale)
+}
+
 #[test]
 fn g11_back_without_an_end_of_rib_what_is_stale_goes_three_minutes_after_the_loss() {
-    let mut lab = Lab::established(&["b"]);
-    lab.establish_with("a", GRACEFUL);
+    let (mut lab, stale) = keeping();
+    let graceful = graceful(true);
+    lab.establish_with("a", &graceful);
     lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
+    let mark = lab.mark();
     lab.cut("a");
-    lab.advance(60 * SECOND, &[]);
-    lab.establish_with("a", GRACEFUL);
+    lab.advance(paced(60, 1), &[]);
+    lab.establish_with("a", &graceful);
     lab.say("a", &announce("a", &["10.2.0.0/16"]));
-    lab.advance(119 * SECOND, &[]);
-    lab.holds("b", FIRST);
-    lab.advance(2 * SECOND, &[]);
-    lab.lacks("b", FIRST);
+    lab.until((mark, stale), &[], "the sweep", |lab| {
+        lab.held("b", FIRST).is_none()
+    });
     lab.holds("b", "10.2.0.0/16");
     lab.assert_established("a");
 }
@@ -410,20 +525,20 @@ fn g11_back_without_an_end_of_rib_what_is_stale_goes_three_minutes_after_the_los
 fn g12_a_second_loss_keeps_what_is_stale_with_the_n_bit_alone_and_no_longer_than_the_first_allowed()
 {
     for notification in [true, false] {
-        let mut lab = Lab::established(&["b"]);
+        let (mut lab, stale) = keeping();
         lab.establish_with("a", &graceful(notification));
         lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
+        let mark = lab.mark();
         lab.cut("a");
-        lab.advance(100 * SECOND, &[]);
+        lab.advance(paced(100, 3), &[]);
         lab.establish_with("a", &graceful(notification));
         lab.say("a", &announce("a", &["10.2.0.0/16"]));
         lab.cut("a");
         if notification {
             lab.holds("b", FIRST);
-            lab.advance(79 * SECOND, &[]);
-            lab.holds("b", FIRST);
-            lab.advance(2 * SECOND, &[]);
-            lab.lacks("b", FIRST);
+            lab.until((mark, stale), &[], "the sweep", |lab| {
+                lab.held("b", FIRST).is_none()
+            });
         } else {
             lab.lacks("b", FIRST);
             lab.holds("b", "10.2.0.0/16");
@@ -434,10 +549,11 @@ fn g12_a_second_loss_keeps_what_is_stale_with_the_n_bit_alone_and_no_longer_than
 // ---- our own restart ------------------------------------------------------------------------------------------------
 
 /// A speaker that restarted and kept its kernel's routes.
-fn restarted() -> Lab {
+fn restarted(deferral: Duration) -> Lab {
     Lab::with(|config| {
         config.restarting = true;
-        config.selection_deferral = 120 * SECOND;
+        config.selection_deferral = deferral;
+        config.connect_grace = paced(20, 2);
     })
 }
 
@@ -457,56 +573,62 @@ fn prefixes_told(lab: &mut Lab, name: &str) -> usize {
 
 #[test]
 fn g13_a_restarted_speaker_is_silent_until_everyone_it_expects_has_told_all() {
-    let mut lab = restarted();
+    let mut lab = restarted(120 * SECOND);
     lab.establish_with("a", GRACEFUL);
     lab.establish_with("b", GRACEFUL);
     lab.say("a", &announce("a", &[FIRST]));
     both_ends_of_rib(&mut lab, "a");
     // Past the grace of those who do not come at all.
-    lab.advance(25 * SECOND, &[]);
+    lab.advance(paced(25, 4), &[]);
     assert_eq!(prefixes_told(&mut lab, "b"), 0);
     both_ends_of_rib(&mut lab, "b");
-    lab.holds("b", FIRST);
+    lab.soon("the table", |lab| lab.held("b", FIRST).is_some());
     let ends = lab.told("b").iter().filter_map(is_end_of_rib).count();
     assert_eq!(ends, 2);
 }
 
 #[test]
 fn g13_a_restarted_speaker_waits_two_minutes_and_no_longer() {
-    let mut lab = restarted();
+    let deferral = paced(120, 6);
+    let mut lab = restarted(deferral);
+    let mark = lab.now;
     lab.establish_with("a", GRACEFUL);
     lab.establish_with("b", GRACEFUL);
     lab.say("a", &announce("a", &[FIRST]));
     both_ends_of_rib(&mut lab, "a");
-    lab.advance(119 * SECOND, &[]);
-    assert_eq!(prefixes_told(&mut lab, "b"), 0);
-    lab.advance(2 * SECOND, &[]);
+    lab.until((mark, deferral), &[], "the table", |lab| {
+        let told = &lab.ends["b"].told;
+        told.iter()
+            .any(|message| matches!(message, Message::Update(_)))
+    });
     lab.holds("b", FIRST);
 }
 
 #[test]
 fn g14_a_neighbour_that_restarts_as_well_is_not_waited_for() {
-    let mut lab = restarted();
+    let mut lab = restarted(120 * SECOND);
+    let mark = lab.now;
     let mut restarting = GRACEFUL.to_vec();
     restarting[16] = 0xc0;
     lab.establish_with("a", &restarting);
     lab.establish_with("b", &restarting);
     lab.say("a", &announce("a", &[FIRST]));
-    lab.advance(25 * SECOND, &[]);
-    lab.holds("b", FIRST);
+    lab.until((mark, paced(20, 2)), &[], "the table", |lab| {
+        lab.held("b", FIRST).is_some()
+    });
     assert_eq!(lab.told("b").iter().filter_map(is_end_of_rib).count(), 2);
 }
 
 #[test]
 fn g15_whoever_forwards_hears_nothing_before_the_deferral_ends_and_then_the_table_once() {
-    let mut lab = restarted();
+    let mut lab = restarted(120 * SECOND);
     lab.establish_with("a", GRACEFUL);
     lab.establish_with("b", GRACEFUL);
     lab.say("a", &announce("a", &[FIRST]));
     lab.say("a", &withdraw(&["10.7.0.0/16"]));
     both_ends_of_rib(&mut lab, "a");
     lab.advance(60 * SECOND, &[]);
-    assert!(lab.news.is_empty(), "{:?}", lab.news);
+    assert!(lab.news.is_empty(), "{:?}", *lab.news);
     both_ends_of_rib(&mut lab, "b");
     let complete: Vec<_> = lab
         .news
@@ -560,8 +682,7 @@ fn g16_f_is_set_only_where_the_kernel_kept_the_routes() {
 fn a_cleared_session_ends_with_a_hard_reset_where_the_peer_knows_it() {
     let mut lab = Lab::new();
     lab.establish_with("a", GRACEFUL);
-    lab.speaker.clear("a", Clear::Hard, lab.now);
-    lab.settle();
+    lab.clear("a");
     lab.assert_ended("a", 6, 9, &[6, 4]);
     assert_ne!(lab.peer("a").state, State::Established);
 }

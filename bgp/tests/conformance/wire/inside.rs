@@ -1,0 +1,100 @@
+//! Cases that do not run over TCP, and why.
+
+/// Cases, or whole files of them.
+pub(super) const INSIDE: &[(&str, &str)] = &[
+    (
+        "bfd::",
+        "BFD runs on the invented clock; labs have its sockets",
+    ),
+    ("cases::", "no speaker at all"),
+    ("sweep::", "thousands of speakers; TCP adds nothing to them"),
+    ("wire::", "no speaker at all"),
+    (
+        "monitoring::",
+        "it plays the socket of a collector; a lab has a real one",
+    ),
+    ("decision::d9_", REACH),
+    ("decision::d16_", REACH),
+    ("decision::d17_", REACH),
+    ("decision::only_routes_", REACH),
+    ("decision::what_nobody_", REACH),
+    ("decision::tracking_", REACH),
+    ("decision::d24_", FORWARDS),
+    ("decision::traffic_", FORWARDS),
+    ("sessions::g15_", FORWARDS),
+    (
+        "external::e17_",
+        "it has a link with link-local addresses alone: x4",
+    ),
+    (
+        "next_hops::a3_an_address_",
+        "it has sessions and listeners of an address that the lab's place does not have",
+    ),
+    (
+        "add_path::more_paths_",
+        "it takes the minute between two requests, which nothing shortens",
+    ),
+    (
+        "ranges::",
+        "callers have addresses that the lab's place does not have: x7 and its like",
+    ),
+    (
+        "opens::o9_an_open_",
+        "it takes the four minutes of RFC 4271, which nothing shortens",
+    ),
+    (
+        "refresh::r4_",
+        "it takes the six minutes of RFC 7313, which nothing shortens",
+    ),
+    (
+        "sessions::f2_",
+        "it takes the four minutes of RFC 4271, which nothing shortens",
+    ),
+    (
+        "sessions::c7_",
+        "it takes the minute after which a silent peer is told of, which nothing shortens",
+    ),
+    (
+        "sessions::f1_",
+        "what is refused at once leaves no trace on a socket of the neighbour's",
+    ),
+    (
+        "sessions::f20_",
+        "labs change keys of real sockets: x1 and its like",
+    ),
+    (
+        "updates::what_a_peer_",
+        "it looks at the log of events, which has its own test over the control socket",
+    ),
+    (
+        "long_lived::the_long_life_runs_on_",
+        "two losses and what is left of one time: all of it is the clock's",
+    ),
+];
+
+const REACH: &str =
+    "it says itself which next hops are reached; a process asks the kernel, as labs do";
+const FORWARDS: &str = "it looks at what whoever forwards is told: x8 and its like";
+
+pub(super) fn is_inside(case: &str) -> bool {
+    INSIDE.iter().any(|(known, _)| case.starts_with(known))
+}
+
+#[test]
+fn every_case_that_stays_inside_says_why() {
+    for (case, reason) in INSIDE {
+        assert!(!reason.is_empty(), "{case}");
+        let (file, name) = case.split_once("::").unwrap();
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let path = path.join(format!("tests/conformance/{file}.rs"));
+        let source = std::fs::read_to_string(path).unwrap();
+        assert!(source.contains(&format!("fn {name}")), "no case {case}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "belongs into wire/inside.rs")]
+fn a_look_inside_a_process_ends_the_case() {
+    let news: crate::Inside<Vec<u8>> = crate::Inside::nowhere();
+    assert!(news.is_empty());
+}

@@ -1,0 +1,49 @@
+//! Where the wire is: a network namespace for each lab, in which neighbours have the addresses that cases know them by.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace, which goes with its last user.
+pub(super) struct Place {
+    namespace: File,
+}
+
+impl Place {
+    /// The calling thread goes there.
+    pub(super) fn new(addresses: impl Iterator<Item = u8>) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which takes root");
+        let namespace = File::open("/proc/thread-self/ns/net").unwrap();
+        // Segments as on a wire: a closed window opens again by less than the loopback's 64 KiB.
+        let mut commands = "link set lo up mtu 1500\n".to_owned();
+        for last in addresses {
+            commands.push_str(&format!("addr add 192.0.2.{last}/24 dev lo\n"));
+        }
+        let mut ip = Command::new("ip")
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = ip.stdin.take().unwrap();
+        input.write_all(commands.as_bytes()).unwrap();
+        drop(input);
+        assert!(ip.wait().unwrap().success(), "{commands}");
+        Self { namespace }
+    }
+
+    /// A case may have several labs, and each of them acts in its own place.
+    pub(super) fn enter(&self) {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNET).unwrap();
+    }
+
+    /// The kernel holds little of what a neighbour does not read.
+    pub(super) fn narrow(&self) {
+        self.enter();
+        for direction in ["tcp_wmem", "tcp_rmem"] {
+            let file = format!("/proc/sys/net/ipv4/{direction}");
+            std::fs::write(file, "4096 8192 8192").unwrap();
+        }
+    }
+}
