@@ -3,10 +3,12 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
+use crate::exec;
 use crate::netns::Netns;
 use crate::pace;
 use crate::process::Daemon;
@@ -103,6 +105,30 @@ impl Capture {
         let mut daemon = Daemon::start("tcpdump", &mut command, &log)?;
         daemon.await_log("listening on", pace::seconds(10))?;
         Ok(Self { daemon, file })
+    }
+
+    /// The ROUTE-REFRESH messages one address sent another so far, in order: 0 a request, 1 the beginning of what was asked for, 2 its
+    /// end. As Wireshark reads them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn refreshes(&self, from: IpAddr, to: IpAddr) -> Result<Vec<u8>> {
+        let family = if from.is_ipv4() { "ip" } else { "ipv6" };
+        let filter = format!("bgp.type == 5 && {family}.src == {from} && {family}.dst == {to}");
+        // It ends with a failure where the last packet is not all written yet.
+        let output = exec::output(
+            Command::new("tshark")
+                .arg("-r")
+                .arg(&self.file)
+                .args(["-Y", &filter, "-T", "fields"])
+                .args(["-e", "bgp.route_refresh.subtype"]),
+            &[],
+        )?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.split([',', '\n'])
+            .filter(|word| !word.trim().is_empty())
+            .map(|word| word.trim().parse().with_context(|| text.to_string()))
+            .collect()
     }
 
     /// Stops and returns the IP packets seen.

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::BytesMut;
 use margay_bgp::codec::{
     CodecContext, EXTENDED_MAX_LEN, KEEPALIVE, Message, NextHop, PathAttributes, Update, decode,
@@ -20,6 +21,10 @@ use margay_bgp::codec::{
 use margay_bgp::family::{Family, FamilySet};
 use margay_bgp::prefix::Prefix;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::sockopt::{Ipv4Ttl, Ipv6Ttl};
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, socket,
+};
 
 use crate::eventually::eventually;
 use crate::netns::Netns;
@@ -110,7 +115,20 @@ impl Witness {
     /// # Errors
     /// When the session does not come to be Established.
     pub fn attempt(netns: &Netns, remote: IpAddr, who: Identity) -> Result<Self> {
-        let mut stream = connect(netns, SocketAddr::new(remote, 179))?;
+        Self::attempt_from(netns, remote, who, None)
+    }
+
+    /// The same with another TTL than the system's: 255 is what a neighbour under GTSM sends.
+    ///
+    /// # Errors
+    /// As [`Witness::attempt`].
+    pub fn attempt_from(
+        netns: &Netns,
+        remote: IpAddr,
+        who: Identity,
+        ttl: Option<u8>,
+    ) -> Result<Self> {
+        let mut stream = connect(netns, SocketAddr::new(remote, 179), ttl)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(HANDSHAKE_LIMIT))?;
         stream.write_all(&open(who))?;
@@ -193,6 +211,24 @@ impl Witness {
         )
     }
 
+    /// Waits until a prefix that was withdrawn since a moment is announced again.
+    ///
+    /// # Errors
+    /// When it was not withdrawn, or does not come back in time.
+    pub fn await_renewed(&self, prefix: &str, moment: Instant) -> Result<()> {
+        eventually(
+            format!("{prefix} leaves and returns"),
+            pace::seconds(25),
+            || {
+                ensure!(
+                    self.withdrawn_since(prefix, moment)?,
+                    "it was not withdrawn"
+                );
+                self.route(prefix).map(drop)
+            },
+        )
+    }
+
     /// What it was told since a moment.
     #[must_use]
     pub fn events_since(&self, moment: Instant) -> Vec<Event> {
@@ -236,11 +272,24 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 }
 
 /// Connects from inside a namespace; the socket stays there, the thread that made it does not.
-fn connect(netns: &Netns, remote: SocketAddr) -> Result<TcpStream> {
+fn connect(netns: &Netns, remote: SocketAddr, ttl: Option<u8>) -> Result<TcpStream> {
     let namespace = File::open(netns.path())?;
     let dialler = thread::spawn(move || -> Result<TcpStream> {
         setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-        Ok(TcpStream::connect_timeout(&remote, CONNECT_LIMIT)?)
+        let Some(ttl) = ttl else {
+            return Ok(TcpStream::connect_timeout(&remote, CONNECT_LIMIT)?);
+        };
+        let family = match remote {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        match remote {
+            SocketAddr::V4(_) => setsockopt(&socket, Ipv4Ttl, &i32::from(ttl))?,
+            SocketAddr::V6(_) => setsockopt(&socket, Ipv6Ttl, &i32::from(ttl))?,
+        }
+        socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(remote))?;
+        Ok(TcpStream::from(socket))
     });
     dialler
         .join()
@@ -405,14 +454,26 @@ pub fn nlri(prefix: Prefix) -> Vec<u8> {
     out
 }
 
-/// An UPDATE that announces a prefix; `more` are attributes besides ORIGIN, AS_PATH and next hop.
+/// An UPDATE that announces a prefix of ORIGIN IGP; `more` are attributes besides ORIGIN, AS_PATH and next hop.
 #[must_use]
 pub fn announcement(prefix: Prefix, next_hop: IpAddr, path: &[u32], more: &[Vec<u8>]) -> Vec<u8> {
+    announcement_of(0, prefix, next_hop, path, more)
+}
+
+/// The same with another ORIGIN.
+#[must_use]
+pub fn announcement_of(
+    origin: u8,
+    prefix: Prefix,
+    next_hop: IpAddr,
+    path: &[u32],
+    more: &[Vec<u8>],
+) -> Vec<u8> {
     let mut attributes = Vec::new();
     let mut classic = Vec::new();
     match next_hop {
         IpAddr::V4(address) => {
-            attributes.extend(attribute(0x40, 1, &[0]));
+            attributes.extend(attribute(0x40, 1, &[origin]));
             attributes.extend(as_path(path));
             attributes.extend(attribute(0x40, 3, &address.octets()));
             classic = nlri(prefix);
@@ -423,7 +484,7 @@ pub fn announcement(prefix: Prefix, next_hop: IpAddr, path: &[u32], more: &[Vec<
             value.push(0);
             value.extend(nlri(prefix));
             attributes.extend(attribute(0x80, 14, &value));
-            attributes.extend(attribute(0x40, 1, &[0]));
+            attributes.extend(attribute(0x40, 1, &[origin]));
             attributes.extend(as_path(path));
         }
     }

@@ -7,6 +7,8 @@ use serde_json::Value;
 /// A path of one prefix. Absent attributes are `None` or empty; a router that prints a default prints it here too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
+    /// `igp`, `egp` or `incomplete`.
+    pub origin: String,
     /// AS numbers, nearest first.
     pub as_path: Vec<u32>,
     /// Next hop.
@@ -50,6 +52,7 @@ pub fn of_bird(text: &str) -> Vec<Details> {
                 .collect()
         };
         match name {
+            "BGP.origin" => path.origin = value.to_lowercase(),
             "BGP.as_path" => path.as_path = numbers(value),
             // Without a global address the link-local one comes after "::".
             "BGP.next_hop" => path.next_hop = first_word(value.trim_start_matches(":: ")),
@@ -74,6 +77,7 @@ pub fn of_bird(text: &str) -> Vec<Details> {
 pub fn of_frr(answer: &Value) -> Vec<Details> {
     let paths = answer.get("paths").and_then(Value::as_array);
     let from = |path: &Value| Details {
+        origin: text(path, "/origin").to_lowercase(),
         as_path: numbers(text(path, "/aspath/string").trim_start_matches("Local")),
         next_hop: text(path, "/nexthops/0/ip"),
         med: number(path, "/metric"),
@@ -102,6 +106,12 @@ pub fn of_gobgp(answer: &Value) -> Vec<Details> {
         let attributes = path.get("attrs").and_then(Value::as_array);
         for attribute in attributes.into_iter().flatten() {
             match attribute.get("type").and_then(Value::as_u64) {
+                Some(1) => {
+                    let names = ["igp", "egp", "incomplete"];
+                    let name = number(attribute, "/value")
+                        .and_then(|value| names.get(usize::try_from(value).ok()?));
+                    details.origin = name.copied().unwrap_or_default().to_owned();
+                }
                 Some(2) => {
                     let segments = attribute.get("as_paths").and_then(Value::as_array);
                     details.as_path = segments
@@ -171,6 +181,7 @@ pub fn of_openbgpd(answer: &Value) -> Vec<Details> {
     let paths = answer.get("rib").and_then(Value::as_array);
     let from = |path: &Value| {
         let mut details = Details {
+            origin: text(path, "/origin").to_lowercase(),
             as_path: numbers(&text(path, "/aspath")),
             next_hop: text(path, "/exit_nexthop"),
             med: number(path, "/metric"),
@@ -217,6 +228,7 @@ pub fn of_margay(answer: &Value) -> Vec<Details> {
             .collect()
     };
     let from = |path: &Value| Details {
+        origin: text(path, "/origin").to_lowercase(),
         as_path: numbers(&text(path, "/asPath")),
         next_hop: text(path, "/nextHop"),
         med: number(path, "/med"),
@@ -288,6 +300,7 @@ mod tests {
             \tBGP.originator_id: 10.90.0.9\n\tBGP.cluster_list: 10.90.0.1\n\tBGP.large_community: (64609, 1, 2)\n\
             \tBGP.ext_community: (rt, 64609, 100)\n";
         let wanted = Details {
+            origin: "igp".to_owned(),
             as_path: vec![65010, 4_200_000_001],
             next_hop: "10.90.0.9".to_owned(),
             med: Some(77),

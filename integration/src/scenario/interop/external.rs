@@ -1,10 +1,10 @@
 //! Act 1: external sessions, one for each family, while margay waits to be dialled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
 use super::foreign::Kind;
@@ -13,8 +13,8 @@ use super::plan::{self, Plan};
 use super::{
     DROPPED, DROPPED6, KEPT, KEPT6, MALLORY_ASN, MALLORY6, MARGAY, MARGAY_ASN, MARGAY6, REFUSED,
     SEEN, SEEN6, Stage, WITNESS, WITNESS_ASN, Wanted, announcements, await_held, await_not_held,
-    await_path, await_up, done, external_asn, external_plan, identity, ip, margay_plan,
-    number_name, own, routes_of, session, told, v4, v6,
+    await_path, await_up, done, expects_retention, external_asn, external_plan, identity, ip,
+    margay_plan, number_name, own, password, routes_of, session, told, v4, v6,
 };
 use crate::eventually::eventually;
 use crate::pace;
@@ -34,6 +34,7 @@ impl Stage {
                 let name = format!("{name}{suffix}");
                 let mut session = session(&name, &remote, asn, &[family])?;
                 session.gtsm = true;
+                session.password = (family == 6).then(|| password(kind));
                 sessions.push(session);
             }
         }
@@ -71,14 +72,25 @@ impl Stage {
         self.case(report, Case::Ipv6, |_, peer| await_up(peer, MARGAY6));
         // What it says before margay has taken its call is still read: its OPEN may be answered, its KEEPALIVE is not heard.
         let _ = far.join();
+        let distant = self.established_count("far")?;
+        let near = eventually("a session at 255", pace::seconds(15), || {
+            let who = identity(MALLORY_ASN, MARGAY_ASN, 11);
+            Witness::attempt_from(&self.mallory, ip(MARGAY6)?, who, Some(255))
+        });
         self.case(report, Case::Gtsm, |stage, peer| {
             ensure!(peer.established(ip(MARGAY)?)?, "down over IPv4");
             ensure!(peer.established(ip(MARGAY6)?)?, "down over IPv6");
-            ensure!(
-                stage.established_count("far")? == 0,
-                "a session with one whose TTL is 64"
-            );
-            done("up at 255 in both families, no session at 64")
+            ensure!(distant == 0, "a session with one whose TTL is 64");
+            if let Err(error) = &near {
+                bail!("the same one with a TTL of 255: {error:#}");
+            }
+            ensure!(stage.established_count("far")? == 1, "no session at 255");
+            done("up at 255 in both families, a stranger at 255 as well and not at 64")
+        });
+        drop(near);
+        self.case(report, Case::PasswordCalled, |_, peer| {
+            ensure!(peer.established(ip(MARGAY6)?)?, "down with the password");
+            done("up with it")
         });
         self.case(report, Case::AnnounceTo, |_, peer| {
             await_held(peer, KEPT)?;
@@ -139,7 +151,9 @@ impl Stage {
                     4 => MARGAY.to_owned(),
                     _ => MARGAY6.to_owned(),
                 };
-                wanted.check(&told(&route))?;
+                let passed_on = told(&route);
+                wanted.check(&passed_on)?;
+                ensure!(passed_on.local_pref.is_none(), "{passed_on:?}");
             }
             done("as sent, and passed on")
         });
@@ -176,25 +190,41 @@ impl Stage {
             }
             done("all three, both ways and passed on")
         });
-        self.case(report, Case::Refresh, |_, peer| {
+        self.case(report, Case::Refresh, |stage, peer| {
             if peer.kind == Kind::GoBgp {
                 return Ok(None);
             }
+            let name = format!("{}v4", number_name(peer.kind));
             await_not_held(peer, REFUSED)?;
+            let asked = stage.messages(&name, "refreshesReceived")?;
+            let said = stage.messages(&name, "octetsSent")?;
             peer.change(
                 &external_plan(peer.kind, true, true)?,
                 &external_plan(peer.kind, true, false)?,
             )?;
             await_held(peer, REFUSED)?;
-            done("accepted on second thought")
+            // Who keeps what it refused could have had it without asking.
+            eventually("a request and its answer", pace::seconds(15), || {
+                let now = stage.messages(&name, "refreshesReceived")?;
+                ensure!(now > asked, "{now} requests, as before");
+                let now = stage.messages(&name, "octetsSent")?;
+                ensure!(now > said, "{now} octets of UPDATEs, as before");
+                anyhow::Ok(())
+            })?;
+            done("asked, answered, accepted on second thought")
         });
-        self.case(report, Case::EnhancedRefresh, |_, peer| {
+        self.case(report, Case::EnhancedRefresh, |stage, peer| {
             if peer.kind == Kind::GoBgp {
                 return Ok(None);
             }
-            eventually("begin and end", pace::seconds(5), || {
+            eventually("begin and end", pace::seconds(15), || {
+                let marks = stage.capture.refreshes(ip(MARGAY)?, ip(&v4(peer.kind))?)?;
+                ensure!(
+                    !marks.is_empty() && marks.chunks(2).all(|pair| pair == [1, 2]),
+                    "on the wire: {marks:?}"
+                );
                 let count = peer.refreshes(ip(MARGAY)?)?;
-                ensure!(count >= 2, "{count} ROUTE-REFRESH messages");
+                ensure!(count >= 2, "it counts {count} messages");
                 Ok(())
             })?;
             ensure!(!peer.details(KEPT)?.is_empty(), "{KEPT} went with it");
@@ -206,20 +236,36 @@ impl Stage {
             let before = peer.refreshes(ip(MARGAY)?)?;
             let name = format!("{}v4", number_name(peer.kind));
             let margay = stage.margay()?;
+            let told = stage.messages(&name, "announcementsReceived")?;
+            let marks = || stage.capture.refreshes(ip(&v4(peer.kind))?, ip(MARGAY)?);
+            let marked = marks()?.len();
             margay.tell(&["peers", "clear", &name, "--soft-in"])?;
-            eventually("the question", pace::seconds(5), || {
+            eventually("the question and its answer", pace::seconds(15), || {
                 let count = peer.refreshes(ip(MARGAY)?)?;
                 ensure!(count > before, "{count} ROUTE-REFRESH messages");
-                Ok(())
+                if peer.kind == Kind::OpenBgpd {
+                    let why = "route refresh: AID IPv4 unicast not negotiated";
+                    ensure!(peer.logged(why), "it says nothing of the request");
+                    return Ok(());
+                }
+                let now = stage.messages(&name, "announcementsReceived")?;
+                ensure!(now >= told + 2, "{told} announcements, then {now}");
+                if peer.kind != Kind::GoBgp {
+                    let all = marks()?;
+                    let new = all.get(marked..).unwrap_or_default();
+                    ensure!(new == [1, 2], "marks on the wire: {new:?}");
+                }
+                anyhow::Ok(())
             })?;
             ensure!(!stage.margay_details(&kept)?.is_empty(), "{kept} went");
             ensure!(
                 !witness.withdrawn_since(&kept, asked)?,
                 "{kept} was withdrawn"
             );
-            done("asked, and nothing lost")
+            done("asked, all told again, and nothing lost")
         });
         self.malformed(report)?;
+        self.peers_restart_dialling(report, &witness)?;
 
         let left = self.external_margay(&[KEPT, KEPT6, REFUSED])?;
         self.margay()?.reload(&left.margay(false))?;
@@ -248,7 +294,7 @@ impl Stage {
         self.case(report, Case::TextFrom, |stage, peer| {
             let text = format!("maintenance-{}", peer.kind.number());
             peer.shut(ip(MARGAY)?, &text)?;
-            eventually("the text", pace::seconds(5), || {
+            eventually("the text", pace::seconds(15), || {
                 let seen = stage.peer_of_margay(&format!("{}v4", number_name(peer.kind)))?;
                 let error = seen
                     .get("lastError")
@@ -265,7 +311,7 @@ impl Stage {
             stage
                 .margay()?
                 .tell(&["peers", "disable", &name, "--message", &text])?;
-            eventually("the text", pace::seconds(5), || {
+            eventually("the text", pace::seconds(15), || {
                 ensure!(peer.logged(&text), "not in its log");
                 Ok(())
             })?;
@@ -283,6 +329,38 @@ impl Stage {
         Ok(())
     }
 
+    /// Everybody is killed, comes back and dials while margay only waits: no two connections can collide.
+    fn peers_restart_dialling(&mut self, report: &mut Report, witness: &Witness) -> Result<()> {
+        let killed = Instant::now();
+        self.start_peers(|kind| external_plan(kind, true, kind == Kind::GoBgp), true)?;
+        self.case(report, Case::PeerRestartsDialling, |stage, peer| {
+            await_up(peer, MARGAY)?;
+            await_up(peer, MARGAY6)?;
+            let prefixes = routes_of(peer.kind);
+            if !expects_retention(peer.kind) {
+                for prefix in &prefixes {
+                    witness.await_renewed(prefix, killed)?;
+                }
+                return done("left and came back");
+            }
+            for suffix in ["v4", "v6"] {
+                let name = format!("{}{suffix}", number_name(peer.kind));
+                eventually(format!("{name} is fresh"), pace::seconds(25), || {
+                    stage.fresh(&name)
+                })?;
+            }
+            for prefix in &prefixes {
+                witness.route(prefix)?;
+                ensure!(
+                    !witness.withdrawn_since(prefix, killed)?,
+                    "{prefix} was withdrawn in between"
+                );
+            }
+            done("kept and refreshed")
+        });
+        Ok(())
+    }
+
     /// A peer that says garbage loses what the garbage was about, or its session; nobody else notices.
     fn malformed(&mut self, report: &mut Report) -> Result<()> {
         let (first, second) = ("10.95.0.0/24", "10.95.1.0/24");
@@ -296,12 +374,15 @@ impl Stage {
             identity(MALLORY_ASN, MARGAY_ASN, 10),
             &[good(first)?, good(second)?],
         )?;
-        let names: Vec<String> = self.kinds().into_iter().map(number_name).collect();
-        let counts = |stage: &Self| -> Result<Vec<u64>> {
-            names
+        let kinds = self.kinds();
+        let counts = |stage: &Self| -> Result<BTreeMap<Kind, [u64; 2]>> {
+            kinds
                 .iter()
-                .flat_map(|name| [format!("{name}v4"), format!("{name}v6")])
-                .map(|name| stage.established_count(&name))
+                .map(|&kind| {
+                    let name = number_name(kind);
+                    let count = |suffix| stage.established_count(&format!("{name}{suffix}"));
+                    Ok((kind, [count("v4")?, count("v6")?]))
+                })
                 .collect()
         };
         let before = counts(self)?;
@@ -337,7 +418,7 @@ impl Stage {
             *bits = 40;
         }
         mallory.say(&worse)?;
-        let end = eventually("mallory's session ends", pace::seconds(5), || {
+        let end = eventually("mallory's session ends", pace::seconds(15), || {
             mallory.end().ok_or("it stands")
         })?;
         let after = counts(self)?;
@@ -348,6 +429,7 @@ impl Stage {
             );
             ensure!(end.0 == Some((3, 10)), "mallory was told {end:?}");
             await_not_held(peer, second)?;
+            let (before, after) = (before.get(&peer.kind), after.get(&peer.kind));
             ensure!(before == after, "sessions: {before:?}, then {after:?}");
             ensure!(peer.established(ip(MARGAY)?)?, "the session is down");
             done("withdrawn, then reset with 3/10")

@@ -4,8 +4,8 @@
 //!   10.90.0.0/24, fd90::/64   one switch
 //!   .1 margay  .2 BIRD 2  .3 BIRD 1.6  .4 FRR  .5 GoBGP  .6 OpenBGPD  .9 witness  .10 mallory
 //!
-//!   act 1  eBGP, margay waits; a session for each family; policy, refresh, texts, mallory's garbage
-//!   act 2  iBGP with passwords, margay dials and reflects; both families on one session
+//!   act 1  eBGP, margay waits; a session for each family, one with a password; policy, refresh, texts, mallory's garbage
+//!   act 2  iBGP with passwords, right and wrong, margay dials and reflects; both families on one session
 //!   act 3  iBGP, both dial and the peers reflect; kernel routes; everybody is killed in turn
 //!   act 4  eBGP over IPv6 alone: IPv4 with next hops of IPv6, and links of their own without addresses
 //! ```
@@ -43,7 +43,7 @@ use crate::pace;
 use crate::report::{Report, say};
 use crate::router::{Details, details};
 use crate::speaker::Speaker;
-use crate::witness::{self, Identity, Route, announcement, attribute};
+use crate::witness::{self, Identity, Route, announcement, announcement_of, attribute};
 
 const MARGAY_ASN: u32 = 64512;
 const WITNESS_ASN: u32 = 64609;
@@ -65,6 +65,9 @@ const REFUSED: &str = "10.91.2.0/24";
 /// What two clients of margay's announce, each with a next hop of its own.
 const TWICE: &str = "10.92.1.0/24";
 
+/// An attribute that no implementation knows, on the witness's routes.
+const UNKNOWN: (u8, [u8; 4]) = (99, [0xde, 0xad, 0xbe, 0xef]);
+
 /// The witness's routes.
 const SEEN: &str = "10.92.0.0/24";
 const SEEN6: &str = "fd92::/48";
@@ -74,7 +77,7 @@ const LINK: &str = "eth1";
 const LINK_LOCAL: &str = "fe80::1";
 
 /// A session that is to come up does so within this, dialling pauses included.
-const SESSION_LIMIT: u64 = 20;
+const SESSION_LIMIT: u64 = 40;
 
 /// Runs the four acts.
 ///
@@ -86,14 +89,28 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     for kind in &absent {
         say(format_args!("without {}: not on this machine", kind.name()));
     }
-    if present.is_empty() {
-        return Ok(Outcome::Skipped("no other BGP daemon here".to_owned()));
-    }
+    ensure!(
+        !present.is_empty(),
+        "no other BGP daemon here: integration/setup installs them"
+    );
     let mut stage = Stage::build(&present, folder)?;
-    stage.external(report)?;
-    stage.reflecting(report)?;
-    stage.reflected(report)?;
-    stage.unnumbered(report)?;
+    let acts: [(&str, fn(&mut Stage, &mut Report) -> Result<()>); 4] = [
+        ("act 1", Stage::external),
+        ("act 2", Stage::reflecting),
+        ("act 3", Stage::reflected),
+        ("act 4", Stage::unnumbered),
+    ];
+    let mut broken = None;
+    for (name, act) in acts {
+        // An act that cannot go on is no reason to leave out the others, nor the table.
+        if let Err(error) = act(&mut stage, report) {
+            broken = Some(format!("{name} ended early: {error:#}"));
+            report.check(name, || Err(error));
+        }
+    }
+    if let Some(why) = broken {
+        stage.matrix.fail_empty(&present, &why);
+    }
     say(stage.matrix.table(&present));
     report.check("every cell is filled or explained", || {
         let mut unexplained = stage.matrix.unexplained(&present);
@@ -114,7 +131,7 @@ struct Stage {
     matrix: Matrix,
     folder: std::path::PathBuf,
     /// Every octet on port 179, beside the daemons' logs, for whoever asks why a cell failed.
-    _capture: Capture,
+    capture: Capture,
 }
 
 fn v4(kind: Kind) -> String {
@@ -167,11 +184,20 @@ impl Wanted {
     fn check(&self, path: &Details) -> Result<()> {
         let tags = |value: String| BTreeSet::from([value]);
         let wanted = Details {
+            // The witness's routes are of another ORIGIN than everybody's own.
+            origin: match self.tag {
+                WITNESS_ASN => "egp",
+                _ => "igp",
+            }
+            .to_owned(),
             as_path: self.as_path.clone(),
             next_hop: self.next_hop.clone(),
             // Daemons print 0 where there is none.
             med: self.med.or_else(|| path.med.filter(|med| *med == 0)),
-            local_pref: self.local_pref.or(path.local_pref),
+            // … and 100, the value of what has none.
+            local_pref: self
+                .local_pref
+                .or_else(|| path.local_pref.filter(|value| *value == 100)),
             communities: tags(format!("{}:100", self.tag)),
             large_communities: tags(format!("{}:1:2", self.tag)),
             route_targets: match self.tag {
@@ -201,6 +227,7 @@ impl Wanted {
 fn told(route: &Route) -> Details {
     let attributes: &PathAttributes = &route.attributes;
     Details {
+        origin: format!("{:?}", attributes.origin).to_lowercase(),
         as_path: attributes.as_path.iter().map(|asn| asn.0).collect(),
         next_hop: route.next_hop.addr().to_string(),
         med: attributes.med.map(|med| med.0),
@@ -229,7 +256,7 @@ fn told(route: &Route) -> Details {
     }
 }
 
-/// The witness's announcements of both families: MED 77, LOCAL_PREF 170 inside, its own tags, a long AS in the path.
+/// The witness's announcements of both families: ORIGIN EGP, MED 77, LOCAL_PREF 170 inside, its own tags, a long AS in the path.
 fn announcements(prefixes: &[&str], path: &[u32], internal: bool) -> Result<Vec<Vec<u8>>> {
     let mut more = vec![attribute(0x80, 4, &77_u32.to_be_bytes())];
     if internal {
@@ -251,6 +278,7 @@ fn announcements(prefixes: &[&str], path: &[u32], internal: bool) -> Result<Vec<
         &[&[0, 2], &tag.to_be_bytes()[..], &100_u32.to_be_bytes()].concat(),
     ));
     more.push(attribute(0xc0, 32, &large));
+    more.push(attribute(0xc0, UNKNOWN.0, &UNKNOWN.1));
     prefixes
         .iter()
         .map(|prefix| {
@@ -258,7 +286,7 @@ fn announcements(prefixes: &[&str], path: &[u32], internal: bool) -> Result<Vec<
                 4 => ip(WITNESS)?,
                 _ => ip(WITNESS6)?,
             };
-            Ok(announcement(prefix.parse()?, hop, path, &more))
+            Ok(announcement_of(1, prefix.parse()?, hop, path, &more))
         })
         .collect()
 }
@@ -348,7 +376,7 @@ impl Stage {
             peers,
             matrix: Matrix::default(),
             folder: folder.to_path_buf(),
-            _capture: capture,
+            capture,
         })
     }
 
@@ -446,6 +474,14 @@ impl Stage {
         peer.get("establishedCount")
             .and_then(Value::as_u64)
             .with_context(|| format!("no count in {peer}"))
+    }
+
+    /// One of margay's counts of a peer's messages.
+    fn messages(&self, name: &str, what: &str) -> Result<u64> {
+        let peer = self.peer_of_margay(name)?;
+        peer.pointer(&format!("/messages/{what}"))
+            .and_then(Value::as_u64)
+            .with_context(|| format!("no {what} in {peer}"))
     }
 
     fn margay_details(&self, prefix: &str) -> Result<Vec<Details>> {
@@ -658,6 +694,7 @@ fn external_plan(kind: Kind, all_routes: bool, refusing: bool) -> Result<Plan> {
     ];
     for session in &mut sessions {
         session.gtsm = true;
+        session.password = session.remote.is_ipv6().then(|| password(kind));
     }
     let mut plan = peer_plan(
         kind,
@@ -678,9 +715,13 @@ fn both_on_one(kind: Kind) -> Vec<(&'static str, String, Vec<u8>)> {
     }
 }
 
-/// OpenBGPD cannot set keys on Linux.
-fn password(kind: Kind) -> Option<String> {
-    (kind != Kind::OpenBgpd).then(|| format!("secret-{}", kind.number()))
+fn password(kind: Kind) -> String {
+    format!("secret-{}", kind.number())
+}
+
+/// OpenBGPD 7.7 on Linux sets its key where it dials and on no socket that listens.
+fn waits_with_password(kind: Kind) -> bool {
+    kind != Kind::OpenBgpd
 }
 
 fn internal_waiting_plan(kind: Kind) -> Result<Plan> {
@@ -693,7 +734,7 @@ fn internal_waiting_plan(kind: Kind) -> Result<Plan> {
         };
         let mut session = session(name, remote, MARGAY_ASN, &families)?;
         session.passive = true;
-        session.password = password(kind);
+        session.password = waits_with_password(kind).then(|| password(kind));
         session.add_path = true;
         sessions.push(session);
     }

@@ -202,6 +202,10 @@ impl Plan {
             .filter(|session| session.families.contains(&family))
         {
             text.push_str(&self.bird_session(session));
+            if family == 6 {
+                // Otherwise it names itself in what it reflects, whatever it was told: links have no such addresses here.
+                text.push_str("  missing lladdr ignore;\n");
+            }
             text.push_str("  import filter taken4; export filter told4; add paths on;\n}\n");
         }
         text

@@ -8,23 +8,28 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use margay_bgp::codec::AttributeCode;
 use serde_json::Value;
 
-use super::foreign::Kind;
+use super::foreign::{Foreign, Kind};
 use super::matrix::Case;
 use super::plan::{self, Plan};
 use super::{
-    DROPPED, DROPPED6, KEPT, KEPT6, MALLORY, MARGAY, MARGAY_ASN, MARGAY6, Stage, WITNESS,
+    DROPPED, DROPPED6, KEPT, KEPT6, MALLORY, MARGAY, MARGAY_ASN, MARGAY6, Stage, UNKNOWN, WITNESS,
     WITNESS_ASN, Wanted, announcements, await_hops, await_up, clients_prefix, done,
     expects_retention, identity, ip, margay_plan, number_name, own, reflector_plan, routes_of,
     session, shared, shared_prefix, told, v4, v6, withdrawal,
 };
 use crate::eventually::{eventually, idle, throughout};
+use crate::exec;
 use crate::link::{self, KernelRoute};
 use crate::netns::Netns;
 use crate::pace;
 use crate::report::Report;
 use crate::witness::{Identity, Witness};
+
+/// How often two connections are made to collide.
+const COLLISIONS: usize = 2;
 
 impl Stage {
     pub(super) fn reflected(&mut self, report: &mut Report) -> Result<()> {
@@ -53,9 +58,10 @@ impl Stage {
         )?;
         let mut insides = self.clients()?;
 
-        self.case(report, Case::BothDial, |_, peer| {
+        self.case(report, Case::BothDial, |stage, peer| {
             await_up(peer, MARGAY)?;
-            await_up(peer, MARGAY6)
+            await_up(peer, MARGAY6)?;
+            stage.collide(peer)
         });
         self.case(report, Case::PeerReflectsTo, |stage, peer| {
             let prefix = clients_prefix(peer.kind);
@@ -84,16 +90,24 @@ impl Stage {
             );
             done("originator and cluster inside, neither outside")
         });
+        self.case(report, Case::UnknownAttribute, |_, peer| {
+            // From the witness to the peer, from there to margay, from there outside.
+            let route = outside.await_route(&clients_prefix(peer.kind), |_| Ok(()))?;
+            let unknown = &route.attributes.unknown;
+            ensure!(
+                matches!(unknown.as_slice(), [one] if one.code == AttributeCode(UNKNOWN.0)
+                    && *one.value == UNKNOWN.1
+                    && one.flags.bits() & 0xe0 == 0xe0),
+                "{unknown:?}"
+            );
+            done("passed on unchanged, and marked partial")
+        });
         self.case(report, Case::PeerReflectsFrom, |_, peer| {
             let clients = insides.get(&peer.kind).context("no witness")?;
             for (witness, prefix, hop) in
                 [(&clients.v4, KEPT, MARGAY), (&clients.v6, KEPT6, MARGAY6)]
             {
                 let mut wanted = own(hop, 50, Some(150));
-                if peer.kind == Kind::Bird1 && prefix == KEPT6 {
-                    // It names itself in what it reflects in IPv6, whatever it was told.
-                    wanted.next_hop = v6(peer.kind);
-                }
                 wanted.as_path = Vec::new();
                 wanted.originator = Some(MARGAY.to_owned());
                 wanted.cluster_list = vec![v4(peer.kind)];
@@ -168,6 +182,77 @@ impl Stage {
         Ok(())
     }
 
+    /// Nothing of a peer's is kept from an ended session.
+    pub(super) fn fresh(&self, name: &str) -> Result<()> {
+        let seen = self.peer_of_margay(name)?;
+        let retention = seen.pointer("/families/0/retention");
+        ensure!(
+            retention.and_then(Value::as_str) == Some("none"),
+            "{name}: {retention:?}"
+        );
+        Ok(())
+    }
+
+    fn in_kernel_all(&self, kind: Kind) -> Result<()> {
+        let [kept, kept6, dropped, _] = routes_of(kind);
+        self.in_kernel(&kept, &v4(kind))?;
+        self.in_kernel(&kept6, &v6(kind))?;
+        self.in_kernel(&dropped, &v4(kind))
+    }
+
+    /// Holds every OPEN back until each end has a connection of its own to the other, then lets them through: of two connections one
+    /// must stay, whichever end judges first. GoBGP and OpenBGPD drop their own when they are called, so that nothing collides.
+    fn collide(&self, peer: &Foreign) -> Result<Option<String>> {
+        let (name, address) = (format!("{}v4", number_name(peer.kind)), v4(peer.kind));
+        let two = matches!(peer.kind, Kind::Bird2 | Kind::Bird1 | Kind::Frr);
+        let table = format!("hold{}", peer.kind.number());
+        let nft = |words: &str| exec::check(self.margay_netns.command("nft").arg(words)).map(drop);
+        let connections = || -> Result<usize> {
+            let mut ss = self.margay_netns.command("ss");
+            let list = exec::check(ss.args(["-Htn", "state", "established", "dst", &address]))?;
+            Ok(list.lines().filter(|line| line.contains(":179")).count())
+        };
+        let rounds = if two { COLLISIONS } else { 1 };
+        for round in 0..rounds {
+            self.margay()?.tell(&["peers", "clear", &name])?;
+            // Payload is pushed; handshakes are not.
+            let drops = |hook: &str, end: &str| {
+                format!(
+                    "add chain ip {table} {hook} {{ type filter hook {hook} priority 0; }}; \
+                     add rule ip {table} {hook} ip {end} {address} tcp flags & psh == psh drop; "
+                )
+            };
+            nft(&format!(
+                "add table ip {table}; {}{}",
+                drops("input", "saddr"),
+                drops("output", "daddr")
+            ))?;
+            let collided = eventually("two connections", pace::seconds(8), || {
+                let count = connections()?;
+                ensure!(count >= 1 + usize::from(two), "{count}");
+                anyhow::Ok(())
+            });
+            nft(&format!("delete table ip {table}"))?;
+            collided.with_context(|| format!("round {round}"))?;
+            await_up(peer, MARGAY)?;
+            let stands = || -> Result<u64> {
+                let count = connections()?;
+                ensure!(count == 1, "{count} connections");
+                ensure!(peer.established(ip(MARGAY)?)?, "no session");
+                self.established_count(&name)
+            };
+            let count = eventually("one connection is left", pace::seconds(15), stands)?;
+            throughout(Duration::from_secs(1), || {
+                ensure!(stands()? == count, "it is not the same session any more");
+                Ok(())
+            })?;
+        }
+        done(&match two {
+            true => format!("{rounds} times two connections, one left"),
+            false => "one connection from the start".to_owned(),
+        })
+    }
+
     fn peers_restart(
         &mut self,
         report: &mut Report,
@@ -180,31 +265,38 @@ impl Stage {
         }
         insides.clear();
         // The absence is long enough for every session's end to be noticed.
-        let absent = throughout(Duration::from_secs(2), || {
-            for kind in self.kinds() {
-                let [kept, kept6, dropped, _] = routes_of(kind);
-                if expects_retention(kind) {
-                    self.in_kernel(&kept, &v4(kind))?;
-                    self.in_kernel(&kept6, &v6(kind))?;
-                    self.in_kernel(&dropped, &v4(kind))?;
+        let mut lost: BTreeMap<Kind, String> = BTreeMap::new();
+        throughout(Duration::from_secs(2), || {
+            for kind in self
+                .kinds()
+                .into_iter()
+                .filter(|kind| expects_retention(*kind))
+            {
+                if let Err(error) = self.in_kernel_all(kind) {
+                    lost.entry(kind).or_insert_with(|| format!("{error:#}"));
                 }
             }
             Ok(())
-        });
+        })?;
         // From here on margay alone dials. Where two connections collide and one side is Established before the other
         // has judged, both may be closed; then nobody's restart is graceful, whoever restarts.
         self.start_peers(|kind| reflector_plan(kind, false, true), true)?;
         *insides = self.clients()?;
-        let absent = absent.map_err(|error| format!("{error:#}"));
         self.case(report, Case::PeerRestarts, |stage, peer| {
             let [kept, kept6, dropped, dropped6] = routes_of(peer.kind);
             await_up(peer, MARGAY)?;
             await_up(peer, MARGAY6)?;
             if !expects_retention(peer.kind) {
-                return Ok(None);
+                for prefix in [&kept, &kept6] {
+                    outside.await_renewed(prefix, killed)?;
+                }
+                for prefix in [&dropped, &dropped6] {
+                    outside.await_gone(prefix, pace::seconds(25))?;
+                }
+                return done("left; what it announced again came back");
             }
-            if let Err(error) = &absent {
-                bail!("while they were away: {error}");
+            if let Some(error) = lost.get(&peer.kind) {
+                bail!("while it was away: {error}");
             }
             for prefix in [&dropped, &dropped6] {
                 outside.await_gone(prefix, pace::seconds(25))?;
@@ -220,12 +312,7 @@ impl Stage {
             stage.in_kernel(&kept6, &v6(peer.kind))?;
             for suffix in ["v4", "v6"] {
                 let name = format!("{}{suffix}", number_name(peer.kind));
-                let seen = stage.peer_of_margay(&name)?;
-                let retention = seen.pointer("/families/0/retention");
-                ensure!(
-                    retention.and_then(Value::as_str) == Some("none"),
-                    "{name}: {retention:?}"
-                );
+                stage.fresh(&name)?;
             }
             done("kept, refreshed, the rest removed after End-of-RIB")
         });

@@ -1,18 +1,21 @@
 //! Act 2: internal sessions with passwords; margay dials and reflects, both families on one session.
 
 use std::sync::Barrier;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::foreign::Kind;
 use super::matrix::Case;
+use super::plan::Plan;
 use super::{
     KEPT, KEPT6, MALLORY, MARGAY, MARGAY_ASN, MARGAY6, SEEN, SEEN6, Stage, TWICE, WITNESS,
     WITNESS_ASN, WITNESS6, Wanted, announcements, await_held, await_hops, await_path, await_up,
     both_on_one, done, identity, internal, internal_waiting_plan, ip, margay_plan, number_name,
-    own, password, routes_of, session, shared, told, v4, v6, withdrawal,
+    own, password, routes_of, session, shared, told, v4, v6, waits_with_password, withdrawal,
 };
-use crate::eventually::eventually;
+use crate::eventually::{eventually, throughout};
 use crate::pace;
 use crate::report::Report;
 use crate::witness::{Identity, Witness};
@@ -34,7 +37,7 @@ impl Stage {
             for (suffix, remote, families) in both_on_one(kind) {
                 let name = format!("{}{suffix}", number_name(kind));
                 let mut session = session(&name, &remote, MARGAY_ASN, &families)?;
-                session.password = password(kind);
+                session.password = waits_with_password(kind).then(|| password(kind));
                 session.add_path = true;
                 sessions.push(session);
             }
@@ -70,12 +73,12 @@ impl Stage {
             identity(MARGAY_ASN, MARGAY_ASN, 10),
         );
         self.case(report, Case::Password, |_, peer| {
-            if password(peer.kind).is_none() {
+            if !waits_with_password(peer.kind) {
                 return Ok(None);
             }
             ensure!(peer.established(ip(MARGAY)?)?, "down with the password");
             ensure!(stranger.is_err(), "a session without the password");
-            done("up with it, no connection without")
+            done("up with it, no connection of a stranger without")
         });
         self.case(report, Case::BothFamilies, |stage, peer| {
             if peer.kind == Kind::Bird1 {
@@ -148,6 +151,56 @@ impl Stage {
             both?;
             await_hops(TWICE, &[WITNESS], |prefix| peer.details(prefix))?;
             done("two paths, then the one that is left")
+        });
+        self.wrong_password(report, &margay)
+    }
+
+    /// Margay's end of every key changes while no session is up, and changes back.
+    fn wrong_password(&mut self, report: &mut Report, right: &Plan) -> Result<()> {
+        let mut wrong = right.clone();
+        let mut keyed = Vec::new();
+        for session in &mut wrong.sessions {
+            if let Some(password) = &mut session.password {
+                password.push_str("-or-not");
+                keyed.push(session.name.clone());
+            }
+        }
+        keyed.retain(|name| name != "mallory");
+        let margay = self.margay()?;
+        for name in &keyed {
+            margay.tell(&["peers", "disable", name])?;
+        }
+        margay.reload(&wrong.margay(false))?;
+        for name in &keyed {
+            margay.tell(&["peers", "enable", name])?;
+        }
+        self.case(report, Case::WrongPassword, |stage, peer| {
+            if !waits_with_password(peer.kind) {
+                return Ok(None);
+            }
+            let name = format!("{}v4", number_name(peer.kind));
+            let reason = eventually("a reason that names keys", pace::seconds(20), || {
+                let seen = stage.peer_of_margay(&name)?;
+                let error = seen.get("lastError").and_then(Value::as_str);
+                let error = error.unwrap_or_default().to_owned();
+                ensure!(
+                    error.contains("another key") || error.contains("TCPMD5"),
+                    "{error}"
+                );
+                anyhow::Ok(error)
+            })?;
+            throughout(Duration::from_secs(2), || {
+                ensure!(!peer.established(ip(MARGAY)?)?, "up with another key");
+                Ok(())
+            })?;
+            done(&reason)
+        });
+        self.margay()?.reload(&right.margay(false))?;
+        report.check("up again once the keys are the same", || {
+            for peer in &self.peers {
+                await_up(peer, MARGAY).with_context(|| peer.kind.name())?;
+            }
+            Ok("every peer".to_owned())
         });
         Ok(())
     }

@@ -1,14 +1,15 @@
 //! Act 4: external sessions over IPv6 alone, which carry IPv4 as well (RFC 8950): between global addresses, and over a link of
-//! their own where margay knows the interface and no address.
+//! their own where margay knows the interface and no address. And one over IPv4 that margay dials under GTSM.
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use super::foreign::Kind;
 use super::matrix::Case;
 use super::plan::{Plan, family_of};
 use super::{
-    KEPT, KEPT6, LINK, LINK_LOCAL, MARGAY_ASN, MARGAY6, SESSION_LIMIT, Stage, done, external_asn,
-    link_of, margay_plan, number_name, peer_plan, routes_of, session, v6,
+    KEPT, KEPT6, LINK, LINK_LOCAL, MARGAY, MARGAY_ASN, MARGAY6, SESSION_LIMIT, Stage, done,
+    external_asn, link_of, margay_plan, number_name, peer_plan, routes_of, session, v4, v6,
 };
 use crate::eventually::eventually;
 use crate::pace;
@@ -16,7 +17,7 @@ use crate::report::Report;
 
 /// Whether it takes IPv4 routes with next hops of IPv6 between global addresses.
 fn extends_next_hops(kind: Kind) -> bool {
-    matches!(kind, Kind::Bird2 | Kind::Frr)
+    matches!(kind, Kind::Bird2 | Kind::Frr | Kind::GoBgp)
 }
 
 /// What it carries between link-local addresses.
@@ -32,7 +33,10 @@ fn link_local(kind: Kind) -> String {
 }
 
 fn plan(kind: Kind) -> Result<Plan> {
-    let mut sessions = Vec::new();
+    let mut near = session("m4", MARGAY, MARGAY_ASN, &[4])?;
+    near.gtsm = true;
+    near.passive = true;
+    let mut sessions = vec![near];
     if extends_next_hops(kind) {
         sessions.push(session("m6", MARGAY6, MARGAY_ASN, &[4, 6])?);
     }
@@ -47,6 +51,9 @@ impl Stage {
         let mut sessions = Vec::new();
         for kind in self.kinds() {
             let (name, asn) = (number_name(kind), external_asn(kind));
+            let mut near = session(&format!("{name}v4"), &v4(kind), asn, &[4])?;
+            near.gtsm = true;
+            sessions.push(near);
             if extends_next_hops(kind) {
                 sessions.push(session(&format!("{name}g"), &v6(kind), asn, &[4, 6])?);
             }
@@ -59,9 +66,24 @@ impl Stage {
             unnumbered.interface = Some(link_of(kind.number()));
             sessions.push(unnumbered);
         }
+        // Nobody of the act before may be left when the first of this one starts: of a connection between one under GTSM and one
+        // that is not, neither end would hear the other's OPEN, nor that it is gone.
+        for peer in &mut self.peers {
+            peer.kill()?;
+        }
         self.start_margay(&margay_plan(sessions, &[KEPT, KEPT6]), true)?;
         self.start_peers(plan, false)?;
 
+        self.case(report, Case::GtsmDials, |stage, peer| {
+            let name = format!("{}v4", number_name(peer.kind));
+            eventually(&name, pace::seconds(SESSION_LIMIT), || {
+                let seen = stage.peer_of_margay(&name)?;
+                let state = seen.get("state").and_then(Value::as_str);
+                ensure!(state == Some("Established"), "{seen}");
+                anyhow::Ok(())
+            })?;
+            done("up, 255 asked of either end")
+        });
         self.case(report, Case::ExtendedNextHop, |stage, peer| {
             if !extends_next_hops(peer.kind) {
                 return Ok(None);
@@ -70,17 +92,22 @@ impl Stage {
             stage.exchanged(peer, KEPT, MARGAY6, &kept, &v6(peer.kind))?;
             done("IPv4 via IPv6 both ways")
         });
-        self.case(report, Case::Unnumbered, |stage, peer| {
-            let [kept, kept6, ..] = routes_of(peer.kind);
+        self.case(report, Case::Unnumbered6, |stage, peer| {
+            let [_, kept6, ..] = routes_of(peer.kind);
             let hop = link_local(peer.kind);
             stage.exchanged(peer, KEPT6, LINK_LOCAL, &kept6, &hop)?;
             stage.in_kernel_via(&kept6, &hop)?;
-            if unnumbered_families(peer.kind).contains(&4) {
-                stage.exchanged(peer, KEPT, LINK_LOCAL, &kept, &hop)?;
-                stage.in_kernel_via(&kept, &hop)?;
-                return done("both families both ways, and in margay's kernel");
+            done("both ways, and in margay's kernel")
+        });
+        self.case(report, Case::Unnumbered4, |stage, peer| {
+            if !unnumbered_families(peer.kind).contains(&4) {
+                return Ok(None);
             }
-            done("IPv6 both ways, and in margay's kernel")
+            let [kept, ..] = routes_of(peer.kind);
+            let hop = link_local(peer.kind);
+            stage.exchanged(peer, KEPT, LINK_LOCAL, &kept, &hop)?;
+            stage.in_kernel_via(&kept, &hop)?;
+            done("both ways, and in margay's kernel")
         });
         Ok(())
     }
