@@ -30,11 +30,26 @@ pub struct Counts {
     pub skipped: usize,
 }
 
-/// Runs scenarios in order, `jobs` at a time; each one's output is printed as a whole when it ends.
+/// Runs scenarios in order, `jobs` at a time, and after them those that want to be alone; each one's output is printed as a whole
+/// when it ends.
 ///
 /// # Errors
 /// When this program cannot be found.
 pub fn run(scenarios: &[Scenario], jobs: usize) -> Result<Counts> {
+    let (alone, others): (Vec<_>, Vec<_>) = scenarios
+        .iter()
+        .copied()
+        .partition(|scenario| scenario.alone);
+    let first = side_by_side(&others, jobs)?;
+    let then = side_by_side(&alone, 1)?;
+    Ok(Counts {
+        passed: first.passed + then.passed,
+        failed: first.failed + then.failed,
+        skipped: first.skipped + then.skipped,
+    })
+}
+
+fn side_by_side(scenarios: &[Scenario], jobs: usize) -> Result<Counts> {
     let program = env::current_exe().context("own path")?;
     let next = AtomicUsize::new(0);
     let counts = Mutex::new(Counts::default());

@@ -1,6 +1,7 @@
 //! BFD with BIRD 2, FRR's bfdd and margay itself: up, changed, taken down on purpose, cut off without a word.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -15,6 +16,9 @@ use crate::soak::cuts;
 use crate::soak::load::Hogs;
 use crate::soak::paths::{Kind, Neighbour, Paths, Plan};
 
+/// How often each path is cut.
+const CUTS: usize = 3;
+
 /// How long the processors are kept busy here; `lab soak` does it for as long as one likes.
 const BUSY: Duration = Duration::from_secs(8);
 
@@ -23,9 +27,10 @@ const BUSY: Duration = Duration::from_secs(8);
 /// # Errors
 /// When a step on which all others rest fails.
 pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
-    if Version::Two.programs().is_none() || !Path::new("/usr/lib/frr/bfdd").exists() {
-        return Ok(Outcome::Skipped("no BIRD 2 or no bfdd here".to_owned()));
-    }
+    ensure!(
+        Version::Two.programs().is_some() && Path::new("/usr/lib/frr/bfdd").exists(),
+        "no BIRD 2 or no bfdd here: integration/setup installs them"
+    );
     let plan = Plan {
         link: true,
         ..Plan::default()
@@ -117,7 +122,14 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
             Ok("margay understood AdminDown".to_owned())
         },
     );
-    cuts::cut_all(&mut paths, Duration::ZERO, Strictness::Generous, report);
+    for kind in Kind::ALL {
+        undisturbed(
+            report,
+            &mut paths,
+            &format!("a silent cut towards {} is noticed", kind.name()),
+            |paths| cuts::cut(paths, kind, CUTS, Duration::ZERO, Strictness::Generous),
+        );
+    }
     undisturbed(
         report,
         &mut paths,
@@ -135,8 +147,43 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
             Ok(format!("{} s", BUSY.as_secs()))
         },
     );
+    say(format_args!(
+        "checks made again on a machine that stood still: {}",
+        REPEATED.load(Ordering::Relaxed)
+    ));
     Ok(Outcome::Passed)
 }
+
+/// The soak of that name for half a minute.
+///
+/// # Errors
+/// As [`run`].
+pub fn load(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    crate::soak::load::run(
+        folder,
+        Duration::from_secs(30),
+        Strictness::Generous,
+        report,
+    )?;
+    Ok(Outcome::Passed)
+}
+
+/// The soak of that name for a third of a minute.
+///
+/// # Errors
+/// As [`run`].
+pub fn storm(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    cuts::storm(
+        folder,
+        Duration::from_secs(20),
+        Strictness::Generous,
+        report,
+    )?;
+    Ok(Outcome::Passed)
+}
+
+/// How often [`undisturbed`] made a check again.
+static REPEATED: AtomicU32 = AtomicU32::new(0);
 
 /// A check whose outcome a machine that stands still for a third of a second spoils: then it is made once more, and a third
 /// time. What a test can say for sure, those of `margay-bgp` say on an invented clock.
@@ -147,10 +194,15 @@ fn undisturbed(
     mut run: impl FnMut(&mut Paths) -> Result<String>,
 ) {
     report.check(what, || {
-        for _ in 0..2 {
+        for attempt in 1..3 {
             match run(paths) {
-                Ok(seen) => return Ok(seen),
-                Err(error) => say(format_args!("once more: {error:#}")),
+                Ok(seen) if attempt == 1 => return Ok(seen),
+                Ok(seen) => return Ok(format!("{seen}; at attempt {attempt}")),
+                Err(error) => say(format_args!("attempt {attempt}: {error:#}; once more")),
+            }
+            REPEATED.fetch_add(1, Ordering::Relaxed);
+            for kind in Kind::ALL {
+                paths.mend(kind)?;
             }
             shut_frr(paths, false)?;
             paths.reconfigure(|plan| plan.bfd = Plan::default().bfd)?;
@@ -158,7 +210,7 @@ fn undisturbed(
                 paths.await_up(kind)?;
             }
         }
-        run(paths)
+        run(paths).map(|seen| format!("{seen}; at attempt 3"))
     });
 }
 

@@ -15,6 +15,12 @@ use crate::{link, pace};
 /// Within what a cut is noticed at three packets of 100 ms, and within what of that the kernel forgets the route.
 const PROMISED: (Duration, Duration) = (Duration::from_millis(350), Duration::from_millis(50));
 
+/// A cut noticed sooner was not noticed by the silence: of 300 ms at most 100 may have passed since the last packet.
+const SOONEST: Duration = Duration::from_millis(190);
+
+/// On a machine that keeps a thread waiting for longer than this, a time measured is a time of the machine's.
+const CALM: Duration = Duration::from_millis(20);
+
 /// What no machine misses that does other work as well.
 const GENEROUS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
 
@@ -43,38 +49,72 @@ pub fn rounds(
     Ok(())
 }
 
-/// Cuts every path of a lab that stands at least once, and again while there is time.
-pub fn cut_all(paths: &mut Paths, time: Duration, strictness: Strictness, report: &mut Report) {
+/// Cuts every path of a lab that stands, and again while there is time.
+fn cut_all(paths: &mut Paths, time: Duration, strictness: Strictness, report: &mut Report) {
     let kinds = paths.plan.kinds.clone();
     for kind in &kinds {
         let share = time / u32::try_from(kinds.len()).unwrap_or(1);
         report.check(
             &format!("a silent cut towards {} is noticed", kind.name()),
-            || {
-                let start = Instant::now();
-                let mut cuts = vec![paths.measure(*kind)?];
-                while start.elapsed() + ROUND < share {
-                    cuts.push(paths.measure(*kind)?);
-                }
-                judge(&cuts, strictness)
-            },
+            || cut(paths, *kind, 1, share, strictness),
         );
     }
 }
 
-fn judge(cuts: &[Cut], strictness: Strictness) -> Result<String> {
+/// Cuts one path some times at least, and again while there is time.
+///
+/// # Errors
+/// When it takes longer than `strictness` allows, or is noticed for another reason than BFD.
+pub fn cut(
+    paths: &mut Paths,
+    kind: Kind,
+    least: usize,
+    time: Duration,
+    strictness: Strictness,
+) -> Result<String> {
+    let start = Instant::now();
+    let mut cuts = Vec::new();
+    while cuts.len() < least || start.elapsed() + ROUND < time {
+        cuts.push(paths.measure(kind)?);
+    }
+    judge(&cuts, strictness)
+}
+
+/// Holds what was measured to what it has to be.
+///
+/// # Errors
+/// When it is not.
+pub fn judge(cuts: &[Cut], strictness: Strictness) -> Result<String> {
     let (most_noticed, most_gone) = match strictness {
         Strictness::Promised => PROMISED,
         Strictness::Generous => (GENEROUS.0 * pace::factor(), GENEROUS.1 * pace::factor()),
     };
+    let all = || {
+        let noticed = cuts.iter().map(|cut| cut.noticed);
+        noticed.chain(cuts.iter().filter_map(|cut| cut.link))
+    };
+    let soonest = all().min().unwrap_or_default();
+    ensure!(
+        soonest >= SOONEST,
+        "noticed after {soonest:.1?}, before the detection time can have passed"
+    );
     let noticed = percentiles(cuts.iter().map(|cut| cut.noticed).collect());
     let gone = percentiles(cuts.iter().map(|cut| cut.gone).collect());
-    let text = format!(
+    let mut text = format!(
         "{} cuts; noticed after {}; route gone after {} more",
         cuts.len(),
         spelled(&noticed),
         spelled(&gone)
     );
+    let link: Vec<_> = cuts.iter().filter_map(|cut| cut.link).collect();
+    if !link.is_empty() {
+        let link = percentiles(link);
+        text += &format!("; over link-local addresses after {}", spelled(&link));
+        ensure!(
+            link[3] <= most_noticed,
+            "{text}; expected at most {most_noticed:?}"
+        );
+    }
     let worst = |list: &[Duration; 4]| list[3];
     ensure!(
         worst(&noticed) <= most_noticed,
@@ -83,6 +123,22 @@ fn judge(cuts: &[Cut], strictness: Strictness) -> Result<String> {
     ensure!(
         worst(&gone) <= most_gone,
         "{text}; expected at most {most_gone:?} more"
+    );
+    // What was promised holds in the middle wherever the machine lets it.
+    let calm: Vec<_> = cuts.iter().filter(|cut| cut.stalled <= CALM).collect();
+    if calm.len() * 2 <= cuts.len() {
+        let longest = cuts.iter().map(|cut| cut.stalled).max().unwrap_or_default();
+        return Ok(format!(
+            "{text}; not held to {PROMISED:?}: this machine stood still for up to {longest:.0?}"
+        ));
+    }
+    let middle =
+        |time: fn(&Cut) -> Duration| percentiles(calm.iter().map(|cut| time(cut)).collect())[0];
+    let (noticed, gone) = (middle(|cut| cut.noticed), middle(|cut| cut.gone));
+    ensure!(
+        noticed <= PROMISED.0 && gone <= PROMISED.1,
+        "{text}; the median of {} calm ones is {noticed:.1?} and {gone:.1?}, {PROMISED:?} was promised",
+        calm.len()
     );
     Ok(text)
 }

@@ -13,12 +13,15 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::eventually::eventually;
+use crate::eventually::{eventually, idle};
 use crate::link::{self, End};
 use crate::netns::Netns;
 use crate::process::Daemon;
@@ -262,8 +265,12 @@ pub struct Paths {
 pub struct Cut {
     /// From the cut until margay's speaker knew.
     pub noticed: Duration,
-    /// From then until the kernel had no route.
+    /// From then until the kernel had no route; nothing where it never holds one.
     pub gone: Duration,
+    /// From the cut until margay knew of the session over the same link as well, where there is one.
+    pub link: Option<Duration>,
+    /// How long this machine kept a thread waiting that was due, at the worst.
+    pub stalled: Duration,
 }
 
 impl Paths {
@@ -392,6 +399,16 @@ impl Paths {
                     peer["lastError"],
                     peer["bfd"]
                 );
+                if self.plan.link && kind == Kind::Twin {
+                    let peer = self.peer_named("link")?;
+                    ensure!(
+                        peer["state"] == "Established" && peer["bfd"]["state"] == "Up",
+                        "over the link: {} {}: {}",
+                        peer["state"],
+                        peer["lastError"],
+                        peer["bfd"]
+                    );
+                }
                 if self.plan.install {
                     let routes = link::routes(&self.netns, 4)?;
                     ensure!(
@@ -427,43 +444,75 @@ impl Paths {
     /// Cuts the path to a neighbour, measures, and mends it.
     ///
     /// # Errors
-    /// When the cut is not noticed, or the route stays, or nothing comes back.
+    /// When the cut is not noticed, or not for what it is, or the route stays, or nothing comes back.
     pub fn measure(&mut self, kind: Kind) -> Result<Cut> {
         let (log, routes) = (self.margay.log().len(), self.routes_log().len());
+        let stalls = Stalls::watch();
         let start = time_of_day();
         self.cut(kind)?;
-        let peer = format!("peer={}", kind.name());
-        let noticed = eventually(
-            format!("margay notices that {} is cut off", kind.name()),
+        let noticed = self.await_notice(kind.name(), log, start)?;
+        let over_link = self.plan.link && kind == Kind::Twin;
+        let link = match over_link {
+            true => Some(self.await_notice("link", log, start)?),
+            false => None,
+        };
+        let mut gone = noticed;
+        if self.plan.install {
+            let deleted = format!("Deleted {} ", kind.prefix());
+            gone = eventually(
+                format!("{} leaves the kernel", kind.prefix()),
+                pace::seconds(20),
+                || {
+                    let text = self.routes_log();
+                    let new = text.get(routes..).unwrap_or_default();
+                    let line = new.lines().find(|line| line.contains(&deleted));
+                    line.context("nothing from ip monitor")
+                        .and_then(view::stamp)
+                },
+            )
+            .and_then(|at| since(at, start))?;
+        }
+        let stalled = stalls.longest();
+        let names = over_link.then_some("link");
+        for name in names.into_iter().chain([kind.name()]) {
+            eventually(
+                format!("{name} names BFD as the reason"),
+                pace::seconds(10),
+                || {
+                    let error = self.peer_named(name)?["lastError"].clone();
+                    ensure!(error.to_string().contains("BFD"), "{error}");
+                    Ok::<_, anyhow::Error>(())
+                },
+            )?;
+        }
+        self.mend(kind)?;
+        self.await_up(kind)?;
+        Ok(Cut {
+            noticed,
+            // The kernel may tell the monitor before the log is written.
+            gone: gone.saturating_sub(noticed),
+            link,
+            stalled,
+        })
+    }
+
+    /// Waits until margay logs that a path is down, and says how long after a moment it did.
+    fn await_notice(&self, name: &str, log: usize, start: Duration) -> Result<Duration> {
+        let peer = format!("peer={name}");
+        let at = eventually(
+            format!("margay notices that {name} is cut off"),
             pace::seconds(20),
             || {
                 let text = self.margay.log();
                 let new = text.get(log..).unwrap_or_default();
-                let line = new
-                    .lines()
-                    .find(|line| line.contains("the path is down") && line.contains(&peer));
+                let line = new.lines().find(|line| {
+                    line.contains("the path is down")
+                        && line.split_whitespace().any(|word| word == peer)
+                });
                 line.context("nothing in its log").and_then(log_stamp)
             },
         )?;
-        let deleted = format!("Deleted {} ", kind.prefix());
-        let gone = eventually(
-            format!("{} leaves the kernel", kind.prefix()),
-            pace::seconds(20),
-            || {
-                let text = self.routes_log();
-                let new = text.get(routes..).unwrap_or_default();
-                let line = new.lines().find(|line| line.contains(&deleted));
-                line.context("nothing from ip monitor")
-                    .and_then(view::stamp)
-            },
-        )?;
-        self.mend(kind)?;
-        self.await_up(kind)?;
-        Ok(Cut {
-            noticed: since(noticed, start),
-            // The kernel may tell the monitor before the log is written.
-            gone: gone.saturating_sub(noticed),
-        })
+        since(at, start)
     }
 
     /// Everything `ip monitor route` said in margay's namespace.
@@ -503,12 +552,48 @@ fn time_of_day() -> Duration {
     Duration::new(now.as_secs() % DAY.as_secs(), now.subsec_nanos())
 }
 
-/// Also over midnight.
-fn since(later: Duration, earlier: Duration) -> Duration {
-    (later + DAY)
-        .saturating_sub(earlier)
-        .checked_sub(DAY)
-        .unwrap_or_else(|| (later + DAY).saturating_sub(earlier))
+/// Between two times of day, also over midnight. What would be most of a day is a stamp from before the beginning.
+fn since(later: Duration, earlier: Duration) -> Result<Duration> {
+    let between = later
+        .checked_sub(earlier)
+        .unwrap_or_else(|| (later + DAY).saturating_sub(earlier));
+    ensure!(
+        between < DAY / 2,
+        "{later:?} of the day is before {earlier:?}"
+    );
+    Ok(between)
+}
+
+/// A thread that wants to run every few milliseconds, and writes down how long it had to wait at the worst: on a machine that is too
+/// busy for that, a measured time says nothing about who is measured.
+struct Stalls {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Duration>,
+}
+
+impl Stalls {
+    fn watch() -> Self {
+        const STEP: Duration = Duration::from_millis(5);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let mut longest = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    let start = Instant::now();
+                    idle(STEP);
+                    longest = longest.max(start.elapsed().saturating_sub(STEP));
+                }
+                longest
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn longest(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or(Duration::MAX)
+    }
 }
 
 /// Time of day in a line of margay's log: `2026-11-22T19:24:41.123456Z …`.
@@ -516,4 +601,17 @@ fn log_stamp(line: &str) -> Result<Duration> {
     let stamp = line.split('Z').next().unwrap_or_default();
     let from = stamp.find("20").context("no time stamp")?;
     view::stamp(&format!("[{}]", stamp.get(from..).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_over_midnight_and_never_backwards() {
+        let at = Duration::from_secs;
+        assert_eq!(since(at(20), at(5)).unwrap(), at(15));
+        assert_eq!(since(at(2), DAY - at(3)).unwrap(), at(5));
+        since(at(5), at(6)).unwrap_err();
+    }
 }

@@ -94,7 +94,7 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
         "no other BGP daemon here: integration/setup installs them"
     );
     let mut stage = Stage::build(&present, folder)?;
-    let acts: [(&str, fn(&mut Stage, &mut Report) -> Result<()>); 4] = [
+    let acts: [(&str, Act); 4] = [
         ("act 1", Stage::external),
         ("act 2", Stage::reflecting),
         ("act 3", Stage::reflected),
@@ -121,6 +121,9 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     });
     Ok(Outcome::Passed)
 }
+
+/// One act: it adds its cases to the report, and ends early where it cannot go on.
+type Act = fn(&mut Stage, &mut Report) -> Result<()>;
 
 struct Stage {
     margay: Option<Speaker>,
