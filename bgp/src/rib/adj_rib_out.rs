@@ -16,7 +16,9 @@
 //!
 //! A peer that comes up walks over the whole table, sorted so that each attribute set is encoded once, ends with
 //! End-of-RIB and goes on with the journal from where it stood when the walk began. Peers that come up together share the
-//! walk. A refresh is the same walk. A peer that moves here from another group (its policy changed) walks too and
+//! walk; who joins one that was begun before reads the journal up to where it joined before its own is over. A peer that was
+//! told nothing here yet waits while the group fills: what it would be told until then is what an earlier policy allowed. A
+//! refresh is the same walk. A peer that moves here from another group (its policy changed) walks too and
 //! has what only the old group told it withdrawn.
 //!
 //! A route is not sent back to the peer it is from, nor to its originator. Every message holds routes of one source, so
@@ -30,10 +32,11 @@
 
 mod telling;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::attribute_store::{AttrId, AttributeStore};
@@ -180,6 +183,9 @@ struct Member {
     /// The next journal entry it has not been told; on a walk, where the journal is taken up again.
     cursor: u64,
     sync: Sync,
+    /// Its walk is over only once it has read the journal up to here: the list of a walk that began earlier lacks what came
+    /// since, and the end that is marked is the end of all there was.
+    complete_at: u64,
     occasion: Occasion,
     /// Nothing in the journal concerns it before its walk begins: it was told nothing yet, or by another group.
     new: bool,
@@ -188,6 +194,25 @@ struct Member {
     /// Prefixes another group told it, one bit each.
     held: Option<Vec<u64>>,
     end_of_rib_sent: bool,
+}
+
+/// How a peer comes into a group.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    occasion: Occasion,
+    /// Another walk follows the first one.
+    again: Option<Occasion>,
+    /// Prefixes another group told it, one bit each.
+    held: Option<Vec<u64>>,
+}
+
+impl Entrance {
+    /// With its session: it was told nothing yet.
+    pub(crate) const INITIAL: Self = Self {
+        occasion: Occasion::Initial,
+        again: None,
+        held: None,
+    };
 }
 
 /// Peers that are told the same.
@@ -202,9 +227,13 @@ pub(crate) struct Group {
     free_records: u32,
     record_index: IdIndex,
     /// Distinct combinations of actions policies apply; the first is none.
-    actions: Vec<Vec<Action>>,
-    /// Where the combinations of rules of the policy in force are among them.
-    rules: Vec<(AppliedRules, u32)>,
+    actions: Vec<Arc<[Action]>>,
+    /// Where each is among them.
+    action_numbers: FxHashMap<Arc<[Action]>, u32>,
+    /// Places among them that nothing refers to.
+    free_actions: Vec<u32>,
+    /// What the combinations of rules of the policy in force amount to. Ordered: which of them apply is a peer's choice.
+    rules: BTreeMap<AppliedRules, u32>,
     latest: Option<Announced>,
     journal: VecDeque<u32>,
     /// Position of the journal's front.
@@ -220,11 +249,9 @@ pub(crate) struct Group {
     unheld: Vec<Unit>,
     /// Next net whose telling is not known yet or belongs to an earlier policy.
     fill: Option<u32>,
-    /// The fill is the first one: nobody may be told before it ends.
-    filling_first: bool,
     /// Head up to which members were woken.
     announced_head: u64,
-    /// The first fill ended and members do not know yet.
+    /// A fill ended and members that wait for it do not know yet.
     filled: bool,
     /// Routes that fit no message.
     pub(crate) unsendable: u64,
@@ -245,8 +272,10 @@ impl Group {
             records: Vec::new(),
             free_records: NONE,
             record_index: IdIndex::default(),
-            actions: vec![Vec::new()],
-            rules: Vec::new(),
+            actions: vec![Arc::default()],
+            action_numbers: FxHashMap::default(),
+            free_actions: Vec::new(),
+            rules: BTreeMap::new(),
             latest: None,
             journal: VecDeque::new(),
             base: 0,
@@ -258,7 +287,6 @@ impl Group {
             holders: 0,
             unheld: Vec::new(),
             fill: Some(0),
-            filling_first: true,
             announced_head: 0,
             filled: false,
             unsendable: 0,
@@ -457,21 +485,64 @@ impl Group {
         if rules.is_empty() {
             return 0;
         }
-        if let Some((_, known)) = self.rules.iter().find(|(known, _)| known == rules) {
+        if let Some(known) = self.rules.get(rules) {
             return *known;
         }
-        let actions = self.key.policy.actions(rules);
-        let number = self
-            .actions
-            .iter()
-            .position(|known| *known == actions)
-            .unwrap_or_else(|| {
-                self.actions.push(actions);
-                self.actions.len() - 1
-            });
-        let number = u32::try_from(number).unwrap_or(0);
-        self.rules.push((rules.clone(), number));
+        let actions: Arc<[Action]> = self.key.policy.actions(rules).into();
+        let number = match self.action_numbers.get(&actions) {
+            _ if actions.is_empty() => 0,
+            Some(known) => *known,
+            None => {
+                let number = if let Some(free) = self.free_actions.pop() {
+                    if let Some(place) = self.actions.get_mut(free as usize) {
+                        *place = Arc::clone(&actions);
+                    }
+                    free
+                } else {
+                    self.actions.push(Arc::clone(&actions));
+                    u32::try_from(self.actions.len() - 1).unwrap_or(0)
+                };
+                self.action_numbers.insert(actions, number);
+                number
+            }
+        };
+        self.rules.insert(rules.clone(), number);
         number
+    }
+
+    /// Forgets combinations of actions that nothing told has any more.
+    fn drop_unused_actions(&mut self) {
+        let mut used = vec![false; self.actions.len()];
+        for record in self.records.iter().filter(|record| record.references > 0) {
+            if let Some(used) = used.get_mut(record.actions as usize) {
+                *used = true;
+            }
+        }
+        let is_used = |number: u32| used.get(number as usize).copied().unwrap_or(false);
+        self.rules
+            .retain(|_, number| *number == 0 || is_used(*number));
+        let Self {
+            actions,
+            action_numbers,
+            free_actions,
+            ..
+        } = self;
+        action_numbers.retain(|_, number| {
+            let keep = is_used(*number);
+            if !keep {
+                free_actions.push(*number);
+                if let Some(place) = actions.get_mut(*number as usize) {
+                    *place = Arc::default();
+                }
+            }
+            keep
+        });
+    }
+
+    /// How many combinations of actions are remembered.
+    #[cfg(test)]
+    pub(crate) fn distinct_actions(&self) -> usize {
+        self.actions.len() - self.free_actions.len()
     }
 
     fn release(&mut self, id: u32, store: &mut AttributeStore) {
@@ -530,7 +601,8 @@ impl Group {
         let at = self.fill?;
         if at >= bound {
             self.fill = None;
-            self.filled |= std::mem::take(&mut self.filling_first);
+            self.filled = true;
+            self.drop_unused_actions();
             return None;
         }
         self.fill = Some(at + 1);
@@ -554,14 +626,13 @@ impl Group {
 
     // ---- members ----------------------------------------------------------------------------------------------
 
-    /// Takes a peer in. `held` marks prefixes another group told it.
-    pub(crate) fn join(
-        &mut self,
-        slot: Slot,
-        router_id: u32,
-        occasion: Occasion,
-        held: Option<Vec<u64>>,
-    ) -> MemberId {
+    /// Takes a peer in.
+    pub(crate) fn join(&mut self, slot: Slot, router_id: u32, entrance: Entrance) -> MemberId {
+        let Entrance {
+            occasion,
+            again,
+            held,
+        } = entrance;
         self.holders += usize::from(held.is_some());
         self.withheld_told = false;
         let member = Some(Member {
@@ -569,10 +640,11 @@ impl Group {
             router_id,
             cursor: self.head(),
             sync: Sync::Waiting,
+            complete_at: 0,
             end_of_rib_sent: occasion != Occasion::Initial,
             occasion,
             new: true,
-            again: None,
+            again,
             held,
         });
         let place = self
@@ -587,8 +659,8 @@ impl Group {
         MemberId(u32::try_from(place).unwrap_or(NONE))
     }
 
-    /// Lets a peer go. Returns what it may have been told, for the group it joins next.
-    pub(crate) fn leave(&mut self, id: MemberId, carry: bool) -> Option<(Occasion, Vec<u64>)> {
+    /// Lets a peer go. Returns what it may have been told, and has yet to be, for the group it joins next.
+    pub(crate) fn leave(&mut self, id: MemberId, carry: bool) -> Option<Entrance> {
         let member = self.members.get_mut(id.0 as usize)?.take()?;
         self.holders -= usize::from(member.held.is_some());
         if !carry {
@@ -622,7 +694,11 @@ impl Group {
                 }
             }
         }
-        Some((occasion, held))
+        Some(Entrance {
+            occasion,
+            again: member.again,
+            held: Some(held),
+        })
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = Slot> + '_ {
@@ -671,7 +747,8 @@ impl Group {
     /// Whether there is something to tell the peer now.
     pub(crate) fn has_more(&self, id: MemberId) -> bool {
         self.member(id).is_some_and(|member| match member.sync {
-            Sync::Waiting => !self.filling_first,
+            // What is told at present may be what an earlier policy allowed: nothing for who was never told it.
+            Sync::Waiting => !member.new || self.fill.is_none(),
             Sync::Walking { .. } => true,
             Sync::Live => member.cursor < self.head(),
         })
@@ -726,48 +803,44 @@ impl Group {
 
     /// Leaves only the latest entry of each net in the journal.
     fn compact(&mut self) {
-        let base = self.base;
-        let mut order: Vec<usize> = (0..self.members.len()).collect();
-        order.sort_by_key(|index| {
-            self.members
-                .get(*index)
-                .and_then(Option::as_ref)
-                .map(|member| member.cursor)
-        });
-        let mut moved = order.into_iter().peekable();
-        let old = std::mem::take(&mut self.journal);
+        let Self {
+            base,
+            members,
+            nets,
+            journal,
+            ..
+        } = self;
+        let base = *base;
+        let members = members.iter_mut().flatten();
+        let mut marks: Vec<&mut u64> = members
+            .flat_map(|member| [&mut member.cursor, &mut member.complete_at])
+            .collect();
+        marks.sort_unstable();
+        let mut marks = marks.into_iter().peekable();
+        let old = std::mem::take(journal);
         let mut kept: u64 = 0;
         for (offset, entry) in (0_u64..).zip(old) {
             let position = base + offset;
-            while let Some(index) = moved.next_if(|index| {
-                self.members
-                    .get(*index)
-                    .and_then(Option::as_ref)
-                    .is_none_or(|member| member.cursor <= position)
-            }) {
-                if let Some(Some(member)) = self.members.get_mut(index) {
-                    member.cursor = base + kept;
-                }
+            while let Some(mark) = marks.next_if(|mark| **mark <= position) {
+                *mark = base + kept;
             }
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "positions are compared by their low half"
             )]
             let (low, new) = (position as u32, (base + kept) as u32);
-            if let Some(net) = self.nets.get_mut((entry & !SOURCE_MAY_HOLD) as usize)
+            if let Some(net) = nets.get_mut((entry & !SOURCE_MAY_HOLD) as usize)
                 && net.position == low
             {
                 net.position = new;
-                self.journal.push_back(entry);
+                journal.push_back(entry);
                 kept += 1;
             }
         }
-        let head = self.head();
-        for index in moved {
-            if let Some(Some(member)) = self.members.get_mut(index) {
-                member.cursor = head;
-            }
+        for mark in marks {
+            *mark = base + kept;
         }
+        let head = self.head();
         self.announced_head = self.announced_head.min(head);
         self.chunks.clear();
         self.chunk_octets = 0;
@@ -779,6 +852,7 @@ impl Group {
             + self.records.capacity() * size_of::<OutRecord>()
             + self.record_index.memory()
             + self.journal.capacity() * size_of::<u32>()
+            + self.rules.len() * size_of::<(AppliedRules, u32)>()
             + self.chunk_octets
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::adj_rib_out::{EncodeInput, Group, MemberId, Occasion, Unit};
+use super::adj_rib_out::{EncodeInput, Entrance, Group, MemberId, Unit};
 use super::aggregate::{Aggregates, Step};
 use super::attribute_store::{AttrId, AttributeStore, PathData};
 use super::export::{self, GroupKey, Withheld};
@@ -395,8 +395,7 @@ impl<F: Key> FamilyRib<F> {
         key: GroupKey,
         slot: Slot,
         router_id: u32,
-        occasion: Occasion,
-        held: Option<Vec<u64>>,
+        entrance: Entrance,
     ) -> (usize, MemberId) {
         // Routes between externals do not carry an originator of ours to compare with.
         let router_id = if key.external { 0 } else { router_id };
@@ -418,18 +417,18 @@ impl<F: Key> FamilyRib<F> {
             .get_mut(place)
             .and_then(Option::as_mut)
             .expect("found or just made")
-            .join(slot, router_id, occasion, held);
+            .join(slot, router_id, entrance);
         (place, member)
     }
 
-    /// Takes a peer out of its group, which ends with its last member. Returns what it may hold where asked to.
+    /// Takes a peer out of its group, which ends with its last member. Returns how it comes into the next one where asked to.
     pub(crate) fn leave(
         &mut self,
         place: usize,
         member: MemberId,
         carry: bool,
         store: &mut AttributeStore,
-    ) -> Option<(Occasion, Vec<u64>)> {
+    ) -> Option<Entrance> {
         let group = self.groups.get_mut(place)?.as_mut()?;
         let carried = group.leave(member, carry);
         if group.is_empty()
@@ -524,17 +523,17 @@ impl<F: Key> FamilyRib<F> {
         }
     }
 
-    /// The next octets for a peer, and how many routes turned out to fit no message meanwhile.
+    /// The next octets for a peer, how many routes turned out to fit no message meanwhile, and whether there is more to come.
     pub(crate) fn pull(
         &mut self,
         place: usize,
         member: MemberId,
         store: &AttributeStore,
         view: &View<'_>,
-    ) -> (SmallVec<[Bytes; 2]>, u64) {
+    ) -> (SmallVec<[Bytes; 2]>, u64, bool) {
         let table = &self.table;
         let Some(group) = self.groups.get_mut(place).and_then(Option::as_mut) else {
-            return (SmallVec::new(), 0);
+            return (SmallVec::new(), 0, false);
         };
         let before = group.unsendable;
         let of_net = |unit: Unit| table.prefix(NetId(unit.0)).into();
@@ -549,7 +548,7 @@ impl<F: Key> FamilyRib<F> {
             prefix_of,
         };
         let octets = group.pull(member, &input);
-        (octets, group.unsendable - before)
+        (octets, group.unsendable - before, group.has_more(member))
     }
 
     // ---- telling whoever forwards -----------------------------------------------------------------------------

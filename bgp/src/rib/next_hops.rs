@@ -7,12 +7,11 @@
 //! While tracking is off, everything is reached at cost 0 and nothing here holds anything.
 
 use std::collections::VecDeque;
-
-use rustc_hash::FxHashMap;
+use std::net::IpAddr;
 
 use super::RouteNextHop;
 use super::attribute_store::PathData;
-use super::index::NONE;
+use super::index::{IdIndex, NONE, fold};
 use crate::codec::NextHop;
 
 /// What whoever forwards is asked.
@@ -65,8 +64,11 @@ pub(crate) struct NextHops {
     via_default: bool,
     hops: Vec<Option<Hop>>,
     free: Vec<HopId>,
-    /// Peers choose addresses, but each costs them an attribute set of their own, and those are hashed with our secret.
-    index: FxHashMap<RouteNextHop, HopId>,
+    index: IdIndex,
+    /// Peers choose addresses: without a secret they could choose such that collide.
+    seed: u64,
+    /// Those that were asked about when tracking ended.
+    forgotten: VecDeque<RouteNextHop>,
     watched: VecDeque<HopId>,
     idle: VecDeque<HopId>,
     unanswered: usize,
@@ -78,13 +80,30 @@ impl NextHops {
         self.tracking
     }
 
+    /// Hashes with this secret from here on; before there is anything to hash.
+    pub(crate) const fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    fn find(&self, next_hop: &RouteNextHop) -> Option<HopId> {
+        self.index.find(
+            digest(next_hop, self.seed),
+            |id| matches!(self.hops.get(id as usize), Some(Some(hop)) if hop.next_hop == *next_hop),
+        )
+    }
+
     /// Sets the options; true where every path has to be looked at again. What is named has to be registered anew by whoever
     /// holds the attribute sets when tracking begins.
     pub(super) fn configure(&mut self, tracking: bool, via_default: bool) -> bool {
         let changed = self.tracking != tracking;
         if changed {
+            let mut forgotten = std::mem::take(&mut self.forgotten);
+            let asked = self.hops.iter().flatten().filter(|hop| hop.asked);
+            forgotten.extend(asked.map(|hop| hop.next_hop));
             *self = Self {
                 tracking,
+                seed: self.seed,
+                forgotten,
                 ..Self::default()
             };
         }
@@ -101,7 +120,7 @@ impl NextHops {
         let Some(next_hop) = forwarding_next_hop(data) else {
             return NONE;
         };
-        if let Some(id) = self.index.get(&next_hop).copied() {
+        if let Some(id) = self.find(&next_hop) {
             if let Some(Some(hop)) = self.hops.get_mut(id as usize) {
                 hop.references += 1;
             }
@@ -125,7 +144,9 @@ impl NextHops {
             self.hops.push(hop);
             u32::try_from(self.hops.len() - 1).unwrap_or(NONE)
         };
-        self.index.insert(next_hop, id);
+        let (hops, seed) = (&self.hops, self.seed);
+        self.index
+            .insert(digest(&next_hop, seed), id, |id| digest_of(hops, id, seed));
         self.watched.push_back(id);
         self.unanswered += 1;
         id
@@ -155,7 +176,7 @@ impl NextHops {
 
     /// Takes an answer in. True where it differs from the last one and paths depend on it.
     pub(crate) fn take(&mut self, state: &NextHopState) -> bool {
-        let Some(id) = self.index.get(&state.next_hop).copied() else {
+        let Some(id) = self.find(&state.next_hop) else {
             return false;
         };
         let before = self.metric(id);
@@ -193,6 +214,9 @@ impl NextHops {
 
     /// The next question.
     pub(crate) fn poll(&mut self) -> Option<NextHopInterest> {
+        if let Some(next_hop) = self.forgotten.pop_front() {
+            return Some(NextHopInterest::Forget(next_hop));
+        }
         while let Some(id) = self.idle.pop_front() {
             let Some(place) = self.hops.get_mut(id as usize) else {
                 continue;
@@ -204,7 +228,9 @@ impl NextHops {
             }
             let (next_hop, asked, answered) = (hop.next_hop, hop.asked, hop.answered);
             *place = None;
-            self.index.remove(&next_hop);
+            let (hops, seed) = (&self.hops, self.seed);
+            self.index
+                .remove(digest(&next_hop, seed), id, |id| digest_of(hops, id, seed));
             self.free.push(id);
             self.unanswered -= usize::from(!answered);
             if !asked {
@@ -221,6 +247,30 @@ impl NextHops {
             }
         }
         None
+    }
+}
+
+fn digest(next_hop: &RouteNextHop, seed: u64) -> u64 {
+    let (high, low) = match next_hop.address {
+        IpAddr::V4(address) => (0, u64::from(address.to_bits())),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the two halves are taken one after the other"
+            )]
+            let halves = ((bits >> 64) as u64, bits as u64);
+            halves
+        }
+    };
+    let interface = next_hop.interface_index.map_or(0, u64::from);
+    fold(interface, fold(low, fold(high, seed)))
+}
+
+fn digest_of(hops: &[Option<Hop>], id: HopId, seed: u64) -> u64 {
+    match hops.get(id as usize) {
+        Some(Some(hop)) => digest(&hop.next_hop, seed),
+        _ => 0,
     }
 }
 
@@ -297,6 +347,35 @@ mod tests {
         let second = hops.retain(&data(2));
         hops.release(second);
         assert_eq!(hops.poll(), None);
+    }
+
+    #[test]
+    fn whoever_was_asked_is_told_when_nobody_wants_to_know_any_more_because_tracking_ended() {
+        let mut hops = tracking();
+        hops.retain(&data(1));
+        assert_eq!(hops.poll(), Some(NextHopInterest::Watch(key(1))));
+        hops.retain(&data(2));
+        assert!(hops.configure(false, true));
+        assert!(hops.configure(true, true));
+        hops.retain(&data(1));
+        assert_eq!(hops.poll(), Some(NextHopInterest::Forget(key(1))));
+        assert_eq!(hops.poll(), Some(NextHopInterest::Watch(key(1))));
+        assert_eq!(hops.poll(), None);
+    }
+
+    #[test]
+    fn where_a_next_hop_is_looked_for_depends_on_a_secret() {
+        let homes = |seed| {
+            let digests = (1..200).map(move |last| digest(&key(last), seed) >> 32 & 0xff);
+            digests.collect::<Vec<u64>>()
+        };
+        // Those that share a place under one secret are scattered under another.
+        let (one, other) = (homes(1), homes(2));
+        let together = |homes: &[u64], a: usize, b: usize| homes[a] == homes[b];
+        let pairs = (0..one.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
+        let colliding: Vec<_> = pairs.filter(|(a, b)| together(&one, *a, *b)).collect();
+        let still = colliding.iter().filter(|(a, b)| together(&other, *a, *b));
+        assert!(colliding.len() > 20 && still.count() * 4 < colliding.len());
     }
 
     #[test]

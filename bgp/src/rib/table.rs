@@ -457,7 +457,8 @@ impl<F: Key> Table<F> {
         None
     }
 
-    /// The path with this identity, and what else the peer has of the prefix. Without a path identifier there is nothing else.
+    /// The path with this identity, and what else the peer has of the prefix. Without a path identifier there is nothing else,
+    /// unless it is our own.
     fn find_among(&self, net: NetId, peer: Slot, path_id: Option<u32>, epoch: u8) -> Among {
         let mut among = Among::default();
         let mut at = self.net(net).first;
@@ -466,7 +467,7 @@ impl<F: Key> Table<F> {
             if path.peer != peer {
             } else if path.id() == path_id {
                 among.found = Some(at);
-                if path_id.is_none() {
+                if path_id.is_none() && peer != LOCAL {
                     break;
                 }
             } else {
@@ -622,7 +623,8 @@ impl<F: Key> Table<F> {
         self.note_watched(net, path.peer, path.id());
         let epoch = self.peer_mut(path.peer).epoch;
         let fresh = path.epoch == epoch
-            && (path.id().is_none() || !self.find_among(net, path.peer, path.id(), epoch).fresh);
+            && (path.id().is_none() && path.peer != LOCAL
+                || !self.find_among(net, path.peer, path.id(), epoch).fresh);
         // Out of the net's list.
         let mut before = NONE;
         let mut here = self.net(net).first;

@@ -177,13 +177,7 @@ impl Speaker {
         caller: Option<(Arc<str>, IpAddr)>,
         now: Instant,
     ) -> Option<Slot> {
-        let free = (1..self.neighbours.len()).find(|slot| {
-            self.neighbours.get(*slot).is_some_and(Option::is_none)
-                && !self
-                    .retired
-                    .iter()
-                    .any(|retired| usize::from(*retired) == *slot)
-        });
+        let free = self.free_slots.pop_first().map(usize::from);
         let place = free.unwrap_or(self.neighbours.len());
         if place >= MAX_SLOTS {
             return None;
@@ -435,6 +429,7 @@ impl Speaker {
         }
         let (id, name) = (neighbour.id, Arc::clone(&neighbour.name));
         let neighbour_is_watched = neighbour.liveness.is_some();
+        let had_paths = neighbour.established_count > 0;
         let address = neighbour.address;
         if let Some(deadline) = neighbour.deadline {
             self.timers.remove(&(deadline, slot));
@@ -452,7 +447,12 @@ impl Speaker {
                 path: None,
             });
         }
-        self.retired.push(slot);
+        // Callers that come and go must not use slots up while the tables have much to decide.
+        if had_paths {
+            self.retired.push(slot);
+        } else {
+            self.free_slots.insert(slot);
+        }
         self.events
             .push(now, &name, address, PeerEventKind::Removed);
         self.outputs.push_back(Output::PeerRemoved { peer: id });
@@ -461,7 +461,7 @@ impl Speaker {
     /// Slots may be given out again once every decision about their last routes was taken.
     pub(super) fn free_retired(&mut self) {
         if self.tables.ipv4.table.dirty_count() == 0 && self.tables.ipv6.table.dirty_count() == 0 {
-            self.retired.clear();
+            self.free_slots.extend(self.retired.drain(..));
         }
     }
 
@@ -630,8 +630,8 @@ impl Speaker {
             true,
             store
         ));
-        if let Some((occasion, held)) = left {
-            self.join(slot, family, occasion, Some(held));
+        if let Some(entrance) = left {
+            self.join(slot, family, entrance);
             self.make_ready(slot);
         }
     }

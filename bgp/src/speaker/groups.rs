@@ -6,7 +6,7 @@ use super::neighbour::FamilySession;
 use super::{Speaker, with_rib};
 use crate::family::Family;
 use crate::rib::Slot;
-use crate::rib::adj_rib_out::Occasion;
+use crate::rib::adj_rib_out::Entrance;
 use crate::rib::export::{GroupKey, LongLivedTelling, own_next_hop, sending_half};
 use crate::speaker::config::{AddPathSend, NextHopMode};
 
@@ -78,13 +78,7 @@ impl Speaker {
         })
     }
 
-    pub(super) fn join(
-        &mut self,
-        slot: Slot,
-        family: Family,
-        occasion: Occasion,
-        held: Option<Vec<u64>>,
-    ) {
+    pub(super) fn join(&mut self, slot: Slot, family: Family, entrance: Entrance) {
         let Some(key) = self.group_key(slot, family) else {
             return;
         };
@@ -94,7 +88,7 @@ impl Speaker {
             .get(usize::from(slot))
             .map_or(0, |facts| facts.router_id);
         let (group, member) = with_rib!(self.tables, family, |rib| rib
-            .join(key, slot, router_id, occasion, held));
+            .join(key, slot, router_id, entrance));
         let Some(session) = self
             .neighbour_mut(slot)
             .and_then(|neighbour| neighbour.session.as_mut())

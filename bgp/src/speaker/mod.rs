@@ -230,6 +230,8 @@ pub struct Speaker {
     ready: VecDeque<Slot>,
     /// Slots of peers that left, until nothing refers to them.
     retired: Vec<Slot>,
+    /// Slots that may be given out again.
+    free_slots: BTreeSet<Slot>,
     events: EventLog,
     errors: ErrorTotals,
     /// Collectors that are connected.
@@ -334,6 +336,7 @@ impl Speaker {
             timers: BTreeSet::new(),
             ready: VecDeque::new(),
             retired: Vec::new(),
+            free_slots: BTreeSet::new(),
             events: EventLog::default(),
             monitors: Vec::new(),
             last_monitor: 0,
@@ -341,6 +344,8 @@ impl Speaker {
             ipv6_first: false,
             config: empty,
         };
+        let hops = speaker.tables.store.next_hops_mut();
+        hops.set_seed(seed ^ 0x5eed_0179);
         speaker.configure(config, now);
         if restarting {
             speaker.await_neighbours(now);

@@ -18,7 +18,7 @@ use crate::fsm::{DownReason, Event, Negotiated, PeerWarning};
 use crate::graceful_restart::{GRACE, Step, Steps, Terms};
 use crate::policy::SourceKind;
 use crate::prefix::Prefix;
-use crate::rib::adj_rib_out::Occasion;
+use crate::rib::adj_rib_out::Entrance;
 use crate::rib::attribute_store::PathData;
 use crate::rib::import::{self, ImportContext};
 use crate::rib::table::{Incoming, Key, MAX_PATHS, Table, Walk};
@@ -90,7 +90,7 @@ impl Speaker {
         self.refresh_facts(slot);
         self.refresh_own_addresses();
         for family in families.families() {
-            self.join(slot, family, Occasion::Initial, None);
+            self.join(slot, family, Entrance::INITIAL);
         }
         let says_when_done = negotiated
             .peer_graceful_restart
@@ -639,11 +639,21 @@ impl Speaker {
             // RFC 7313 §4.2: not before the peer's first End-of-RIB of the family.
             RefreshKind::Begin if keeps || waits_for_end && !carried.end_of_rib_received => {}
             RefreshKind::Begin => {
-                carried.refresh_ends = Some(now + REFRESH_TIME);
+                let begins_again = carried.refresh_ends.replace(now + REFRESH_TIME).is_some();
                 let store = &mut self.tables.store;
-                with_rib!(self.tables, family, |rib| rib
-                    .table
-                    .begin_epoch(slot, store));
+                with_rib!(self.tables, family, |rib| {
+                    let table = &mut rib.table;
+                    if !begins_again {
+                        table.begin_epoch(slot, store);
+                    } else if !table.is_walking(slot) {
+                        // What two refreshes in a row did not renew goes, or a peer that ends none of them could have any number
+                        // of prefixes in spite of its limit: only those of the latest one count towards that.
+                        table.begin_epoch(slot, store);
+                        let keep_from = table.epoch(slot).wrapping_sub(2);
+                        table.queue_walk(slot, Walk::Delete { keep_from });
+                    }
+                    // Where that is not done yet, this is the refresh that is under way.
+                });
             }
             RefreshKind::End => {
                 if carried.refresh_ends.take().is_some() {

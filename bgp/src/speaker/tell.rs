@@ -45,17 +45,25 @@ impl Speaker {
     /// Gives octets to peers that have room. True while more peers wait.
     pub(super) fn tell_ready(&mut self, budget: usize) -> bool {
         let mut left = budget.div_ceil(COST_OF_PEER);
+        let mut unfinished = Vec::new();
         while left > 0 {
             let Some(slot) = self.ready.pop_front() else {
                 break;
             };
             left -= 1;
-            self.tell(slot);
+            if self.tell(slot) {
+                unfinished.push(slot);
+            }
+        }
+        // Not in this round: what has nothing for a peer takes time like what has.
+        for slot in unfinished {
+            self.make_ready(slot);
         }
         !self.ready.is_empty()
     }
 
-    fn tell(&mut self, slot: Slot) {
+    /// Gives octets to a peer. True where it has room for more and there may be more.
+    fn tell(&mut self, slot: Slot) -> bool {
         let options = self.decision_options();
         let Self {
             neighbours,
@@ -67,18 +75,19 @@ impl Speaker {
             .get_mut(usize::from(slot))
             .and_then(Option::as_mut)
         else {
-            return;
+            return false;
         };
         neighbour.ready = false;
         let Some(session) = &neighbour.session else {
-            return;
+            return false;
         };
         let direction = session.negotiated.direction;
         let mut queued = neighbour.queued(direction);
         if queued >= LOW_WATER {
-            return;
+            return false;
         }
         let mut chunks = Vec::new();
+        let mut unfinished = false;
         // Families take turns by the chunk, over the windows too: a long table of one must not hold up a change of the other.
         let mut idle = 0;
         while queued < WINDOW && idle < Family::ALL.len() {
@@ -96,8 +105,8 @@ impl Speaker {
                 ipv6,
             } = &mut *tables;
             let view = View { facts, options };
-            let (octets, unsendable) = match session.family(family) {
-                None => (SmallVec::new(), 0),
+            let (octets, unsendable, more) = match session.family(family) {
+                None => (SmallVec::new(), 0, false),
                 Some(carried) if family == Family::IPV6_UNICAST => {
                     ipv6.pull(carried.group, carried.member, store, &view)
                 }
@@ -113,12 +122,14 @@ impl Speaker {
                     },
                 });
             }
+            unfinished |= octets.is_empty() && more;
             idle = if octets.is_empty() { idle + 1 } else { 0 };
             queued += octets.iter().map(bytes::Bytes::len).sum::<usize>();
             chunks.extend(octets);
         }
+        unfinished &= queued < LOW_WATER;
         if chunks.is_empty() {
-            return;
+            return unfinished;
         }
         neighbour.counters.chunks_sent += chunks.len() as u64;
         neighbour.counters.octets_sent += (queued - neighbour.queued(direction)) as u64;
@@ -128,6 +139,7 @@ impl Speaker {
             direction,
             chunks,
         });
+        unfinished
     }
 
     /// Tells a peer everything anew.

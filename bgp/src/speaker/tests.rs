@@ -5,18 +5,19 @@ mod net;
 mod nexthop;
 mod regroup;
 mod restart;
+mod telling;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use self::net::{Net, address, originate, peer_config, prefix, speaker_config};
-use super::Clear;
 use super::config::{LimitAction, MaximumPrefixes, NextHopMode, Originate, Remote, SpeakerConfig};
 use super::snapshot::{PathInfo, Unusable};
+use super::{Accepted, Clear};
 use crate::asn::Asn;
 use crate::codec::{Community, LocalPref, Message, NextHop, PathAttributes};
 use crate::decision::Step;
@@ -783,4 +784,46 @@ fn a_prefix_that_was_an_aggregate_and_is_originated_now_stays() {
     assert!(net.route(1, "10.0.0.0/8").is_some());
     net.configure(0, |config| config.aggregates.clear());
     assert!(net.route(1, "10.0.0.0/8").is_none());
+}
+
+// ---- places ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn callers_that_come_and_go_use_up_no_slots_while_the_tables_have_much_to_decide() {
+    let mut net = Net::new();
+    let mut config = speaker_config(1, 64512);
+    originate(&mut config, &["10.0.0.0/24"]);
+    let mut range = peer_config(2, 64512);
+    (range.remote, range.dynamic_limit) = (Remote::Range(prefix("192.0.2.0/24")), 500);
+    config.peers.push(range);
+    net.add(config);
+    let now = net.now;
+    let local = SocketAddr::new(address(1), 179);
+    let speaker = net.speaker(0);
+    for caller in 2..200 {
+        let remote = SocketAddr::new(address(caller), 40_000);
+        let Accepted::Peer(peer, direction) = speaker.accept(remote, local, now) else {
+            panic!("it may call");
+        };
+        speaker.handle_connected(peer, direction, local, remote, now);
+        speaker.handle_closed(peer, direction, now);
+        while speaker.poll_output().is_some() {}
+    }
+    assert_eq!(speaker.neighbours.len(), 2);
+}
+
+#[test]
+fn a_default_route_of_our_own_and_one_that_is_only_told_go_together() {
+    let mut net = star(1);
+    net.configure(0, |config| {
+        originate(config, &["0.0.0.0/0"]);
+        config.peers[0].default_originate = true;
+    });
+    assert!(net.route(1, "0.0.0.0/0").is_some());
+    net.configure(0, |config| {
+        config.originate.clear();
+        config.peers[0].default_originate = false;
+    });
+    assert!(net.route(1, "0.0.0.0/0").is_none());
+    assert_eq!(net.nodes[0].speaker.tables.ipv4.table.fresh_prefixes(0), 0);
 }

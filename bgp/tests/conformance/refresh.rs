@@ -2,7 +2,7 @@
 
 use margay_bgp::codec::{Message, RefreshKind};
 use margay_bgp::family::Family;
-use margay_bgp::speaker::config::GracefulRestart;
+use margay_bgp::speaker::config::{GracefulRestart, LimitAction, MaximumPrefixes};
 
 use super::{
     KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, end_of_rib, is_end_of_rib, message, open,
@@ -106,6 +106,47 @@ fn r4_a_refresh_without_an_end_is_ended_after_six_minutes() {
     lab.holds("b", "10.1.0.0/16");
     lab.advance(20 * SECOND, &[]);
     lab.lacks("b", "10.1.0.0/16");
+}
+
+#[test]
+fn refreshes_that_do_not_end_are_no_way_around_the_limit_of_prefixes() {
+    let limited = || {
+        let mut lab = Lab::with(|config| {
+            config.peers[0].maximum_prefixes = Some(MaximumPrefixes {
+                limit: 2,
+                action: LimitAction::Close,
+            });
+        });
+        lab.establish(&["b"]);
+        lab.establish_with("a", ENHANCED);
+        lab
+    };
+    let two = |round: usize| {
+        let prefixes = [format!("10.{round}.0.0/17"), format!("10.{round}.128.0/17")];
+        let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+        announce("a", &prefixes)
+    };
+    let mut lab = limited();
+    for round in 1..9 {
+        lab.say("a", &two(round));
+        lab.say("a", &refresh(1, 1));
+        // Those from before, and those of a refresh that was broken off for the one that begins.
+        assert!(lab.ends["b"].table.len() <= 6, "{round}");
+    }
+    lab.assert_established("a");
+    lab.say("a", &two(8));
+    lab.say("a", &refresh(1, 2));
+    assert_eq!(lab.ends["b"].table.len(), 2);
+    // Nor are they where the speaker has not come to see to the last one.
+    let mut lab = limited();
+    let begin = refresh(1, 1);
+    let rounds: Vec<_> = (1..9).map(two).collect();
+    let messages: Vec<&[u8]> = rounds
+        .iter()
+        .flat_map(|round| [&round[..], &begin])
+        .collect();
+    lab.say_at_once("a", &messages);
+    lab.assert_ended("a", 6, 1, &[0, 1, 1, 0, 0, 0, 2]);
 }
 
 #[test]

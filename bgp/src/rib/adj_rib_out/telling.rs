@@ -24,6 +24,8 @@ const CHUNK_PREFIXES: usize = 4096;
 const CHUNKS_KEPT: usize = 4 << 20;
 /// Most chunks kept of walks.
 const WALK_CHUNKS: usize = 256;
+/// Steps that may come to nothing before it is others' turn: for whoever a table is from there is not a word in it.
+const FRUITLESS_STEPS: usize = 4;
 /// Room for a message without its prefixes, mostly; and for a prefix.
 const MESSAGE_LEN: usize = 128;
 const NLRI_LEN: usize = 5;
@@ -32,11 +34,14 @@ const NLRI_LEN: usize = 5;
 type Items = SmallVec<[(u32, u32); 4]>;
 
 impl Group {
-    /// The next octets for a peer; nothing when it is up to date.
+    /// The next octets for a peer. Nothing where it is up to date, or has to ask again: see [`Self::has_more`].
     pub(crate) fn pull(&mut self, id: MemberId, input: &EncodeInput<'_>) -> SmallVec<[Bytes; 2]> {
         let mut octets = SmallVec::new();
         // A step may have nothing for this peer although there is more to come.
-        while octets.is_empty() && self.has_more(id) {
+        for _ in 0..FRUITLESS_STEPS {
+            if !octets.is_empty() || !self.has_more(id) {
+                break;
+            }
             self.step(id, input, &mut octets);
         }
         octets
@@ -77,6 +82,8 @@ impl Group {
             }
         };
         member.cursor = member.cursor.min(list.start);
+        let head = self.head();
+        member.complete_at = if list.start < head { head } else { 0 };
         member.sync = Sync::Walking { list, position: 0 };
     }
 
@@ -111,6 +118,9 @@ impl Group {
             return;
         };
         if *position >= list.nets.len() {
+            if member.cursor < member.complete_at {
+                return self.follow(member, input, octets);
+            }
             match member.occasion {
                 Occasion::Initial => {
                     let mut marker = BytesMut::new();
@@ -359,7 +369,7 @@ impl Group {
             actions: self
                 .actions
                 .get(record.actions as usize)
-                .map_or(&[], Vec::as_slice),
+                .map_or(&[], |actions| &**actions),
         };
         let GroupKey {
             context, family, ..

@@ -86,7 +86,7 @@ fn any_step() -> impl Strategy<Value = Happening> {
         1 => client.clone().prop_map(|client| Happening::Slow { client }),
         1 => client.clone().prop_map(|client| Happening::Refresh { client }),
         1 => (client, 0_u8..4).prop_map(|(client, mode)| Happening::Paths { client, mode }),
-        3 => (1_usize..4, 0_u8..10, 0_u8..4)
+        3 => (1_usize..4, 0_u8..11, 0_u8..4)
             .prop_map(|(client, option, value)| Happening::Option { client, option, value }),
         1 => (0_u8..40).prop_map(|seconds| Happening::Wait { seconds }),
     ]
@@ -191,6 +191,11 @@ fn set_option(config: &mut SpeakerConfig, peer: usize, option: u8, value: u8) {
             };
         }
         7 => peer.as_override = on,
+        10 => {
+            let default = prefix("0.0.0.0/0");
+            config.originate.retain(|route| route.prefix != default);
+            config.originate.extend(on.then(|| Originate::new(default)));
+        }
         8 => {
             peer.role = match value {
                 0 => None,
