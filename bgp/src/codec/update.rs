@@ -165,9 +165,11 @@ impl Update {
             && list.has_more_than_unreach()
             && nlri_field.is_empty()
             && !list.has_foreign_reach()
+            && list.disabled.is_empty()
         {
             // Whatever the attributes were about cannot be found to be withdrawn (RFC 7606 §5.2).
-            // Prefixes of a family we do not speak were found, if not read, and are no loss.
+            // Prefixes of a family we do not speak were found, if not read, and are no loss; a family that is disabled loses
+            // all it has, and that is the stronger action (§3).
             return Err(DecodeError::AttributeList(
                 "malformed attributes without prefixes",
             ));

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::Socket;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -39,7 +39,7 @@ type Keys = BTreeMap<Prefix, Signature>;
 /// See [`Listeners::hops`].
 type Hops = BTreeMap<(Binding, bool), Option<u8>>;
 
-/// A listening socket with its task. Dropping it closes the socket.
+/// A listening socket with its task. Dropping it ends the listening at once.
 #[derive(Debug)]
 struct Listener {
     /// Another handle on the socket of the task, for its keys.
@@ -49,7 +49,7 @@ struct Listener {
     keys: Keys,
     /// What the kernel said to the keys it did not take.
     refused: Option<Box<str>>,
-    _task: DropGuard,
+    stop: CancellationToken,
 }
 
 /// Every listening socket, by the address asked for.
@@ -148,7 +148,7 @@ impl Listeners {
             socket: socket.try_clone()?,
             keys: Keys::new(),
             refused: None,
-            _task: stop.clone().drop_guard(),
+            stop: stop.clone(),
         };
         // Keys come before the first SYN.
         listener.sign(keys);
@@ -204,6 +204,16 @@ impl Listeners {
             .and_then(|listener| listener.refused.as_deref())
             .unwrap_or("its keys are not in force on the listener");
         Err(io::Error::other(refused.to_owned()))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // The task closes its handle some time later. Until then the socket would keep the port from another address that
+        // includes it, or is part of it, and is listened on instead.
+        // One that never got to listen says that it is not connected.
+        drop(self.socket.shutdown(Shutdown::Both));
     }
 }
 

@@ -320,6 +320,24 @@ fn malformed_attributes_without_prefixes_reset() {
 }
 
 #[test]
+fn a_family_is_disabled_also_where_a_weaker_fault_stands_beside() {
+    let context = CodecContext {
+        afi_safi_disable: true,
+        ..external()
+    };
+    // A prefix of 200 bits, and no such ORIGIN.
+    let reach = hex!("800e16 0002 01 10 20010db8000000000000000000000001 00 c8");
+    for attributes in [
+        [&reach[..], &hex!("400101 05"), &AS_PATH].concat(),
+        [&hex!("800f04 0002 01 c8")[..], &hex!("400101 05"), &AS_PATH].concat(),
+    ] {
+        let update = decode_update(&update_message(&[], &attributes, &[]), &context);
+        assert_eq!(update.disabled, FamilySet::IPV6_UNICAST);
+        assert!(update.announced.is_empty() && update.withdrawn.is_empty());
+    }
+}
+
+#[test]
 fn everything_in_one_message_is_applied() {
     let attributes = [
         &ORIGIN[..],

@@ -257,3 +257,20 @@ async fn a_speaker_nobody_holds_ends() {
         .expect("in time")
         .expect("in peace");
 }
+
+#[tokio::test]
+async fn one_address_is_listened_on_at_once_instead_of_all_of_them() {
+    let mut config = SpeakerConfig::new(Asn(ASN), router_id(1));
+    let all = SocketAddr::new(address("0.0.0.0"), 0);
+    config.listen.push(all.into());
+    let running = Running::start(config.clone()).await;
+    let one = SocketAddr::new(address("127.0.19.1"), running.address().await.port());
+    config.listen = vec![one.into()];
+    running
+        .handle
+        .configure(config)
+        .await
+        .expect("a good configuration");
+    let addresses = running.handle.addresses().await.expect("it runs");
+    assert_eq!(addresses, [one]);
+}
