@@ -29,7 +29,7 @@ use crate::rib::Slot;
 /// The port collectors usually listen on; none is assigned.
 pub const BMP_PORT: u16 = 11019;
 /// Names that may pend for one collector: some 8 MiB.
-pub(crate) const PENDING_MAX: usize = if cfg!(test) { 2048 } else { 128 * 1024 };
+pub(crate) const PENDING_MAX: usize = if cfg!(test) { 4096 } else { 128 * 1024 };
 /// The walk goes on while the names of fewer routes pend, so that changes are not stuck behind a whole table.
 const PENDING_LOW: usize = 2048;
 /// Octets of session news and statistics that may wait.

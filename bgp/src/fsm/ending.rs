@@ -177,21 +177,24 @@ impl Peer {
                 self.connect_backoff
                     .again(self.config.connect_retry, self.config.connect_retry_max),
             ),
+            // An error on one connection is no reason to give up the other, but for one that may come to nothing we do not wait
+            // for longer than we would have rested: whoever called may never say anything.
+            Next::Damp { .. } | Next::Rest { .. } if self.progressed() => return,
             Next::Damp { admits } => {
-                // An error on one connection is no reason to give up the other.
+                let pause = self
+                    .idle_backoff
+                    .next(self.config.idle_hold, self.config.idle_hold_max);
+                let pause = self.pause_at_most(pause);
                 if !self.speaks_at_all() {
-                    let pause = self
-                        .idle_backoff
-                        .next(self.config.idle_hold, self.config.idle_hold_max);
-                    self.rest(now, self.pause_at_most(pause), admits);
+                    return self.rest(now, pause, admits);
                 }
-                return;
+                pause
             }
             Next::Rest { pause, admits } => {
                 if !self.speaks_at_all() {
-                    self.rest(now, pause, admits);
+                    return self.rest(now, pause, admits);
                 }
-                return;
+                pause
             }
         };
         if self.run != Run::Running || self.held {
@@ -200,9 +203,13 @@ impl Peer {
         if self.waits() {
             self.await_call(now);
         } else if self.outgoing.is_none() && !self.progressed() {
-            // A dial under way has its own timer.
-            self.timers
-                .set(Timer::ConnectRetry, now + self.jitter.apply(pause));
+            // A dial under way has its own timer. One that is due is not put off: the end of a connection is nothing to hold against
+            // it, and whoever connects and closes again and again would keep us from dialling.
+            let at = now + self.jitter.apply(pause);
+            let due = self.timers.deadline(Timer::ConnectRetry);
+            if due.is_none_or(|due| at < due) {
+                self.timers.set(Timer::ConnectRetry, at);
+            }
         }
     }
 

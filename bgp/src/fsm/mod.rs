@@ -568,8 +568,13 @@ impl Peer {
                     }
                     return;
                 }
-                // A rest that admits calls is over with the first of them.
+                // A rest that admits calls is over with the first of them. Where nothing comes of it we dial when we would have.
                 self.run = Run::Running;
+                if let Some(at) = self.timers.deadline(Timer::IdleHold)
+                    && !self.waits()
+                {
+                    self.timers.set(Timer::ConnectRetry, at);
+                }
                 self.timers.stop(Timer::IdleHold);
             }
         }

@@ -323,7 +323,7 @@ impl Speaker {
         let (bound, end) = with_rib_ref!(self.tables, family, |rib| {
             let bound = rib.table.net_bound();
             let stride = u32::try_from(WALK_STRIDE).unwrap_or(u32::MAX);
-            let end = next.saturating_add(stride).min(bound);
+            let mut end = next.saturating_add(stride).min(bound);
             for net in (next..end).map(NetId) {
                 if !rib.table.is_net(net) {
                     continue;
@@ -338,6 +338,11 @@ impl Speaker {
                             monitor.note(path.peer, Entry::Route(prefix, path.path_id));
                         }
                     }
+                }
+                // A prefix may have a name for each of a thousand peers.
+                if !monitor.may_walk() {
+                    end = net.0 + 1;
+                    break;
                 }
             }
             (bound, end)
@@ -385,9 +390,16 @@ impl Speaker {
         out: &mut BytesMut,
     ) {
         let mut batch = Batch::default();
+        let of_session = self.neighbour(slot).and_then(|of| of.session.as_ref());
+        let takes_ids = of_session.map_or(FamilySet::empty(), |session| {
+            session.negotiated.context.add_path_receive
+        });
         for entry in entries {
             match *entry {
                 Entry::EndOfRib(family) => batch.ended.push(family),
+                // Of an ended session that had path identifiers, or had none: the collector forgot it with that session.
+                Entry::Route(prefix, path_id)
+                    if path_id.is_some() != takes_ids.has(prefix.family()) => {}
                 Entry::Route(prefix, path_id) => {
                     with_rib_ref!(self.tables, prefix.family(), |rib| {
                         look_up(rib, monitor, slot, prefix, path_id, &mut batch);

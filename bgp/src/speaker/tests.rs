@@ -1,4 +1,5 @@
 mod chaos;
+mod collector;
 mod loops;
 mod model;
 mod net;

@@ -12,7 +12,8 @@ use margay_bgp::bmp::{Collector, MonitorId, MonitorOutput};
 use margay_bgp::codec::{CodecContext, HEADER_LEN, Message, decode};
 use margay_bgp::family::FamilySet;
 
-use super::{Lab, announce, attribute, end_of_rib, nlri, update, usual_but, withdraw};
+use super::refresh::GRACEFUL;
+use super::{Lab, announce, attribute, end_of_rib, nlri, update, usual, usual_but, withdraw};
 
 const FIRST: &str = "10.1.0.0/16";
 const SECOND_PREFIX: &str = "10.2.0.0/16";
@@ -401,4 +402,27 @@ fn the_end_of_a_peers_own_table_is_passed_on() {
         matches!(last, Some(Told::EndOfRib(_, family)) if family == "ipv4-unicast"),
         "{told:?}"
     );
+}
+
+#[test]
+fn withdrawals_are_told_also_beside_what_is_left_of_a_session_with_path_identifiers() {
+    let mut lab = Lab::new();
+    let add_path: &[u8] = &[69, 4, 0, 1, 1, 2];
+    lab.establish_with("a", &[GRACEFUL, add_path].concat());
+    let with_id = [&[0, 0, 0, 7], &nlri(&[FIRST])[..]].concat();
+    lab.say("a", &update(&[], &usual("a").concat(), &with_id));
+    lab.cut("a");
+    lab.establish_with("a", GRACEFUL);
+    lab.say("a", &announce("a", &[SECOND_PREFIX]));
+    let id = start(&mut lab, |collector| collector.loc_rib = false);
+    pull(&mut lab, id);
+    lab.say("a", &withdraw(&[SECOND_PREFIX]));
+    lab.say("a", &end_of_rib());
+    assert_eq!(lab.peer("a").families[0].received, 0);
+    let told = pull(&mut lab, id);
+    let [Told::Routes(_, announced, withdrawn), ..] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert!(announced.is_empty());
+    assert_eq!(withdrawn, &[SECOND_PREFIX.to_owned()]);
 }

@@ -171,6 +171,43 @@ fn connect_without_a_pause_is_tried_again_after_the_shortest_one() {
 }
 
 #[test]
+fn whoever_connects_and_closes_again_and_again_does_not_keep_us_from_dialling() {
+    let mut lab = Lab::active();
+    for _ in 0..6 {
+        lab.up(Incoming);
+        lab.wait(SECOND);
+        lab.closed(Incoming);
+        lab.wait(SECOND * 2);
+    }
+    assert!(lab.connects() >= 1, "{:?}", lab.outputs);
+}
+
+#[test]
+fn a_caller_that_says_nothing_does_not_keep_us_from_dialling_after_an_error() {
+    let mut lab = Lab::open_sent();
+    lab.up(Incoming);
+    malformed(&mut lab);
+    assert!(lab.peer.state() == State::OpenSent);
+    let pause = pause_before_connect(&mut lab);
+    assert!(pause <= 1.1, "{pause}");
+    // An error counts all the same.
+    lab.up(Outgoing);
+    malformed(&mut lab);
+    let pause = pause_before_connect(&mut lab);
+    assert!((1.4..2.1).contains(&pause), "{pause}");
+}
+
+#[test]
+fn a_caller_that_says_nothing_does_not_keep_us_from_dialling_when_a_rest_is_over() {
+    let mut lab = Lab::established();
+    lab.notification(Outgoing, ErrorCode::ADMINISTRATIVE_SHUTDOWN);
+    lab.wait(SECOND * 10);
+    lab.up(Incoming);
+    let pause = pause_before_connect(&mut lab);
+    assert!((49.0..50.2).contains(&pause), "{pause}");
+}
+
+#[test]
 fn f16_connect_takes_an_incoming_connection_and_goes_on_dialling() {
     let mut lab = Lab::connecting();
     assert!(admits(&lab));
