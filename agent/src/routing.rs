@@ -228,13 +228,18 @@ impl Routing {
         Some(self.handle().ok()?.latest_event())
     }
 
-    /// Clears a session; false where there is no such peer.
+    /// Clears a session, with a text for the operators there where that ends it; false where there is no such peer.
     ///
     /// # Errors
     /// The speaker does not run.
-    pub async fn clear(&self, peer: &str, clear: Clear) -> Result<bool, NotRunning> {
+    pub async fn clear(
+        &self,
+        peer: &str,
+        clear: Clear,
+        message: Option<String>,
+    ) -> Result<bool, NotRunning> {
         self.handle()?
-            .clear(peer, clear)
+            .clear_saying(peer, clear, message)
             .await
             .map_err(|_| NotRunning)
     }

@@ -193,6 +193,9 @@ pub enum PeerAction {
         /// Send our routes again.
         #[arg(long)]
         soft_out: bool,
+        /// Said to the peer where the session is restarted (RFC 9003).
+        #[arg(long, conflicts_with_all = ["soft_in", "soft_out"])]
+        message: Option<String>,
     },
     /// Close the session and keep it closed; its routes go.
     Disable {
@@ -315,6 +318,7 @@ mod tests {
             "margay peers 10.0.0.1 -o wide",
             "margay peers disable 10.0.0.1 -o json --run-dir /run/n1",
             "margay peers clear --soft-in 10.0.0.1",
+            "margay peers clear 10.0.0.1 --message new-keys",
             "margay routes 10.65.0.0/26 --peer 10.0.0.1 -o yaml",
             "margay explain 10.65.3.7",
             "margay events --follow -o json --after 7 10.0.0.1",
@@ -327,5 +331,8 @@ mod tests {
     fn a_wrong_word_is_a_usage_error() {
         let error = parse("margay explain nowhere").expect_err("no address");
         assert_eq!(error.exit_code(), 2);
+        // Nobody would read it.
+        let error = parse("margay peers clear 10.0.0.1 --soft-in --message x");
+        assert_eq!(error.expect_err("no session ends").exit_code(), 2);
     }
 }

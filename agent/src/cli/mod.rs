@@ -129,12 +129,14 @@ fn peers(args: PeersArgs) -> Result<bool> {
             name,
             soft_in,
             soft_out,
+            message,
         }) => (
             ask,
             Request::Clear {
                 name,
                 soft_in,
                 soft_out,
+                message,
             },
         ),
         Some(PeerAction::Disable { ask, name, message }) => {

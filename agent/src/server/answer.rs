@@ -51,6 +51,9 @@ pub enum Request {
         soft_in: bool,
         /// Send it our routes again.
         soft_out: bool,
+        /// Said to the peer, where the session ends.
+        #[serde(default)]
+        message: Option<String>,
     },
     /// Closes a session and keeps it closed; answers [`Done`].
     Disable {

@@ -223,6 +223,7 @@ impl Control {
                 name,
                 soft_in,
                 soft_out,
+                message,
             } => {
                 let kinds = match (soft_in, soft_out) {
                     (false, false) => vec![Clear::Hard],
@@ -231,7 +232,7 @@ impl Control {
                     (true, true) => vec![Clear::SoftIn, Clear::SoftOut],
                 };
                 for kind in kinds {
-                    match self.routing.clear(&name, kind).await {
+                    match self.routing.clear(&name, kind, message.clone()).await {
                         Ok(true) => {}
                         Ok(false) => return Reply::Error(format!("there is no peer {name}")),
                         Err(NotRunning) => return not_running(),

@@ -392,6 +392,10 @@ impl Speaker {
             });
         }
         self.drain(slot, now);
+        if self.neighbour(slot).is_none() {
+            // It was here only for what was held against it, and is not any more.
+            return;
+        }
         // An administratively closed session removes exactly its routes, also those of one that was down already; and
         // those of another AS are no longer this neighbour's.
         if !new.enabled || old.asn != new.asn || new.graceful_restart.is_none() {

@@ -17,10 +17,11 @@
 //! whoever forwards are fetched the same way. Both therefore cost memory by prefix, never by event.
 //!
 //! `neighbour.rs` holds one peer, `liveness.rs` what BFD says of the path to it, `session.rs` what its sessions do to the tables, `configure.rs` changes of configuration,
-//! `tell.rs` the way out to peers, `inspect.rs` what can be asked.
+//! `tell.rs` the way out to peers, `inspect.rs` what can be asked, `operate.rs` what operators do, `deferral.rs` a restart of ours.
 
 pub mod config;
 mod configure;
+mod deferral;
 pub mod errors;
 pub mod events;
 mod groups;
@@ -28,6 +29,7 @@ mod inspect;
 mod liveness;
 mod monitoring;
 mod neighbour;
+mod operate;
 mod session;
 pub mod snapshot;
 mod tell;
@@ -48,14 +50,11 @@ use crate::bmp::Monitor;
 use crate::codec::error::DecodeError;
 use crate::codec::{CodecContext, ErrorCode, HEADER_LEN, Message, MessageType, Notification};
 use crate::decision::Options;
-use crate::family::{Family, FamilySet};
-use crate::fsm::{
-    Admission, Direction, Event, LocalIdentity, PeerOutput, PeerWarning, Shutdown, State,
-};
+use crate::family::Family;
+use crate::fsm::{Admission, Direction, Event, LocalIdentity, PeerOutput, PeerWarning, State};
 use crate::graceful_restart::Deferral;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
 use crate::rib::attribute_store::AttributeStore;
-use crate::rib::table::Walk;
 use crate::rib::{
     FamilyRib, LOCAL, News, NextHopInterest, NextHopState, PeerFacts, RouteChange, Slot, View,
 };
@@ -936,121 +935,6 @@ impl Speaker {
     #[must_use]
     pub const fn last_event(&self) -> u64 {
         self.events.last()
-    }
-
-    // ---- operators ------------------------------------------------------------------------------------------------
-
-    /// Clears the peer of this name, or every dynamic peer of the range of this name. False where there is none.
-    pub fn clear(&mut self, name: &str, clear: Clear, now: Instant) -> bool {
-        let named = |slot: &Slot| {
-            self.neighbour(*slot).is_some_and(|neighbour| {
-                !neighbour.leaving
-                    && (*neighbour.name == *name || neighbour.range.as_deref() == Some(name))
-            })
-        };
-        let slots: Vec<Slot> = self.slots().filter(named).collect();
-        for slot in &slots {
-            match clear {
-                Clear::Hard => {
-                    if let Some(neighbour) = self.neighbour_mut(*slot) {
-                        let shutdown = Shutdown::AdministrativeReset {
-                            text: None,
-                            hard: true,
-                        };
-                        neighbour.fsm.handle_event(now, Event::Reset(shutdown));
-                        // A peer that rests until told otherwise, after too many prefixes say, is told now.
-                        if neighbour.config.enabled {
-                            neighbour.fsm.handle_event(now, Event::Start);
-                        }
-                    }
-                    self.drain(*slot, now);
-                }
-                Clear::SoftIn => {
-                    self.queue_import(*slot);
-                    if let Some(neighbour) = self.neighbour_mut(*slot) {
-                        neighbour.fsm.handle_event(now, Event::AskAgain);
-                    }
-                    self.drain(*slot, now);
-                }
-                Clear::SoftOut => self.retell(*slot),
-            }
-        }
-        !slots.is_empty()
-    }
-
-    fn queue_import(&mut self, slot: Slot) {
-        self.tables.ipv4.table.queue_walk(slot, Walk::Import);
-        self.tables.ipv6.table.queue_walk(slot, Walk::Import);
-    }
-
-    /// Ends every session for good.
-    pub fn shutdown(&mut self, how: &SpeakerShutdown, now: Instant) {
-        self.stopped = true;
-        for slot in self.slots() {
-            if let Some(neighbour) = self.neighbour_mut(slot) {
-                let shutdown = match how {
-                    SpeakerShutdown::KeepForwarding => Shutdown::Silent,
-                    SpeakerShutdown::Cease { text } => {
-                        Shutdown::Administrative { text: text.clone() }
-                    }
-                };
-                neighbour.fsm.handle_event(now, Event::Stop(shutdown));
-            }
-            self.drain(slot, now);
-        }
-    }
-
-    // ---- a restart of ours ----------------------------------------------------------------------------------------
-
-    /// Every configured neighbour is awaited for a while, and so is whoever may call from a range: those are not known
-    /// before, and stand here as one, in the slot of nobody.
-    fn await_neighbours(&mut self, now: Instant) {
-        let connected_by = now + self.config.connect_grace;
-        let callers: FamilySet = self
-            .config
-            .peers
-            .iter()
-            .filter(|peer| peer.enabled && peer.remote.is_range())
-            .flat_map(|peer| peer.families.iter().copied())
-            .collect();
-        self.deferral.expect(LOCAL, callers, connected_by);
-        for slot in self.slots() {
-            if let Some(neighbour) = self
-                .neighbours
-                .get(usize::from(slot))
-                .and_then(Option::as_ref)
-                && neighbour.config.enabled
-                && neighbour.range.is_none()
-            {
-                let families = neighbour.config.families.iter().copied().collect();
-                self.deferral.expect(slot, families, connected_by);
-            }
-        }
-        self.end_deferral_where_complete(now);
-    }
-
-    fn end_deferral_where_complete(&mut self, now: Instant) {
-        if !self.restarting {
-            return;
-        }
-        let complete = self.deferral.complete();
-        if complete.has(Family::IPV4_UNICAST) {
-            self.tables.ipv4.end_deferral();
-        }
-        if complete.has(Family::IPV6_UNICAST) {
-            self.tables.ipv6.end_deferral();
-        }
-        if complete == FamilySet::all() {
-            self.restarting = false;
-            self.deferral = Deferral::none();
-            let identity = self.identity();
-            for slot in self.slots() {
-                if let Some(neighbour) = self.neighbour_mut(slot) {
-                    neighbour.fsm.set_identity(now, identity);
-                    self.set_timer(slot);
-                }
-            }
-        }
     }
 }
 

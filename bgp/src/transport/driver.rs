@@ -630,8 +630,10 @@ impl Driver {
                 let _ = reply.send(self.speaker.events_after(after));
             }
             Some(Command::Addresses(reply)) => drop(reply.send(self.listeners.addresses())),
-            Some(Command::Clear(name, clear, reply)) => {
-                let found = self.speaker.clear(&name, clear, now());
+            Some(Command::Clear(name, clear, text, reply)) => {
+                let found = self
+                    .speaker
+                    .clear_saying(&name, clear, text.as_deref(), now());
                 self.carry_out();
                 let _ = reply.send(found);
             }

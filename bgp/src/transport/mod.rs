@@ -148,7 +148,7 @@ enum Command {
     ),
     Events(u64, oneshot::Sender<Vec<PeerEvent>>),
     Addresses(oneshot::Sender<Vec<SocketAddr>>),
-    Clear(String, Clear, oneshot::Sender<bool>),
+    Clear(String, Clear, Option<String>, oneshot::Sender<bool>),
     NextHops(Vec<NextHopState>, oneshot::Sender<()>),
     Shutdown(SpeakerShutdown, oneshot::Sender<()>),
 }
@@ -327,7 +327,20 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn clear(&self, peer: impl Into<String>, clear: Clear) -> Result<bool, Ended> {
-        self.ask(|reply| Command::Clear(peer.into(), clear, reply))
+        self.clear_saying(peer, clear, None).await
+    }
+
+    /// The same, with a text for the operators there where it ends a session (RFC 9003).
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn clear_saying(
+        &self,
+        peer: impl Into<String>,
+        clear: Clear,
+        text: Option<String>,
+    ) -> Result<bool, Ended> {
+        self.ask(|reply| Command::Clear(peer.into(), clear, text, reply))
             .await
     }
 

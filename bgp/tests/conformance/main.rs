@@ -422,11 +422,16 @@ impl Lab {
 
     /// Somebody clears the session.
     fn clear(&mut self, name: &'static str) {
+        self.clear_saying(name, None);
+    }
+
+    /// The same, with a text for the neighbour's operators.
+    fn clear_saying(&mut self, name: &'static str, words: Option<&str>) {
         if self.wire.is_some() {
-            return self.wire_clear(name);
+            return self.wire_clear(name, words);
         }
         let now = self.now;
-        self.speaker.clear(name, Clear::Hard, now);
+        self.speaker.clear_saying(name, Clear::Hard, words, now);
         self.settle();
     }
 

@@ -1,7 +1,9 @@
 //! Callers from a range: what is held against them when they left, and whom they keep out.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
+use margay_bgp::policy::Policy;
 use margay_bgp::speaker::config::{LimitAction, MaximumPrefixes, PeerConfig, Remote};
 use margay_bgp::speaker::events::PeerEventKind;
 use margay_bgp::speaker::{Accepted, Clear};
@@ -95,6 +97,30 @@ fn f18_an_operator_clears_a_caller_over_its_limit_by_the_name_of_its_range() {
     assert_eq!(callers(&lab), 0);
     announce_of(&mut lab, 1, &["10.1.0.0/16"]);
     lab.holds("b", "10.1.0.0/16");
+}
+
+#[test]
+fn f18_another_limit_or_policy_for_a_range_takes_back_what_was_held_against_its_callers() {
+    let limit = |limit| {
+        Some(MaximumPrefixes {
+            limit,
+            action: LimitAction::Close,
+        })
+    };
+    let mut lab = ranged(|peer| peer.maximum_prefixes = limit(1));
+    announce_of(&mut lab, 1, &["10.1.0.0/16", "10.2.0.0/16"]);
+    lab.put_aside("a");
+    lab.configure(|config| {
+        config.peers[0].import = Arc::new(Policy::reject_all());
+    });
+    assert!(!is_taken(&mut lab, 1), "that is another matter");
+    lab.configure(|config| {
+        config.peers[0].import = Arc::new(Policy::accept_all());
+        config.peers[0].maximum_prefixes = limit(2);
+    });
+    assert_eq!(callers(&lab), 0);
+    announce_of(&mut lab, 1, &["10.1.0.0/16", "10.2.0.0/16"]);
+    lab.holds("b", "10.2.0.0/16");
 }
 
 #[test]

@@ -417,6 +417,11 @@ fn c7_a_peer_that_we_only_wait_for_and_that_does_not_call_has_a_warning_within_a
     assert!(lab.peer("b").warnings.is_empty());
     lab.establish(&["a"]);
     assert!(lab.peer("a").warnings.is_empty());
+    // The same after a session as before the first.
+    lab.cut("a");
+    assert!(lab.peer("a").warnings.is_empty());
+    lab.advance(60 * SECOND, &[]);
+    assert_eq!(lab.peer("a").warnings, warnings);
 }
 
 // ---- refresh ------------------------------------------------------------------------------------------------------
@@ -685,4 +690,16 @@ fn a_cleared_session_ends_with_a_hard_reset_where_the_peer_knows_it() {
     lab.clear("a");
     lab.assert_ended("a", 6, 9, &[6, 4]);
     assert_ne!(lab.peer("a").state, State::Established);
+}
+
+#[test]
+fn a_cleared_session_ends_with_the_operators_words() {
+    let words = Some("new keys");
+    for (capabilities, subcode, head) in [(GRACEFUL, 9, &[6, 4][..]), (USUAL, 4, &[])] {
+        let mut lab = Lab::new();
+        lab.establish_with("a", capabilities);
+        lab.clear_saying("a", words);
+        let data = [head, &[8], b"new keys"].concat();
+        lab.assert_ended("a", 6, subcode, &data);
+    }
 }

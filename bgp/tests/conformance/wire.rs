@@ -645,8 +645,10 @@ impl Lab {
         self.wire().place.narrow();
     }
 
-    pub(super) fn wire_clear(&mut self, name: &'static str) {
-        let request = json!({ "ask": "clear", "name": name, "softIn": false, "softOut": false });
+    pub(super) fn wire_clear(&mut self, name: &'static str, words: Option<&str>) {
+        let request = json!({
+            "ask": "clear", "name": name, "softIn": false, "softOut": false, "message": words,
+        });
         self.wire().ask(&request);
         self.hear_until("the end of the connection", |lab| lab.ends[name].closed);
     }

@@ -11,7 +11,7 @@ use super::{LimitAction, PeerConfig};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TimeError {
     /// A neighbour that refuses everything would be tried as fast as it can refuse, or never again.
-    #[error("expected from 100 ms to a day, found {1:?}")]
+    #[error("expected from 100 ms to a year, found {1:?}")]
     Pause(&'static str, Duration),
     /// A first pause is longer than the longest one.
     #[error("expected at most {longest}, which is {most:?}, found {found:?}")]
@@ -42,8 +42,7 @@ impl TimeError {
 
 impl PeerConfig {
     /// The pauses that are taken between attempts and after errors.
-    pub const PAUSES: RangeInclusive<Duration> =
-        Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+    pub const PAUSES: RangeInclusive<Duration> = Duration::from_millis(100)..=Self::LONGEST;
 
     /// The longest of any other time: more than LLGR can ask for.
     const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -124,7 +123,7 @@ mod tests {
             for wrong in [
                 Duration::ZERO,
                 Duration::from_millis(99),
-                Duration::from_secs(86_401),
+                Duration::from_secs(367 * 86_400),
                 Duration::MAX,
             ] {
                 let error = validated(|peer| *place(peer) = wrong).expect_err("refused");
@@ -134,7 +133,7 @@ mod tests {
         let error = validated(|peer| peer.connect_retry = Duration::ZERO).expect_err("refused");
         assert_eq!(
             error.to_string(),
-            "connectRetry of peer tor: expected from 100 ms to a day, found 0ns"
+            "connectRetry of peer tor: expected from 100 ms to a year, found 0ns"
         );
         let shortest = Duration::from_millis(100);
         let all_shortest = |peer: &mut PeerConfig| {
