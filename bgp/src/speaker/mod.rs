@@ -888,6 +888,12 @@ impl Speaker {
         walking || deciding || telling
     }
 
+    /// Whether a peer waits to be given octets: [`Speaker::work`] is to be called.
+    #[must_use]
+    pub fn is_telling(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     fn decide(&mut self, left: &mut usize) -> bool {
         let options = self.decision_options();
         let Tables {

@@ -23,6 +23,12 @@ use tracing::{debug, info, warn};
 use super::rtnetlink::{self, Link, News};
 use super::sockopt;
 
+/// Messages taken in before other tasks have their turn.
+const HEARD_AT_ONCE: u64 = 64;
+
+/// Errors read from the socket in one go before it is given up.
+const ERRORS: u32 = 16;
+
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Hop limit of neighbour discovery: nobody beyond the link can fake it (RFC 4861 §6.1.2).
@@ -217,7 +223,7 @@ impl Follower {
                 },
                 ready = readable(self.radio.as_ref()) => {
                     match ready {
-                        Ok(()) => self.hear_neighbours(&now),
+                        Ok(()) => self.hear_neighbours(&now).await,
                         Err(error) => self.lose_radio(&error),
                     }
                     Ok(())
@@ -349,26 +355,42 @@ impl Follower {
         }
     }
 
-    fn hear_neighbours(&mut self, wanted: &Wanted) {
-        while let Some(radio) = &self.radio
-            && let Ok(Some((from, index, kind))) = receive(radio.get_ref())
-        {
-            let concerns = self
-                .links
-                .get(&index)
-                .is_some_and(|link| wanted.get(link.name.as_str()) == Some(&true));
-            match kind {
-                _ if !concerns => {}
-                ROUTER_ADVERTISEMENT if from.is_unicast_link_local() => self.heard(index, from),
-                // At once, but not more often than the quick ones.
-                ROUTER_SOLICITATION => {
-                    if let Some(beacon) = self.beacons.get_mut(&index) {
-                        beacon.quick = beacon.quick.max(1);
-                        beacon.next = beacon.next.min(Instant::now() + QUICK_INTERVAL);
-                    }
-                }
-                _ => {}
+    /// Takes in what waits on the socket. Whoever floods a link must not keep the thread's other tasks from running.
+    async fn hear_neighbours(&mut self, wanted: &Wanted) {
+        let mut errors = 0;
+        for number in 1_u64.. {
+            let Some(radio) = &self.radio else {
+                return;
+            };
+            match receive(radio.get_ref()) {
+                Ok((from, index, kind)) => self.hear_neighbour(from, index, kind, wanted),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An error that was read is off the socket, and messages may wait behind it.
+                Err(_) if errors < ERRORS => errors += 1,
+                Err(error) => return self.lose_radio(&error),
             }
+            if number.is_multiple_of(HEARD_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn hear_neighbour(&mut self, from: Ipv6Addr, index: u32, kind: u8, wanted: &Wanted) {
+        let concerns = self
+            .links
+            .get(&index)
+            .is_some_and(|link| wanted.get(link.name.as_str()) == Some(&true));
+        match kind {
+            _ if !concerns => {}
+            ROUTER_ADVERTISEMENT if from.is_unicast_link_local() => self.heard(index, from),
+            // At once, but not more often than the quick ones.
+            ROUTER_SOLICITATION => {
+                if let Some(beacon) = self.beacons.get_mut(&index) {
+                    beacon.quick = beacon.quick.max(1);
+                    beacon.next = beacon.next.min(Instant::now() + QUICK_INTERVAL);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -410,11 +432,11 @@ fn packet(kind: u8, mac: Option<[u8; 6]>) -> Vec<u8> {
     octets
 }
 
-/// The next message worth looking at: sender, interface, type. Nothing where there was one of no worth.
+/// The next message: sender, interface, type; no interface and type 0 where it is not worth looking at.
 ///
 /// # Errors
 /// There is none.
-fn receive(socket: &Socket) -> io::Result<Option<(Ipv6Addr, u32, u8)>> {
+fn receive(socket: &Socket) -> io::Result<(Ipv6Addr, u32, u8)> {
     let mut data = [MaybeUninit::<u8>::uninit(); 1500];
     let mut control = [MaybeUninit::<u8>::uninit(); 64];
     let mut from = SockAddr::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
@@ -432,9 +454,9 @@ fn receive(socket: &Socket) -> io::Result<Option<(Ipv6Addr, u32, u8)>> {
     let (Some(from), Some([kind, 0, ..]), true) = (from.as_socket_ipv6(), data.get(..4), near)
     else {
         // Said by nobody on the link, or not what it should be. There may be another one.
-        return Ok(Some((Ipv6Addr::UNSPECIFIED, 0, 0)));
+        return Ok((Ipv6Addr::UNSPECIFIED, 0, 0));
     };
-    Ok(Some((*from.ip(), from.scope_id(), *kind)))
+    Ok((*from.ip(), from.scope_id(), *kind))
 }
 
 /// The hop limit in a control message, `IPV6_HOPLIMIT`.

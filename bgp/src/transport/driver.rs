@@ -50,6 +50,9 @@ const ROUND: Duration = Duration::from_millis(4);
 /// The driver rests when nothing happened for so long.
 const REST: Duration = Duration::from_millis(1);
 
+/// Deadlines are met within a slice or two, unless something held us up.
+const LATE: Duration = Duration::from_millis(50);
+
 /// Changes of routes in one event.
 const CHANGES: usize = 4096;
 
@@ -280,6 +283,13 @@ impl Driver {
             if let Some(stop) = driver.take_in(&mut inboxes, wake) {
                 break stop;
             }
+            if driver.is_late() {
+                // What a peer said in time may lie in its socket: the connections have a look first.
+                tokio::task::yield_now().await;
+                if let Some(stop) = driver.take_in(&mut inboxes, None) {
+                    break stop;
+                }
+            }
             driver.timers();
             busy = driver.work();
             busy |= driver.dump();
@@ -312,7 +322,8 @@ impl Driver {
             (deadline, None) => deadline.is_some(),
             (None, Some(_)) => false,
         };
-        if busy || self.blocked || sooner {
+        // What was written meanwhile may leave room for more.
+        if busy || self.blocked || sooner || self.speaker.is_telling() {
             self.attention.raised.notify_one();
         }
     }
@@ -488,6 +499,12 @@ impl Driver {
         }
     }
 
+    /// Whether a deadline passed long before we came to look: this process stood still, or one step took long.
+    fn is_late(&self) -> bool {
+        let deadline = self.speaker.poll_timeout();
+        deadline.is_some_and(|deadline| now() > deadline + LATE)
+    }
+
     fn timers(&mut self) {
         self.listeners.retry();
         let at = now();
@@ -517,8 +534,7 @@ impl Driver {
         } = arrival;
         let connected = |peer: &PeerConfig| {
             self.speaker.peer_named(&peer.name).is_some_and(|id| {
-                let mut both = [Direction::Incoming, Direction::Outgoing].into_iter();
-                both.any(|direction| {
+                Direction::ALL.into_iter().any(|direction| {
                     let live = self.connections.get(&(id, direction));
                     live.is_some_and(|live| live.remote.is_some())
                 })

@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::discovery::{self, Seen, View, Wanted};
+use super::sockopt::Signature;
 use crate::speaker::config::{PeerConfig, Remote, SpeakerConfig};
 
 /// A namespace with peers on links.
@@ -157,6 +158,9 @@ impl Links {
     ///
     /// A peer that knows its neighbour already, but by nothing else than a call, takes another's while `is_connected` says
     /// that it talks to nobody: the neighbour was replaced.
+    ///
+    /// A peer whose segments are to be signed is not known by its calls: there is no key for the address of whoever calls first,
+    /// so the kernel lets in what is not signed and nothing else. Its neighbour is known by what it advertises.
     pub(super) fn called(
         &mut self,
         written: &SpeakerConfig,
@@ -173,6 +177,7 @@ impl Links {
             && known != Some(remote.ip())
             && written.peers.iter().any(|peer| {
                 matches!(peer.remote, Remote::Unnumbered(_))
+                    && Signature::of(peer) == Signature::None
                     && peer.binding.netns.as_ref() == netns
                     && self.seen(peer).is_some_and(|seen| {
                         seen.index == remote.scope_id() && seen.neighbour.is_none()
@@ -254,6 +259,16 @@ mod tests {
         assert_eq!(remote(&links, &written), at(1));
         assert!(links.called(&written, None, address(2), |_| false));
         assert_eq!(remote(&links, &written), at(2));
+    }
+
+    #[test]
+    fn nobody_is_known_by_a_call_that_should_have_been_signed() {
+        let (mut links, mut written, shows) = one_link();
+        written.peers[0].password = Some(crate::speaker::config::Secret::new("secret").unwrap());
+        assert!(!links.called(&written, None, address(1), |_| false));
+        assert_eq!(remote(&links, &written), Remote::Unnumbered(179));
+        show(&shows, Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 3)));
+        assert_eq!(remote(&links, &written), at(3));
     }
 
     #[test]
