@@ -184,7 +184,7 @@ struct Member {
     cursor: u64,
     sync: Sync,
     /// Its walk is over only once it has read the journal up to here: the list of a walk that began earlier lacks what came
-    /// since, and the end that is marked is the end of all there was.
+    /// since, or what a fill found since, and the end that is marked is the end of all there was.
     complete_at: u64,
     occasion: Occasion,
     /// Nothing in the journal concerns it before its walk begins: it was told nothing yet, or by another group.
@@ -603,6 +603,12 @@ impl Group {
             self.fill = None;
             self.filled = true;
             self.drop_unused_actions();
+            let head = self.head();
+            for member in self.members.iter_mut().flatten() {
+                if matches!(member.sync, Sync::Walking { .. }) {
+                    member.complete_at = head;
+                }
+            }
             return None;
         }
         self.fill = Some(at + 1);
@@ -746,10 +752,12 @@ impl Group {
 
     /// Whether there is something to tell the peer now.
     pub(crate) fn has_more(&self, id: MemberId) -> bool {
-        self.member(id).is_some_and(|member| match member.sync {
+        self.member(id).is_some_and(|member| match &member.sync {
             // What is told at present may be what an earlier policy allowed: nothing for who was never told it.
             Sync::Waiting => !member.new || self.fill.is_none(),
-            Sync::Walking { .. } => true,
+            Sync::Walking { list, position } => {
+                self.fill.is_none() || *position < list.nets.len() || member.cursor < self.head()
+            }
             Sync::Live => member.cursor < self.head(),
         })
     }

@@ -118,8 +118,13 @@ impl Group {
             return;
         };
         if *position >= list.nets.len() {
-            if member.cursor < member.complete_at {
+            let filling = self.fill.is_some();
+            if member.cursor < member.complete_at || filling && member.cursor < self.head() {
                 return self.follow(member, input, octets);
+            }
+            // The end comes after what a new policy permits: a peer that keeps stale routes drops at the end what was not told.
+            if filling {
+                return;
             }
             match member.occasion {
                 Occasion::Initial => {

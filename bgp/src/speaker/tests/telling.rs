@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::net::{Net, originate, prefix};
-use super::star;
+use super::{reject, star};
 use crate::codec::{Community, Message, RefreshKind, RouteRefresh};
 use crate::family::Family;
 use crate::fsm::Direction;
@@ -154,6 +154,26 @@ fn the_end_of_the_table_is_said_after_what_a_new_policy_permits() {
     let told = announcements(&net, 2, "10.128.0.0/16");
     assert!(!told.is_empty());
     assert!(told.last() < ends_of_rib(&net, 2).first());
+}
+
+#[test]
+fn the_end_of_the_table_is_said_after_what_a_policy_permits_that_changed_during_the_walk() {
+    let mut net = table();
+    net.configure(3, |config| originate(config, &["10.2.0.0/24"]));
+    second_off(&mut net);
+    net.nodes[2].slow = true;
+    net.configure(0, |config| {
+        config.peers[0].export = Arc::new(Policy::reject_all());
+        (config.peers[1].enabled, config.peers[1].export) = (true, reject("10.2.0.0/24"));
+    });
+    assert!(ends_of_rib(&net, 2).is_empty());
+    net.configure(0, |config| {
+        config.peers[1].export = Arc::new(Policy::accept_all())
+    });
+    net.read_on(2);
+    let told = announcements(&net, 2, "10.2.0.0/24");
+    assert_eq!((told.len(), ends_of_rib(&net, 2).len()), (1, 1));
+    assert!(told < ends_of_rib(&net, 2));
 }
 
 #[test]
