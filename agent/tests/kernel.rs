@@ -15,79 +15,11 @@ use margay_agent::kernel::{
     FilterSpec, Kernel as _, KernelError, KernelEvent, KernelNextHop, MAIN_TABLE, MARGAY_PROTOCOL,
     Route, RouteChange, RouteFilter, RouteKey,
 };
-use margay_agent::reconcile::{Dataplane, DataplaneConfig, Status, Subject};
+use margay_agent::reconcile::{DataplaneConfig, Subject};
 use margay_bgp::family::Family;
 use margay_bgp::prefix::Prefix;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use support::{eventually, in_namespace, ip, kernel, nft, run, veth};
-
-/// A running dataplane and its strings.
-struct Running {
-    dataplane: Dataplane,
-    desired: watch::Sender<Option<Arc<DesiredState>>>,
-    cancel: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(kernel: Netlink, config: DataplaneConfig) -> Self {
-        let (desired, receiver) = watch::channel(None);
-        let cancel = CancellationToken::new();
-        let (dataplane, task) = Dataplane::spawn(kernel, config, receiver, cancel.clone()).unwrap();
-        Self {
-            dataplane,
-            desired,
-            cancel,
-            task,
-        }
-    }
-
-    fn want(&self, state: &DesiredState) {
-        self.desired.send_replace(Some(Arc::new(state.clone())));
-    }
-
-    async fn status(&self, holds: impl FnMut(&Arc<Status>) -> bool) -> Arc<Status> {
-        let mut status = self.dataplane.status();
-        tokio::time::timeout(Duration::from_secs(30), status.wait_for(holds))
-            .await
-            .unwrap_or_else(|_| {
-                panic!(
-                    "never came about; last: {:?}",
-                    self.dataplane.status().borrow()
-                )
-            })
-            .unwrap()
-            .clone()
-    }
-
-    /// Until the state last wanted is in place.
-    async fn settled(&self, state: &DesiredState) {
-        let wanted = state.routes.len();
-        self.status(|status| {
-            status.settled() && status.routes_desired == wanted && status.routes_unlisted == 0
-        })
-        .await;
-    }
-
-    async fn stop(self) {
-        self.cancel.cancel();
-        self.task.await.unwrap();
-    }
-}
-
-fn key(prefix: &str) -> RouteKey {
-    RouteKey::main(prefix.parse::<Prefix>().unwrap(), 0)
-}
-
-fn via(address: &str, interface: &str) -> Route {
-    Route::via(vec![KernelNextHop::gateway(
-        address.parse().unwrap(),
-        Some(interface.to_owned()),
-    )])
-}
+use support::{Running, eventually, in_namespace, ip, kernel, key, nft, run, underlay, veth, via};
 
 fn state(routes: &[(&str, Route)]) -> DesiredState {
     DesiredState {
@@ -107,11 +39,6 @@ fn ours() -> Vec<String> {
         .flat_map(|text| text.lines())
         .map(|line| line.trim().to_owned())
         .collect()
-}
-
-fn underlay() {
-    veth("eth0", Some("192.0.2.1/24"));
-    ip("-6 addr add 2001:db8::1/64 dev eth0 nodad");
 }
 
 #[test]
@@ -173,9 +100,17 @@ fn routes_of_every_kind_are_written_and_read_back_as_desired() {
 }
 
 #[test]
-fn x14_a_restarted_process_adopts_its_routes_and_removes_only_what_is_unlisted() {
+fn x14_a_process_started_after_one_was_killed_adopts_its_routes_and_removes_only_what_is_unlisted()
+{
     in_namespace(|| async {
         underlay();
+        let foreign = [
+            "10.99.0.0/16 via 192.0.2.9 dev eth0 proto static",
+            "10.98.0.0/16 via 192.0.2.9 dev eth0 proto bird",
+        ];
+        for route in foreign {
+            ip(&format!("route add {route}"));
+        }
         let before = state(&[
             ("10.65.1.0/26", via("192.0.2.2", "eth0")),
             ("10.65.2.0/26", via("192.0.2.3", "eth0")),
@@ -183,7 +118,7 @@ fn x14_a_restarted_process_adopts_its_routes_and_removes_only_what_is_unlisted()
         let first = Running::start(kernel(), DataplaneConfig::default());
         first.want(&before);
         first.settled(&before).await;
-        first.stop().await;
+        first.kill().await;
         assert_eq!(ours().len(), 2, "routes outlive the process");
 
         let second = Running::start(kernel(), DataplaneConfig::default());
@@ -207,6 +142,10 @@ fn x14_a_restarted_process_adopts_its_routes_and_removes_only_what_is_unlisted()
             "adopted, not rebuilt"
         );
         second.stop().await;
+        for route in foreign {
+            let (prefix, _) = route.split_once(' ').unwrap();
+            assert_eq!(ip(&format!("route show {prefix}")).trim(), route);
+        }
     });
 }
 

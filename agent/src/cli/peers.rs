@@ -209,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_should_look_into_stands_below_a_single_peer() {
+        let peer = Peer {
+            name: "10.0.1.3".into(),
+            warnings: vec!["nobody calls".into()],
+            ..Peer::default()
+        };
+        let text = table(std::slice::from_ref(&peer), false);
+        assert!(text.ends_with("\nWARNING nobody calls\n"), "{text}");
+        assert!(!table(&[peer.clone(), peer], false).contains("WARNING"));
+    }
+
+    #[test]
     fn a_watched_path_has_a_column() {
         let peers = [
             Peer {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -40,6 +41,7 @@ pub struct Netlink {
     programs: Worker<Programs>,
     /// Subscribed since the start; taken by the first call of [`Kernel::events`].
     monitor: Mutex<Option<Monitor>>,
+    sends: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Netlink {
         let socket = RequestSocket::open()?;
         let monitor = Monitor::subscribe(socket.port(), options.event_buffer, options.table)?;
         Ok(Self {
+            sends: socket.sends(),
             requests: Worker::spawn("netlink", socket)?,
             programs: Worker::spawn(
                 "nft-sysctl",
@@ -92,6 +95,12 @@ impl Netlink {
             )?,
             monitor: Mutex::new(Some(monitor)),
         })
+    }
+
+    /// Counts the calls by which requests went to the kernel, however many each of them held.
+    #[must_use]
+    pub fn sends(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sends)
     }
 }
 

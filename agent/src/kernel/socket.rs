@@ -6,6 +6,8 @@
 
 use std::io;
 use std::iter::Peekable;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
@@ -46,6 +48,7 @@ pub(super) struct RequestSocket {
     sequence: u32,
     send_buffer: Vec<u8>,
     receive_buffer: Vec<u8>,
+    sends: Arc<AtomicU64>,
 }
 
 /// What the kernel answered to one request of a batch.
@@ -68,7 +71,21 @@ impl RequestSocket {
             sequence: 0,
             send_buffer: Vec::new(),
             receive_buffer: Vec::with_capacity(RECEIVE_BUFFER),
+            sends: Arc::default(),
         })
+    }
+
+    /// Counts the calls of `sendmsg`.
+    pub(super) fn sends(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sends)
+    }
+
+    fn send(&self, what: &'static str) -> Result<(), KernelError> {
+        self.sends.fetch_add(1, Ordering::Relaxed);
+        self.socket
+            .send(&self.send_buffer, 0)
+            .map(drop)
+            .map_err(|error| io_error(what, &error))
     }
 
     /// The port that the kernel names as the origin of what this socket changes.
@@ -101,9 +118,7 @@ impl RequestSocket {
             let count = pack(&mut self.send_buffer, &mut requests, &mut self.sequence);
             let start = answers.len();
             answers.resize_with(start + count, || Ok(()));
-            self.socket
-                .send(&self.send_buffer, 0)
-                .map_err(|error| io_error(what, &error))?;
+            self.send(what)?;
             let batch = answers.get_mut(start..).unwrap_or_default();
             self.collect(what, first, batch)?;
         }
@@ -178,9 +193,7 @@ impl RequestSocket {
             NLM_F_REQUEST | NLM_F_DUMP,
             sequence,
         );
-        self.socket
-            .send(&self.send_buffer, 0)
-            .map_err(|error| io_error(what, &error))?;
+        self.send(what)?;
         let mut consistent = true;
         loop {
             self.receive(what)?;
@@ -419,6 +432,7 @@ mod tests {
             sequence: 0,
             send_buffer: Vec::new(),
             receive_buffer: Vec::with_capacity(RECEIVE_BUFFER),
+            sends: Arc::default(),
         };
         let played = std::thread::spawn(move || {
             let mut dumps = 0;

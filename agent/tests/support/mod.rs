@@ -1,11 +1,21 @@
-//! A network namespace for each test, and waiting for conditions in it.
+//! A network namespace for each test, a dataplane in it, and waiting for conditions.
+
+#![allow(dead_code, reason = "not every test file needs all of it")]
 
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use margay_agent::desired::state::DesiredState;
 use margay_agent::kernel::netlink::{Netlink, NetlinkOptions};
+use margay_agent::kernel::{KernelNextHop, Route, RouteKey};
+use margay_agent::reconcile::{Dataplane, DataplaneConfig, Status};
+use margay_bgp::prefix::Prefix;
 use nix::sched::{CloneFlags, unshare};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 static SKIPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -99,4 +109,80 @@ pub(crate) async fn eventually<T: std::fmt::Debug>(
         );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// A running dataplane and its strings.
+pub(crate) struct Running {
+    pub(crate) dataplane: Dataplane,
+    pub(crate) desired: watch::Sender<Option<Arc<DesiredState>>>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
+}
+
+impl Running {
+    pub(crate) fn start(kernel: Netlink, config: DataplaneConfig) -> Self {
+        let (desired, receiver) = watch::channel(None);
+        let cancel = CancellationToken::new();
+        let (dataplane, task) = Dataplane::spawn(kernel, config, receiver, cancel.clone()).unwrap();
+        Self {
+            dataplane,
+            desired,
+            cancel,
+            task,
+        }
+    }
+
+    pub(crate) fn want(&self, state: &DesiredState) {
+        self.desired.send_replace(Some(Arc::new(state.clone())));
+    }
+
+    pub(crate) async fn status(&self, holds: impl FnMut(&Arc<Status>) -> bool) -> Arc<Status> {
+        let mut status = self.dataplane.status();
+        tokio::time::timeout(Duration::from_secs(30), status.wait_for(holds))
+            .await
+            .unwrap_or_else(|_| {
+                panic!(
+                    "never came about; last: {:?}",
+                    self.dataplane.status().borrow()
+                )
+            })
+            .unwrap()
+            .clone()
+    }
+
+    /// Until the state last wanted is in place.
+    pub(crate) async fn settled(&self, state: &DesiredState) {
+        let wanted = state.routes.len();
+        self.status(|status| {
+            status.settled() && status.routes_desired == wanted && status.routes_unlisted == 0
+        })
+        .await;
+    }
+
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.unwrap();
+    }
+
+    /// It ends where it is, and cleans nothing up.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err_and(|error| error.is_cancelled()));
+    }
+}
+
+pub(crate) fn key(prefix: &str) -> RouteKey {
+    RouteKey::main(prefix.parse::<Prefix>().unwrap(), 0)
+}
+
+pub(crate) fn via(address: &str, interface: &str) -> Route {
+    Route::via(vec![KernelNextHop::gateway(
+        address.parse().unwrap(),
+        Some(interface.to_owned()),
+    )])
+}
+
+pub(crate) fn underlay() {
+    veth("eth0", Some("192.0.2.1/24"));
+    ip("-6 addr add 2001:db8::1/64 dev eth0 nodad");
 }
