@@ -283,7 +283,11 @@ fn enter(name: &str, emulated: bool) -> Result<ExitCode> {
         Place::Outside(code) => return Ok(code),
         Place::Inside { owner } => owner,
     };
-    if !vm::is_guest() && (emulated || scenario.needs_ipip && !vm::kernel_has_ipip()?) {
+    let lacks = match scenario.needs {
+        Some(device) => !vm::kernel_has(device)?,
+        None => false,
+    };
+    if !vm::is_guest() && (emulated || lacks) {
         return emulate(&["scenario", name], name, owner);
     }
     play(scenario, owner)

@@ -31,14 +31,27 @@ pub fn is_guest() -> bool {
     std::env::var_os(GUEST_VARIABLE).is_some()
 }
 
-/// Whether the running kernel can make an IP-in-IP device, tried in a namespace of the lab.
+/// A kind of device that some kernels lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A tunnel of IP in IP.
+    Ipip,
+    /// A table of routes with devices of its own.
+    Vrf,
+}
+
+/// Whether the running kernel can make such a device, tried in a namespace of the lab.
 ///
 /// # Errors
 /// When not even a namespace can be made.
-pub fn kernel_has_ipip() -> Result<bool> {
+pub fn kernel_has(device: Device) -> Result<bool> {
+    let kind = match device {
+        Device::Ipip => "ipip local 192.0.2.1 remote 192.0.2.2",
+        Device::Vrf => "vrf table 100",
+    };
     let probe = Netns::create("probe")?;
     let made = probe
-        .ip("link add name probe0 type ipip local 192.0.2.1 remote 192.0.2.2")
+        .ip(&format!("link add name probe0 type {kind}"))
         .is_ok();
     probe.delete()?;
     Ok(made)

@@ -25,6 +25,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::report::Report;
+use crate::vm::Device;
 
 /// What running a scenario came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +46,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// One line about it.
     pub about: &'static str,
-    /// Whether it needs IP-in-IP; where this kernel has none it runs in the emulated machine.
-    pub needs_ipip: bool,
+    /// A kind of device it needs; where this kernel has none it runs in the emulated machine.
+    pub needs: Option<Device>,
     /// Whether nothing may run beside it: it measures times, or leaves others none.
     pub alone: bool,
     /// Its body.
@@ -58,133 +59,140 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "demo",
         about: "the main job: four nodes in two racks, IP-in-IP between them, restarts, closed sessions, frozen views",
-        needs_ipip: true,
+        needs: Some(Device::Ipip),
         alone: false,
         run: crate::demo::run,
     },
     Scenario {
         name: "fabric",
         about: "the lab itself: two racks with BIRD and FRR as routers and BIRD on every node, no margay",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: fabric::run,
     },
     Scenario {
         name: "interop",
         about: "margay speaker beside BIRD 2, BIRD 1.6, FRR, GoBGP and OpenBGPD: a matrix of peers and cases",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: interop::run,
     },
     Scenario {
         name: "bfd",
         about: "BFD with BIRD 2, FRR and margay: other timers, taken down on purpose, cut off without a word",
-        needs_ipip: false,
+        needs: None,
         alone: true,
         run: bfd::run,
     },
     Scenario {
         name: "bfd-load",
         about: "BFD beside two hundred busy sessions and busy processors: no false alarm, and a cut is noticed",
-        needs_ipip: false,
+        needs: None,
         alone: true,
         run: bfd::load,
     },
     Scenario {
         name: "bfd-storm",
         about: "a link that flaps at random under BFD and graceful restart: forwarding stays, all is well afterwards",
-        needs_ipip: false,
+        needs: None,
         alone: true,
         run: bfd::storm,
     },
     Scenario {
         name: "kernel-bgp",
         about: "sockets and the kernel: TCP-MD5, TCP-AO, GTSM, link-local peers, devices, namespaces, full ranges, replaced routes",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: kernel_bgp::run,
     },
     Scenario {
+        name: "vrf",
+        about: "a listener in a VRF, which ignores callers in the default one",
+        needs: Some(Device::Vrf),
+        alone: false,
+        run: kernel_bgp::run_vrf,
+    },
+    Scenario {
         name: "bmp",
         about: "a BMP collector is told of a session with BIRD; Wireshark reads what it is told",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: bmp::run,
     },
     Scenario {
         name: "vxlan",
         about: "vxlanMode CrossSubnet: plain in a rack, VXLAN across, restart without loss",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: vxlan::run,
     },
     Scenario {
         name: "routed",
         about: "no encapsulation: every node an AS, the ToRs carry pod routes, third-party next hops",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: routed::run,
     },
     Scenario {
         name: "reflectors",
         about: "a mesh becomes route reflectors and a mesh again under ping",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: reflectors::run,
     },
     Scenario {
         name: "dual-stack",
         about: "IPv4 and IPv6 in VXLAN, a session for each",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: dual_stack::run,
     },
     Scenario {
         name: "dual-routed",
         about: "IPv4 and IPv6 un-encapsulated through the ToRs, a session for each",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: routed::dual,
     },
     Scenario {
         name: "dual-joined",
         about: "the same with both families on one session",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: routed::joined,
     },
     Scenario {
         name: "calico-bird",
         about: "three margay nodes in a mesh with one that runs BIRD 1.6 as Calico configures it",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: calico_bird::run,
     },
     Scenario {
         name: "prometheus",
         about: "Debian's Prometheus scrapes four agents; promtool; the number of series",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: prometheus::run,
     },
     Scenario {
         name: "random",
         about: "2,000 seeded changes; kernels equal what fresh agents compute",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: random::run,
     },
     Scenario {
         name: "chaos",
         about: "crowds, no descriptors, frozen processes, flapping links, damaged octets, BIRDs replaced one by one",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: chaos::run,
     },
     Scenario {
         name: "cni",
         about: "the plugin: 100 pods at once, killed at every system call, without the agent, misconfigured",
-        needs_ipip: false,
+        needs: None,
         alone: false,
         run: cni::run,
     },

@@ -76,6 +76,17 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// The cases of a kernel that has VRFs.
+///
+/// # Errors
+/// Never: a case that cannot be built has failed.
+pub fn run_vrf(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    report.check("X5 a listener in a VRF", || {
+        places::x5_a_listener_in_a_vrf_ignores_the_default_one(folder)
+    });
+    Ok(Outcome::Passed)
+}
+
 /// Two namespaces with a wire, `eth0` at both ends.
 fn pair(one: &str, other: &str) -> Result<(Netns, Netns)> {
     let (one, other) = (Netns::create_settled(one)?, Netns::create_settled(other)?);

@@ -13,13 +13,20 @@ use crate::pace;
 use crate::speaker::Speaker;
 
 pub(super) fn x5_a_bound_listener_ignores_other_devices(folder: &Path) -> Result<String> {
+    bound(folder, false)
+}
+
+pub(super) fn x5_a_listener_in_a_vrf_ignores_the_default_one(folder: &Path) -> Result<String> {
+    bound(folder, true)
+}
+
+fn bound(folder: &Path, vrf: bool) -> Result<String> {
     let (a, b) = pair("x5a", "x5b")?;
     let c = Netns::create_settled("x5c")?;
     wire(&a, "eth1", &c, "eth0")?;
-    // A VRF where the kernel has them; a plain interface binds in the same way.
-    let vrf = a.ip("link add vrf-red type vrf table 100").is_ok();
     let device = if vrf { "vrf-red" } else { "eth0" };
     if vrf {
+        a.ip("link add vrf-red type vrf table 100")?;
         a.ip("link set vrf-red up")?;
         a.ip("link set eth0 master vrf-red")?;
     }
