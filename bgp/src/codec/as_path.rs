@@ -226,26 +226,38 @@ impl AsPath {
         !self.asns.iter().all(|asn| asn.is_two_octet())
     }
 
-    /// Reads the value of AS_PATH or AS4_PATH.
+    /// Reads the value of AS_PATH or AS4_PATH. Of several faults the costliest is told, which is a set where none may be:
+    /// it withdraws the route whichever attribute it is in.
     pub(crate) fn decode(mut octets: &[u8], rules: AsPathRules) -> Result<Self, AsPathError> {
         let mut path = Self::default();
+        let mut fault = None;
         let width = if rules.four_octet { 4 } else { 2 };
         while let Some((&kind, rest)) = octets.split_first() {
-            let (&count, rest) = rest.split_first().ok_or(AsPathError::Overrun)?;
-            let (members, rest) = rest
-                .split_at_checked(usize::from(count) * width)
-                .ok_or(AsPathError::Overrun)?;
+            let whole = rest.split_first().and_then(|(&count, rest)| {
+                let (members, rest) = rest.split_at_checked(usize::from(count) * width)?;
+                Some((count, members, rest))
+            });
+            let Some((count, members, rest)) = whole else {
+                fault = fault.or(Some(AsPathError::Overrun));
+                break;
+            };
             octets = rest;
             let is_set = match kind {
                 3 | 4 if rules.skip_confederations => continue,
                 1 | 4 if !rules.allow_sets => return Err(AsPathError::Set),
                 1 => true,
                 2 => false,
-                3 | 4 => return Err(AsPathError::Confederation),
-                _ => return Err(AsPathError::SegmentType(kind)),
+                3 | 4 => {
+                    fault = fault.or(Some(AsPathError::Confederation));
+                    continue;
+                }
+                _ => {
+                    fault = fault.or(Some(AsPathError::SegmentType(kind)));
+                    continue;
+                }
             };
             if members.is_empty() {
-                return Err(AsPathError::EmptySegment);
+                fault = fault.or(Some(AsPathError::EmptySegment));
             }
             let start = path.asns.len();
             if rules.four_octet {
@@ -268,9 +280,9 @@ impl AsPath {
             }
         }
         if path.asns.contains(&Asn(0)) {
-            return Err(AsPathError::Zero);
+            fault = fault.or(Some(AsPathError::Zero));
         }
-        Ok(path)
+        fault.map_or(Ok(path), Err)
     }
 
     /// Appends the value of AS_PATH or AS4_PATH to `out`; numbers that do not fit two octets

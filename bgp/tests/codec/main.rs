@@ -1,4 +1,4 @@
-//! The codec against octets: worked examples, every fault of the attribute table, properties.
+//! The codec against octets: worked examples, every fault of the attribute table, properties, and the same messages read by a reference.
 
 #![expect(
     clippy::indexing_slicing,
@@ -10,6 +10,9 @@ mod examples;
 mod faults;
 mod opens;
 mod properties;
+#[path = "../reference/mod.rs"]
+mod reference;
+mod shapes;
 mod sweep;
 
 use std::fs;

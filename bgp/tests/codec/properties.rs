@@ -18,7 +18,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::{bytes_of, message};
+use crate::{bytes_of, message, shapes};
 
 /// Contexts in which both directions agreed to the same.
 fn contexts() -> impl Strategy<Value = CodecContext> {
@@ -300,7 +300,11 @@ fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
 
 /// Reads, writes and reads again; the second reading must say what the first said.
 fn reread(octets: &[u8], context: &CodecContext) {
-    let first = match decode(octets, context) {
+    let result = decode(octets, context);
+    if octets[18] == 2 && octets.len() >= 23 {
+        shapes::hold_against_reference(octets, context, &result);
+    }
+    let first = match result {
         Ok(message) => message,
         Err(error) => {
             // Every error has an answer a peer can be sent.

@@ -1,7 +1,10 @@
 //! Every attribute type with every combination of flags, in many lengths and values, at every place of the list: what
 //! becomes of session, routes and attribute is what a table says that was written from RFC 7606 and not from the codec.
 
+use std::ops::RangeInclusive;
+
 use margay_bgp::codec::{AttributeCode, CodecContext, Message, Notification, Update, decode};
+use margay_bgp::family::FamilySet;
 
 use crate::{external, internal, update_message};
 
@@ -30,7 +33,9 @@ const LENGTHS: [usize; 24] = [
 ];
 
 /// The fate by the RFCs. Values are one octet, repeated.
-fn fate(code: u8, flags: u8, length: usize, fill: u8, is_external: bool) -> Fate {
+fn fate(code: u8, flags: u8, length: usize, fill: u8, context: &CodecContext) -> Fate {
+    let is_external = context.peer_is_external;
+    let wide = context.four_octet_as;
     let pair = flags & (OPTIONAL | TRANSITIVE);
     let whole = |unit: usize| length > 0 && length.is_multiple_of(unit);
     let (expected, good) = match code {
@@ -53,9 +58,14 @@ fn fate(code: u8, flags: u8, length: usize, fill: u8, is_external: bool) -> Fate
         // Discarded, not withdrawn, where malformed; flags are another matter (RFC 7606 §3 c).
         6 | 7 if pair != if code == 6 { 0x40 } else { 0xc0 } => return Fate::Withdrawn,
         6 if length != 0 => return Fate::Dropped,
-        7 if length != 8 || fill == 0 => return Fate::Dropped,
+        7 if length != if wide { 8 } else { 6 } || fill == 0 => return Fate::Dropped,
         6 | 7 => return Fate::Used,
         // A peer with four-octet numbers must not send them, and whatever it sends is let go (RFC 6793 §4.1).
+        17 | 18 if wide => return Fate::Dropped,
+        17 | 18 if pair != 0xc0 => return Fate::Withdrawn,
+        // A set of one member is whole with six octets, and withdraws (RFC 9774 §3). What else one repeated octet makes is
+        // malformed, or about an AGGREGATOR that is not there.
+        17 if fill == 1 && length >= 6 => return Fate::Withdrawn,
         17 | 18 => return Fate::Dropped,
         14 | 15 => {
             // Families 0/0, 257/1 and 65535/255 were not negotiated: nothing behind their names is read.
@@ -92,16 +102,23 @@ fn attribute(code: u8, flags: u8, length: usize, fill: u8) -> Vec<u8> {
 }
 
 /// A good announcement with `one` at the given place of its list, in the stead of its namesake.
-fn announcement(one: &[u8], place: usize) -> Vec<u8> {
-    const GOOD: [&[u8]; 4] = [
+fn announcement(one: &[u8], place: usize, context: &CodecContext) -> Vec<u8> {
+    const WIDE: &[u8] = &[0x40, 2, 6, 2, 1, 0, 0, 0xfc, 0x58];
+    const NARROW: &[u8] = &[0x40, 2, 4, 2, 1, 0xfc, 0x58];
+    let good: [&[u8]; 4] = [
         &[0x40, 1, 1, 0],
-        &[0x40, 2, 6, 2, 1, 0, 0, 0xfc, 0x58],
+        if context.four_octet_as { WIDE } else { NARROW },
         &[0x40, 3, 4, 192, 0, 2, 1],
         &[0xc0, 8, 4, 0xfc, 0x58, 0, 1],
     ];
-    let mut list: Vec<&[u8]> = GOOD.into_iter().filter(|good| good[1] != one[1]).collect();
+    let mut list: Vec<&[u8]> = good.into_iter().filter(|good| good[1] != one[1]).collect();
     list.insert(place.min(list.len()), one);
-    update_message(&[], &list.concat(), &[26, 10, 65, 0, 0])
+    let id: &[u8] = if context.add_path_receive.is_empty() {
+        &[]
+    } else {
+        &[0, 0, 0, 7]
+    };
+    update_message(&[], &list.concat(), &[id, &[26, 10, 65, 0, 0]].concat())
 }
 
 fn observed(update: &Update, code: u8) -> Fate {
@@ -144,21 +161,22 @@ fn observed(update: &Update, code: u8) -> Fate {
     }
 }
 
-fn sweep(context: &CodecContext) {
+fn sweep(codes: RangeInclusive<u8>, context: &CodecContext) {
     let mut wrong = Vec::new();
-    for code in 0..=255_u8 {
+    for code in codes {
         for flags in (0..=255_u8).step_by(16) {
             for length in LENGTHS {
                 if length > 255 && flags & EXTENDED == 0 {
                     continue;
                 }
                 for fill in [0, 1, 255] {
-                    let expected = fate(code, flags, length, fill, context.peer_is_external);
+                    let expected = fate(code, flags, length, fill, context);
                     // The low bits mean nothing, whatever they are.
                     let noisy = flags | (code ^ fill) & 0x0f;
                     let one = attribute(code, noisy, length, fill);
                     for place in 0..5 {
-                        let seen = match decode(&announcement(&one, place), context) {
+                        let octets = announcement(&one, place, context);
+                        let seen = match decode(&octets, context) {
                             Ok(Message::Update(update)) => observed(&update, code),
                             Ok(other) => panic!("{other:?}"),
                             Err(error) => {
@@ -188,10 +206,34 @@ fn sweep(context: &CodecContext) {
 
 #[test]
 fn every_attribute_in_every_form_from_an_external_peer() {
-    sweep(&external());
+    sweep(0..=255, &external());
 }
 
 #[test]
 fn every_attribute_in_every_form_from_an_internal_peer() {
-    sweep(&internal());
+    sweep(0..=255, &internal());
+}
+
+#[test]
+fn every_attribute_in_every_form_from_an_external_peer_of_two_octet_numbers_that_names_its_paths() {
+    // The types above know no AS numbers.
+    sweep(
+        0..=19,
+        &CodecContext {
+            four_octet_as: false,
+            add_path_receive: FamilySet::all(),
+            ..external()
+        },
+    );
+}
+
+#[test]
+fn every_attribute_in_every_form_from_an_internal_peer_of_two_octet_numbers() {
+    sweep(
+        0..=19,
+        &CodecContext {
+            four_octet_as: false,
+            ..internal()
+        },
+    );
 }

@@ -23,6 +23,9 @@ mod monitoring;
 mod next_hops;
 mod opens;
 mod ranges;
+#[path = "../reference/mod.rs"]
+#[expect(dead_code, reason = "the codec's tests use more of it")]
+mod reference;
 mod refresh;
 mod seen;
 mod sessions;

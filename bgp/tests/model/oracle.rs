@@ -2,20 +2,28 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use margay_bgp::asn::Asn;
-use margay_bgp::codec::{Community, LocalPref, NextHop, PathAttributes};
+use margay_bgp::codec::{AsPath, Community, LocalPref, NextHop, PathAttributes};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
+use margay_bgp::speaker::config::AddPathSend;
 
 use crate::world::{
-    CLUSTER, Held, KINDS, Kind, OWN_ASN, OWN_ID, State, id_of, own_address, prefix,
+    CLUSTER, Forwarding, Kind, OWN_ASN, OWN_ID, REJECTED_IN, REJECTED_OUT, State, Table, id_of,
+    own_hop, prefix, shown,
 };
 
-type Path = (usize, u8, PathAttributes, NextHop);
-
-fn is_external(who: usize) -> bool {
-    matches!(KINDS[who], Kind::External(_))
+#[derive(Clone)]
+struct Path {
+    who: usize,
+    external: bool,
+    kind: Kind,
+    id: u8,
+    attributes: PathAttributes,
+    next_hop: NextHop,
+    metric: u32,
 }
 
 /// The path after import, if it may be used.
@@ -31,105 +39,199 @@ fn imported(
             .cluster_list
             .iter()
             .any(|id| Some(*id) == RouterId::new(CLUSTER));
-    let rejected = state.import[who] == 1 && to == prefix(1);
+    let import = state.neighbours[who]?.import;
+    let rejected = import == 1 && REJECTED_IN.map(prefix).contains(&to);
     if looped || rejected {
         return None;
     }
     let mut attributes = attributes.clone();
-    if state.import[who] == 2 {
+    if import == 2 {
         attributes.local_pref = Some(LocalPref(102));
     }
     Some(attributes)
 }
 
-/// Everything before and after MED, smaller is better.
-fn rank(path: &Path) -> (impl Ord + use<>, u32, impl Ord + use<>) {
-    let (who, path_id, attributes, _) = path;
-    let before = (
-        Reverse(attributes.local_pref.map_or(100, |value| value.0)),
-        attributes.as_path.hop_count(),
-        attributes.origin as u8,
-    );
-    let originator = attributes.originator_id.map_or(id_of(*who), RouterId::get);
-    let after = (
-        Reverse(is_external(*who)),
-        originator,
-        attributes.cluster_list.len(),
-        *who,
-        *path_id,
-    );
-    (before, attributes.med.map_or(0, |med| med.0), after)
-}
-
-fn best(state: &State, to: Prefix) -> Option<Path> {
-    let paths: Vec<Path> = state
+fn paths(state: &State, to: Prefix) -> Vec<Path> {
+    state
         .announced
         .iter()
         .filter(|((_, prefix, _), _)| *prefix == to)
         .filter_map(|((who, _, id), (attributes, next_hop))| {
-            imported(state, *who, to, attributes)
-                .map(|attributes| (*who, *id, attributes, *next_hop))
+            let kind = state.neighbours[*who]?.kind;
+            Some(Path {
+                who: *who,
+                external: matches!(kind, Kind::External(_)),
+                kind,
+                id: *id,
+                attributes: imported(state, *who, to, attributes)?,
+                next_hop: *next_hop,
+                metric: state.metric(next_hop.addr())?,
+            })
         })
-        .collect();
-    let neighbours: BTreeSet<Option<Asn>> =
-        paths.iter().map(|path| path.2.as_path.first()).collect();
-    let leaders = neighbours.into_iter().filter_map(|neighbour| {
-        let of_neighbour = paths
+        .collect()
+}
+
+impl Path {
+    /// Everything before MED, smaller is better.
+    fn before(&self) -> impl Ord + use<> {
+        (
+            Reverse(self.attributes.local_pref.map_or(100, |value| value.0)),
+            self.attributes.as_path.hop_count(),
+            self.attributes.origin as u8,
+        )
+    }
+
+    fn med(&self) -> u32 {
+        self.attributes.med.map_or(0, |med| med.0)
+    }
+
+    /// What follows MED and still makes a path better rather than only first.
+    fn worth(&self) -> impl Ord + use<> {
+        (Reverse(self.external), self.metric)
+    }
+
+    fn ties(&self) -> impl Ord + use<> {
+        let originator = self.attributes.originator_id;
+        (
+            originator.map_or(id_of(self.who), RouterId::get),
+            self.attributes.cluster_list.len(),
+            self.who,
+            self.id,
+        )
+    }
+
+    fn neighbour(&self) -> Option<Asn> {
+        self.attributes.as_path.first()
+    }
+}
+
+/// The best path of each neighbouring AS.
+fn leaders(paths: &[Path]) -> Vec<&Path> {
+    let neighbours: BTreeSet<Option<Asn>> = paths.iter().map(Path::neighbour).collect();
+    neighbours
+        .into_iter()
+        .filter_map(|neighbour| {
+            let own = paths.iter().filter(|path| path.neighbour() == neighbour);
+            own.min_by_key(|path| (path.before(), path.med(), path.worth(), path.ties()))
+        })
+        .collect()
+}
+
+fn best(paths: &[Path]) -> Option<&Path> {
+    leaders(paths)
+        .into_iter()
+        .min_by_key(|path| (path.before(), path.worth(), path.ties()))
+}
+
+/// Where packets go: the best path, and those as good as it that lead elsewhere.
+pub(crate) fn forwarding(state: &State) -> Forwarding {
+    let mut table = Forwarding::new();
+    for to in prefixes(state) {
+        let paths = paths(state, to);
+        let Some(best) = best(&paths) else {
+            continue;
+        };
+        let leaders = leaders(&paths);
+        let mut equal: Vec<&Path> = paths
             .iter()
-            .filter(|path| path.2.as_path.first() == neighbour);
-        of_neighbour.min_by_key(|path| rank(path))
-    });
-    leaders
-        .min_by_key(|path| {
-            let (before, _, after) = rank(path);
-            (before, after)
-        })
-        .cloned()
+            .filter(|path| {
+                let leader = leaders
+                    .iter()
+                    .find(|leader| leader.neighbour() == path.neighbour())
+                    .unwrap();
+                let same = |of: fn(&Path) -> (Option<Asn>, AsPath)| of(path) == of(best);
+                let same_origin = state.options.relax
+                    || if path.external {
+                        same(|path| (path.neighbour(), AsPath::empty()))
+                    } else {
+                        same(|path| (None, path.attributes.as_path.clone()))
+                    };
+                path.before() == best.before()
+                    && path.worth() == best.worth()
+                    && path.med() == leader.med()
+                    && same_origin
+            })
+            .collect();
+        equal.sort_by_key(|path| ((path.who, path.id) != (best.who, best.id), path.ties()));
+        let mut hops: Vec<IpAddr> = Vec::new();
+        for path in equal {
+            if !hops.contains(&path.next_hop.addr()) && hops.len() < state.options.maximum_paths {
+                hops.push(path.next_hop.addr());
+            }
+        }
+        hops.sort();
+        table.insert(to, hops);
+    }
+    table
+}
+
+fn prefixes(state: &State) -> BTreeSet<Prefix> {
+    let announced = state.announced.keys();
+    announced.map(|(_, prefix, _)| *prefix).collect()
 }
 
 /// What neighbour `who` is to hold.
-pub(crate) fn told_to(state: &State, who: usize) -> Held {
-    let prefixes: BTreeSet<Prefix> = state
-        .announced
-        .keys()
-        .map(|(_, prefix, _)| *prefix)
-        .collect();
+pub(crate) fn told_to(state: &State, who: usize) -> Table {
     let mut held = BTreeMap::new();
-    for to in prefixes {
-        let Some((source, _, mut attributes, mut next_hop)) = best(state, to) else {
-            continue;
+    let Some(neighbour) = state.neighbours[who] else {
+        return held;
+    };
+    for to in prefixes(state) {
+        let mut left = paths(state, to);
+        let count = match neighbour.told {
+            None => 1,
+            Some(AddPathSend::Best(count)) => usize::from(count.get()),
+            Some(AddPathSend::All) => left.len(),
         };
-        let has = |community: &Community| attributes.communities.contains(community);
-        let inside = |who: usize| !is_external(who);
-        let reflected = inside(source) && inside(who);
-        if source == who
-            || has(&Community::NO_ADVERTISE)
-            || has(&Community::NO_EXPORT) && is_external(who)
-            || reflected && KINDS[source] == Kind::Internal && KINDS[who] == Kind::Internal
-            || state.export[who] == 1 && to == prefix(2)
-        {
-            continue;
+        let mut told: Vec<String> = Vec::new();
+        for _ in 0..count {
+            let Some(path) = best(&left).cloned() else {
+                break;
+            };
+            left.retain(|other| (other.who, other.id) != (path.who, path.id));
+            told.extend(exported(state, who, to, &path));
         }
-        if state.export[who] == 2 {
-            attributes.communities.insert(Community::new(7, 7));
+        told.sort();
+        if !told.is_empty() {
+            held.insert(to, told);
         }
-        if is_external(who) {
-            attributes.as_path.prepend(Asn(OWN_ASN), 1);
-            attributes.local_pref = None;
-            attributes.med = None;
-            attributes.originator_id = None;
-            attributes.cluster_list.clear();
-            next_hop = NextHop::V4(own_address());
-        } else {
-            attributes.local_pref.get_or_insert(LocalPref(100));
-        }
-        if reflected {
-            attributes.originator_id = attributes.originator_id.or(RouterId::new(id_of(source)));
-            attributes
-                .cluster_list
-                .insert(0, RouterId::new(CLUSTER).unwrap());
-        }
-        held.insert(to, (attributes, next_hop));
     }
     held
+}
+
+/// What `who` is told of a path, if it is told.
+fn exported(state: &State, who: usize, to: Prefix, path: &Path) -> Option<String> {
+    let neighbour = state.neighbours[who]?;
+    let external = matches!(neighbour.kind, Kind::External(_));
+    let (mut attributes, mut next_hop) = (path.attributes.clone(), path.next_hop);
+    let has = |community: &Community| attributes.communities.contains(community);
+    let reflected = !path.external && !external;
+    if path.who == who
+        || has(&Community::NO_ADVERTISE)
+        || has(&Community::NO_EXPORT) && external
+        || reflected && path.kind == Kind::Internal && neighbour.kind == Kind::Internal
+        || neighbour.export == 1 && REJECTED_OUT.map(prefix).contains(&to)
+    {
+        return None;
+    }
+    if neighbour.export == 2 {
+        attributes.communities.insert(Community::new(7, 7));
+    }
+    if external {
+        attributes.as_path.prepend(Asn(OWN_ASN), 1);
+        attributes.local_pref = None;
+        attributes.med = None;
+        attributes.originator_id = None;
+        attributes.cluster_list.clear();
+        next_hop = own_hop(to);
+    } else {
+        attributes.local_pref.get_or_insert(LocalPref(100));
+    }
+    if reflected {
+        attributes.originator_id = attributes.originator_id.or(RouterId::new(id_of(path.who)));
+        attributes
+            .cluster_list
+            .insert(0, RouterId::new(CLUSTER).unwrap());
+    }
+    Some(shown(&attributes, &next_hop))
 }
