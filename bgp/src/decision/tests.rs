@@ -197,7 +197,11 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn the_choice_depends_on_the_set_alone(paths in prop::collection::vec(any_path(), 1..10), seed in any::<u64>()) {
+    fn the_choice_depends_on_the_set_alone(
+        paths in prop::collection::vec(any_path(), 1..10), seed in any::<u64>(), maximum in 0_usize..6, relax in any::<bool>(),
+        always_compare_med in any::<bool>(),
+    ) {
+        let options = Options { multipath: Multipath { maximum, relax }, always_compare_med, ..ECMP };
         // Peer and path id identify a path, so no two of a set share both.
         let mut set: Vec<Candidate> = Vec::new();
         for path in paths {
@@ -206,7 +210,7 @@ proptest! {
             }
         }
         let chosen = |set: &[Candidate]| {
-            let decision = choose(set, ECMP).expect("not empty");
+            let decision = choose(set, options).expect("not empty");
             let multipath: Vec<Candidate> = decision.multipath.iter().map(|index| set[*index]).collect();
             (set[decision.best], decision.step, multipath)
         };
@@ -217,7 +221,21 @@ proptest! {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             shuffled.swap(index, (state >> 33) as usize % (index + 1));
         }
-        prop_assert_eq!(before, chosen(&shuffled));
+        prop_assert_eq!(&before, &chosen(&shuffled));
+        // The paths used are no more than allowed, as good as the best, of one kind, and lead to different places.
+        let (best, _, used) = before;
+        prop_assert_eq!(used[0], best);
+        prop_assert!(used.len() <= maximum.max(1));
+        for (index, path) in used.iter().enumerate() {
+            let worth = |path: &Candidate| {
+                (path.long_lived_stale, path.weight, path.local_pref, path.local, path.as_path_len, path.origin, path.external, path.next_hop_metric)
+            };
+            prop_assert_eq!(worth(path), worth(&best));
+            prop_assert!(used[..index].iter().all(|other| other.next_hop != path.next_hop));
+            prop_assert!(relax || path.neighbour_as == best.neighbour_as);
+            prop_assert!(!set.iter().any(|other| other.neighbour_as == path.neighbour_as && compare_with_med(other, path).1 == Step::Med && compare_with_med(other, path).0.is_lt()
+                && worth(other) == worth(path)), "used beside a path of its AS with a lower MED");
+        }
     }
 
     #[test]

@@ -250,5 +250,11 @@ proptest! {
         let expected = oracle::forwarding(world.state());
         prop_assert_eq!(world.forwarding(), &expected);
         prop_assert_eq!(fresh.forwarding(), &expected, "fresh");
+        // Nothing is left of whoever leaves, and coming and going again takes no more memory.
+        let state = world.state().clone();
+        let memory = world.everyone_leaves();
+        world.everyone_returns(state);
+        let again = world.everyone_leaves();
+        prop_assert!(again <= memory + memory / 20, "{memory} octets, then {again}");
     }
 }

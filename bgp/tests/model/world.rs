@@ -319,6 +319,38 @@ impl World {
         &self.state
     }
 
+    /// Everyone leaves the configuration: nothing of anybody is left. Tells what memory the speaker still holds.
+    pub(crate) fn everyone_leaves(&mut self) -> usize {
+        self.configure(|state| state.neighbours = [None; PLACES]);
+        let snapshot = self.speaker.snapshot(self.now);
+        let left: usize = snapshot
+            .tables
+            .iter()
+            .map(|table| table.prefixes + table.paths)
+            .sum();
+        assert_eq!(
+            (left, snapshot.attribute_sets),
+            (0, 0),
+            "{:?}",
+            snapshot.tables
+        );
+        assert_eq!(self.forwarding, Forwarding::new());
+        assert_eq!(self.watched, BTreeSet::new());
+        let memory = snapshot.memory;
+        memory.prefixes + memory.paths + memory.attributes + memory.groups
+    }
+
+    /// Everyone is there again and says what it said.
+    pub(crate) fn everyone_returns(&mut self, state: State) {
+        self.configure(|own| {
+            own.neighbours = state.neighbours;
+            own.reach = state.reach;
+        });
+        for ((who, prefix, id), (attributes, next_hop)) in state.announced {
+            self.announce(who, prefix, id, attributes, next_hop);
+        }
+    }
+
     pub(crate) const fn forwarding(&self) -> &Forwarding {
         &self.forwarding
     }

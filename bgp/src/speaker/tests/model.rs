@@ -1,5 +1,6 @@
 //! Whatever happens, the outcome is that of a fresh start.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
@@ -52,8 +53,11 @@ enum Happening {
     Slow {
         client: usize,
     },
+    /// Either side of a session tells everything again, or wants to be told.
     Refresh {
         client: usize,
+        of_client: bool,
+        inwards: bool,
     },
     /// How many paths of a prefix the client is told.
     Paths {
@@ -84,7 +88,8 @@ fn any_step() -> impl Strategy<Value = Happening> {
         1 => client.clone().prop_map(|client| Happening::Cut { client }),
         1 => client.clone().prop_map(|client| Happening::Heal { client }),
         1 => client.clone().prop_map(|client| Happening::Slow { client }),
-        1 => client.clone().prop_map(|client| Happening::Refresh { client }),
+        1 => (client.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|(client, of_client, inwards)| Happening::Refresh { client, of_client, inwards }),
         1 => (client, 0_u8..4).prop_map(|(client, mode)| Happening::Paths { client, mode }),
         3 => (1_usize..4, 0_u8..11, 0_u8..4)
             .prop_map(|(client, option, value)| Happening::Option { client, option, value }),
@@ -143,18 +148,43 @@ fn restart_quickly(net: &mut Net) {
     net.converge();
 }
 
-/// Every client that reads holds as many paths as the reflector takes it to hold.
+/// Every client that reads holds what the reflector takes it to hold.
 fn check_held(net: &Net) -> Result<(), TestCaseError> {
     for client in 1..4_usize {
-        let told = net.peer(0, &format!("n{}", client + 1));
-        let held = net.peer(client, "n1");
-        let up = told.state == State::Established && held.state == State::Established;
+        let name = format!("n{}", client + 1);
+        let told = net.peer(0, &name);
+        let known = net.peer(client, "n1");
+        let up = told.state == State::Established && known.state == State::Established;
         if up && !net.nodes[client].slow {
-            let (told, held) = (told.families[0].advertised, held.families[0].received);
-            prop_assert_eq!(told, held, "client {}", client);
+            let (advertised, received) = (told.families[0].advertised, known.families[0].received);
+            prop_assert_eq!(advertised, received, "client {}", client);
+            let held = net.held(client, 0).expect("a connection");
+            let prefixes: BTreeSet<_> = held.paths.keys().map(|nlri| nlri.prefix).collect();
+            prop_assert_eq!(net.told(0, &name), prefixes, "client {}", client);
+            prop_assert!(
+                held.awaited.is_empty(),
+                "client {} asked for {:?}",
+                client,
+                held.awaited
+            );
         }
     }
     Ok(())
+}
+
+/// What every client was told, as the octets said it. Identifiers of paths keep what was before.
+fn told_to_clients(net: &Net) -> Vec<String> {
+    let mut told = Vec::new();
+    for client in 1..4 {
+        let held = net.held(client, 0).expect("a connection");
+        for (nlri, (attributes, next_hop)) in &held.paths {
+            let prefix = nlri.prefix;
+            told.push(format!(
+                "{client} told {prefix} {attributes:?} {next_hop:?}"
+            ));
+        }
+    }
+    told
 }
 
 fn set_option(config: &mut SpeakerConfig, peer: usize, option: u8, value: u8) {
@@ -268,9 +298,23 @@ fn happen(net: &mut Net, step: &Happening) {
                 net.read_on(client);
             }
         }
-        Happening::Refresh { client } => {
-            let (name, now) = (format!("n{}", client + 1), net.now);
-            net.speaker(0).clear(&name, Clear::SoftOut, now);
+        Happening::Refresh {
+            client,
+            of_client,
+            inwards,
+        } => {
+            let (node, name) = if of_client {
+                (client, "n1".to_owned())
+            } else {
+                (0, format!("n{}", client + 1))
+            };
+            let clear = if inwards {
+                Clear::SoftIn
+            } else {
+                Clear::SoftOut
+            };
+            let now = net.now;
+            net.speaker(node).clear(&name, clear, now);
             net.settle();
         }
         Happening::Paths { client, mode } => net.configure(0, |config| {
@@ -397,7 +441,9 @@ fn outcome_is_that_of_a_fresh_start(
     }
     fresh.converge();
     fresh.advance(400 * SECOND);
-    let (had, wanted) = (picture(&net), picture(&fresh));
+    let (mut had, mut wanted) = (picture(&net), picture(&fresh));
+    had.extend(told_to_clients(&net));
+    wanted.extend(told_to_clients(&fresh));
     let extra: Vec<_> = had.iter().filter(|line| !wanted.contains(line)).collect();
     let missing: Vec<_> = wanted.iter().filter(|line| !had.contains(line)).collect();
     prop_assert!(

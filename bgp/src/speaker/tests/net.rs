@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use crate::asn::Asn;
-use crate::codec::{self, CodecContext, Message, framing};
+use crate::codec::{
+    self, CodecContext, Message, NextHop, Nlri, PathAttributes, RefreshKind, framing,
+};
+use crate::family::Family;
 use crate::fsm::{Direction, State};
 use crate::policy::Policy;
 use crate::prefix::Prefix;
@@ -26,6 +29,65 @@ struct End {
     context: CodecContext,
     buffer: BytesMut,
     keepalive: Option<(Duration, Instant)>,
+    held: Held,
+}
+
+/// What one end was told over this connection and not told to forget, as the octets say it: before any policy of its own.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) paths: BTreeMap<Nlri, (PathAttributes, NextHop)>,
+    /// Families whose routes are told anew, and what has not come again.
+    stale: BTreeMap<Family, BTreeSet<Nlri>>,
+    /// It asked for everything of these families, and that has not begun.
+    pub(super) awaited: BTreeSet<Family>,
+}
+
+impl Held {
+    fn take(&mut self, message: &Message) {
+        match message {
+            Message::Update(update) => {
+                for nlri in &update.withdrawn {
+                    self.paths.remove(nlri);
+                }
+                for announcement in &update.announced {
+                    for nlri in &announcement.nlri {
+                        if let Some(stale) = self.stale.get_mut(&nlri.prefix.family()) {
+                            stale.remove(nlri);
+                        }
+                        let attributes = update.attributes.clone().expect("attributes");
+                        self.paths
+                            .insert(*nlri, (attributes, announcement.next_hop));
+                    }
+                }
+            }
+            Message::RouteRefresh(refresh) => {
+                let family = refresh.family;
+                match refresh.kind {
+                    RefreshKind::Begin => {
+                        self.awaited.remove(&family);
+                        let of_family = self.paths.keys().copied();
+                        let stale = of_family.filter(|nlri| nlri.prefix.family() == family);
+                        self.stale.insert(family, stale.collect());
+                    }
+                    RefreshKind::End => {
+                        let stale = self.stale.remove(&family).unwrap_or_default();
+                        self.paths.retain(|nlri, _| !stale.contains(nlri));
+                    }
+                    RefreshKind::Request | RefreshKind::Other(_) => {}
+                }
+            }
+            Message::Open(_) | Message::Notification(_) | Message::Keepalive => {}
+        }
+    }
+
+    /// It asks for everything again: it keeps what it has until that begins, or has lost it.
+    fn ask(&mut self, family: Family, enhanced: bool) {
+        if enhanced {
+            self.awaited.insert(family);
+        } else {
+            self.paths.retain(|nlri, _| nlri.prefix.family() != family);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -438,6 +500,7 @@ impl Net {
                             context: CodecContext::before_open(),
                             buffer: BytesMut::new(),
                             keepalive: None,
+                            held: Held::default(),
                         };
                         self.connections.push(Connection {
                             ends: [
@@ -578,6 +641,14 @@ impl Net {
                             break;
                         }
                     };
+                    let ends = &mut self.connections[connection].ends;
+                    ends[to].held.take(&message);
+                    if let Message::RouteRefresh(refresh) = &message
+                        && refresh.kind == RefreshKind::Request
+                    {
+                        let enhanced = ends[to].context.enhanced_route_refresh;
+                        ends[1 - to].held.ask(refresh.family, enhanced);
+                    }
                     self.delivered.push((node, message.clone()));
                     self.nodes[node]
                         .speaker
@@ -621,6 +692,35 @@ impl Net {
             "{:?}",
             self.peer(node, name).last_error
         );
+    }
+
+    /// What `node` was told over the connection it has with `other`.
+    pub(super) fn held(&self, node: usize, other: usize) -> Option<&Held> {
+        let open = self
+            .connections
+            .iter()
+            .rev()
+            .filter(|connection| connection.open);
+        open.filter_map(|connection| {
+            let [a, b] = &connection.ends;
+            match (a.node, b.node) {
+                (first, second) if (first, second) == (node, other) => Some(a),
+                (first, second) if (first, second) == (other, node) => Some(b),
+                _ => None,
+            }
+        })
+        .find(|end| end.keepalive.is_some())
+        .map(|end| &end.held)
+    }
+
+    /// The prefixes `node` takes its peer of this name to hold.
+    pub(super) fn told(&self, node: usize, peer: &str) -> BTreeSet<Prefix> {
+        let query = RouteQuery {
+            to_peer: Some(peer.to_owned()),
+            ..RouteQuery::default()
+        };
+        let routes = self.nodes[node].speaker.routes(&query);
+        routes.into_iter().map(|route| route.prefix).collect()
     }
 
     pub(super) fn routes(&self, node: usize) -> Vec<RouteInfo> {
