@@ -14,6 +14,7 @@ mod properties;
 mod reference;
 mod shapes;
 mod sweep;
+mod values;
 
 use std::fs;
 
