@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use margay_bgp::asn::Asn;
-use margay_bgp::codec::{CodecContext, DecodeError, Message, decode};
+use margay_bgp::codec::{CodecContext, DecodeError, Decoder, Message, decode};
 use margay_bgp::family::FamilySet;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -130,13 +130,24 @@ pub(crate) fn hold_against_reference(
 
 /// Compares, and counts what became of the messages.
 #[derive(Default)]
-struct Judge(BTreeMap<&'static str, usize>);
+struct Judge {
+    fates: BTreeMap<&'static str, usize>,
+    /// That of a connection which has heard everything before.
+    decoder: Decoder,
+}
 
 impl Judge {
     #[track_caller]
     fn judge(&mut self, octets: &[u8], context: &CodecContext) {
         let result = decode(octets, context);
         hold_against_reference(octets, context, &result);
+        if self.decoder.context() != context {
+            self.decoder = Decoder::new(*context);
+        }
+        for _ in 0..2 {
+            let again = self.decoder.decode(octets);
+            assert_eq!(again, result, "after other messages: {octets:02x?}");
+        }
         let fate = match reference::seen(&result) {
             Verdict::Reset(_) => "reset",
             Verdict::Read(reading) if reading.treated_as_withdraw => "withdrawn",
@@ -144,14 +155,18 @@ impl Judge {
             Verdict::Read(reading) if reading.announced.is_empty() => "nothing announced",
             Verdict::Read(_) => "used",
         };
-        *self.0.entry(fate).or_default() += 1;
+        *self.fates.entry(fate).or_default() += 1;
     }
 
     /// A sweep in which something never happens is none.
     #[track_caller]
     fn saw(&self, fates: &[&str]) {
         for fate in fates {
-            assert!(self.0.get(fate) > Some(&100), "{fate}: {:?}", self.0);
+            assert!(
+                self.fates.get(fate) > Some(&100),
+                "{fate}: {:?}",
+                self.fates
+            );
         }
     }
 }

@@ -203,7 +203,7 @@ proptest! {
         for update in updates {
             withdrawn.extend(update.withdrawn);
             for one in &update.announced {
-                announced.extend(one.nlri.iter().map(|nlri| (update.attributes.clone(), *nlri)));
+                announced.extend(one.nlri.iter().map(|nlri| (update.attributes.as_deref().cloned(), *nlri)));
             }
         }
         prop_assert_eq!(withdrawn, gone);

@@ -695,7 +695,7 @@ pub(crate) fn seen(result: &Result<Message, DecodeError>) -> Verdict {
         announced: announced.collect(),
         attributes: update
             .attributes
-            .as_ref()
+            .as_deref()
             .map(Attributes::from)
             .unwrap_or_default(),
         end_of_rib: update

@@ -54,7 +54,7 @@ impl Held {
                         if let Some(stale) = self.stale.get_mut(&nlri.prefix.family()) {
                             stale.remove(nlri);
                         }
-                        let attributes = update.attributes.clone().expect("attributes");
+                        let attributes = update.attributes.as_deref().cloned().expect("attributes");
                         self.paths
                             .insert(*nlri, (attributes, announcement.next_hop));
                     }
