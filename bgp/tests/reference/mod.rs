@@ -531,7 +531,12 @@ pub(crate) fn read(message: &[u8], session: &Session) -> Verdict {
         if !session.external {
             walk.attributes.local_pref.get_or_insert(100);
         }
-    } else if walk.withdraw && walk.others > 0 && nlri.is_empty() && !walk.foreign {
+    } else if walk.withdraw
+        && walk.others > 0
+        && nlri.is_empty()
+        && !walk.foreign
+        && walk.disabled == [false; 2]
+    {
         walk.resets.insert(MALFORMED_LIST);
     }
     if !walk.resets.is_empty() {
