@@ -318,7 +318,7 @@ fn strict_prefixes(mut octets: &[u8], afi: u8, path_ids: FamilySet) {
         let length = octets[id_len];
         assert!(length <= [32, 128][usize::from(afi) - 1]);
         let end = id_len + 1 + usize::from(length.div_ceil(8));
-        if length % 8 != 0 {
+        if !length.is_multiple_of(8) {
             assert_eq!(octets[end - 1] << (length % 8), 0, "host bits");
         }
         octets = &octets[end..];
