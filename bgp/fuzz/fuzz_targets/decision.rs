@@ -31,7 +31,8 @@ fn candidate(choices: &mut Choices<'_>, number: u8) -> Candidate {
         // RFC 5004 keeps what was best: then the outcome does depend on the past, and this target has nothing to say.
         incumbent: false,
         neighbour_as: Asn(u32::from(few & 3)),
-        med: u32::from(few >> 2 & 3),
+        // The last one is what a missing MED counts as where it is the worst.
+        med: [0, 1, 2, u32::MAX][usize::from(few >> 2 & 3)],
         as_path: u64::from(few >> 4 & 1),
         originator: u32::from(few >> 5 & 3),
         cluster_list_len: u32::from(few >> 7),

@@ -1,5 +1,6 @@
-//! Any octets in any context are read without panic; what is read can be written, and says the
-//! same when it is read again.
+//! Any octets in any context are read without panic and with little memory; what is read can be written, and says the
+//! same when it is read again. An UPDATE is read as the reference reads it (`tests/reference`), and one fault more never costs
+//! its sender less.
 //!
 //! The first two octets choose the context, the third the message type, the rest is the body.
 //! `integration/fuzz` builds and runs it on a stable compiler.
@@ -9,9 +10,16 @@
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use margay_bgp::codec::{
-    CodecContext, EncodeError, Message, Notification, Update, decode, framing,
+    CodecContext, DecodeError, EncodeError, Message, Notification, Update, decode, framing,
 };
-use margay_bgp_fuzz::context;
+use margay_bgp_fuzz::{Counting, context, hold_against_reference, memory_of, severity};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Memory an octet of a message may cost: the shortest prefix has one octet there and some forty here, and its list is there
+/// twice while it grows. And what a message takes however short it is.
+const MEMORY: (usize, usize) = (200, 4096);
 
 fn reread(octets: &[u8], context: &CodecContext) -> Update {
     let mut buffer = BytesMut::from(octets);
@@ -32,6 +40,29 @@ fn reread(octets: &[u8], context: &CodecContext) -> Update {
     all
 }
 
+/// A well-known attribute of no known type before all others costs the routes, whatever else is wrong.
+fn add_fault(octets: &[u8], context: &CodecContext, result: &Result<Message, DecodeError>) {
+    let number = |at: usize| usize::from(u16::from_be_bytes([octets[at], octets[at + 1]]));
+    let list = 21 + number(19);
+    let most = context.max_receive_len().min(octets.len() + 3);
+    if list + 2 > octets.len() || list + 2 + number(list) > octets.len() || most < octets.len() + 3
+    {
+        return;
+    }
+    let mut worse = octets.to_vec();
+    worse.splice(list + 2..list + 2, [0x40, 240, 0]);
+    for field in [16, list] {
+        let longer = u16::try_from(number(field) + 3).unwrap_or(u16::MAX);
+        worse[field..field + 2].copy_from_slice(&longer.to_be_bytes());
+    }
+    let worse = severity(&decode(&worse, context));
+    assert!(
+        worse >= severity(result).max(2),
+        "one fault more costs {worse}, without it {}",
+        severity(result)
+    );
+}
+
 fuzz_target!(|data: &[u8]| {
     let [high, low, kind, body @ ..] = data else {
         return;
@@ -46,7 +77,18 @@ fuzz_target!(|data: &[u8]| {
     octets.push(kind % 6);
     octets.extend(body);
 
-    let message = match decode(&octets, &context) {
+    let (result, memory) = memory_of(|| decode(&octets, &context));
+    let (each, fixed) = MEMORY;
+    assert!(
+        memory <= each * octets.len() + fixed,
+        "{memory} octets of memory for {}",
+        octets.len()
+    );
+    if octets[18] == 2 && octets.len() >= 23 && octets.len() <= context.max_receive_len() {
+        hold_against_reference(&octets, &context, &result);
+        add_fault(&octets, &context, &result);
+    }
+    let message = match result {
         Ok(message) => message,
         Err(error) => {
             let mut out = BytesMut::new();

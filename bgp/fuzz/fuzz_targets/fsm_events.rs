@@ -14,10 +14,10 @@ use libfuzzer_sys::fuzz_target;
 use margay_bgp::asn::Asn;
 use margay_bgp::codec::{
     AddPath, AddPathMode, Capability, CodecContext, ErrorCode, GracefulRestartCapability,
-    GracefulRestartFamily, HoldTime, KEEPALIVE, Notification, Open, attributes_block, decode,
-    encode_announcements, encode_end_of_rib, encode_withdrawals, framing,
+    GracefulRestartFamily, HoldTime, KEEPALIVE, Message, Notification, Open, attributes_block,
+    decode, encode_announcements, encode_end_of_rib, encode_withdrawals, framing,
 };
-use margay_bgp::family::Family;
+use margay_bgp::family::{Family, FamilySet};
 use margay_bgp::fsm::{Direction, State};
 use margay_bgp::policy::Policy;
 use margay_bgp::router_id::RouterId;
@@ -25,7 +25,7 @@ use margay_bgp::speaker::config::{
     AddPathSend, GracefulRestart, Originate, PeerConfig, Remote, SpeakerConfig,
 };
 use margay_bgp::speaker::{Accepted, Clear, Output, PeerId, Speaker, SpeakerShutdown};
-use margay_bgp_fuzz::Choices;
+use margay_bgp_fuzz::{Choices, judge};
 
 const OWN: u32 = 64_512;
 /// Neighbours: last octet of the address and AS. The fourth calls from a range.
@@ -41,6 +41,20 @@ struct End {
     opened: bool,
     notified: bool,
     closed: bool,
+    /// It was told routes: it is the session.
+    is_session: bool,
+}
+
+/// How the neighbour reads what the speaker writes.
+fn reading(context: &CodecContext) -> CodecContext {
+    CodecContext {
+        families: FamilySet::all(),
+        add_path_receive: context.add_path_send,
+        add_path_send: context.add_path_receive,
+        extended_message_receive: context.extended_message_send,
+        enforce_first_as: None,
+        ..*context
+    }
 }
 
 struct Life {
@@ -114,6 +128,8 @@ impl Life {
                         continue;
                     };
                     assert!(!end.closed, "octets after the close");
+                    let context = reading(&end.context);
+                    let mut is_told = false;
                     let mut said = BytesMut::new();
                     chunks
                         .iter()
@@ -130,12 +146,31 @@ impl Life {
                             3 => end.notified = true,
                             other => assert!(end.opened, "type {other} before OPEN"),
                         }
+                        if frame.octets[18] == 2 {
+                            // As strictly as anyone may read it.
+                            judge(&frame.octets, context.add_path_receive);
+                            match decode(&frame.octets, &context) {
+                                Ok(Message::Update(update)) => {
+                                    assert!(update.faults.is_empty(), "{:?}", update.faults);
+                                }
+                                other => panic!("expected an UPDATE, got {other:?}"),
+                            }
+                            is_told = true;
+                        }
                     }
                     assert!(said.is_empty(), "half a message");
                     if self.lazy {
                         end.unread += size;
                     } else {
                         written.push((peer, direction, size));
+                    }
+                    if is_told && !std::mem::replace(&mut end.is_session, true) {
+                        let neighbour = end.neighbour;
+                        let sessions = self
+                            .ends
+                            .values()
+                            .filter(|end| end.neighbour == neighbour && end.is_session);
+                        assert_eq!(sessions.count(), 1, "two sessions of neighbour {neighbour}");
                     }
                 }
                 Output::Close {
@@ -201,6 +236,7 @@ impl Life {
             opened: false,
             notified: false,
             closed: false,
+            is_session: false,
         };
         self.ends.insert((peer, direction), end);
         let local = SocketAddr::new(address(1), 179);
@@ -418,8 +454,9 @@ impl Life {
                 peer.state,
                 State::Established | State::OpenConfirm | State::OpenSent
             ) {
+                let id = self.speaker.peer_named(&peer.name);
                 assert!(
-                    self.ends.keys().len() > 0,
+                    self.ends.keys().any(|(of, _)| Some(*of) == id),
                     "{} is {:?} without a connection",
                     peer.name,
                     peer.state

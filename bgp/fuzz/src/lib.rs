@@ -1,15 +1,87 @@
 //! What the targets share: input octets as choices, and a judge of UPDATEs that knows nothing of the codec.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use margay_bgp::asn::Asn;
 use margay_bgp::codec::{
-    Aggregator, AsPath, AttributeCode, AttributeFlags, CodecContext, Community, ExtendedCommunity,
-    LargeCommunity, LocalPref, Med, NextHop, Nlri, Origin, PathAttributes, PathId,
-    UnknownAttribute,
+    Aggregator, AsPath, AttributeCode, AttributeFlags, CodecContext, Community, DecodeError,
+    ExtendedCommunity, FaultAction, LargeCommunity, LocalPref, Med, Message, NextHop, Nlri, Origin,
+    PathAttributes, PathId, UnknownAttribute,
 };
 use margay_bgp::family::{Family, FamilySet};
 use margay_bgp::prefix::{Ipv4Prefix, Ipv6Prefix};
 use margay_bgp::router_id::RouterId;
+
+#[path = "../../tests/reference/mod.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod reference;
+
+/// # Panics
+/// The codec reads the UPDATE otherwise than the reference.
+pub fn hold_against_reference(
+    octets: &[u8],
+    context: &CodecContext,
+    result: &Result<Message, DecodeError>,
+) {
+    let expected = reference::read(octets, &context.into());
+    let seen = reference::seen(result);
+    assert!(
+        expected.allows(&seen),
+        "{octets:02x?}\nin {context:?}\nis {expected:?}\nfor the reference, and\n   {seen:?}"
+    );
+}
+
+/// What an UPDATE cost its sender: nothing, an attribute, its routes, a family, the session.
+pub fn severity(result: &Result<Message, DecodeError>) -> usize {
+    match result {
+        Err(_) => 4,
+        Ok(Message::Update(update)) => update
+            .faults
+            .iter()
+            .map(|fault| match fault.action {
+                FaultAction::AttributeDiscard => 1,
+                FaultAction::TreatAsWithdraw => 2,
+                FaultAction::DisableFamily => 3,
+            })
+            .max()
+            .unwrap_or(0),
+        Ok(_) => 0,
+    }
+}
+
+/// An allocator that knows how much is in use, and the most there was since asked.
+#[derive(Debug)]
+pub struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is the system allocator's doing; the counters change nothing of it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        MOST.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+/// What `work` gives, and how much more memory was in use meanwhile than before. Only in targets that allocate by
+/// [`Counting`].
+pub fn memory_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = IN_USE.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let result = work();
+    (result, MOST.load(Ordering::Relaxed) - before)
+}
 
 /// The input read as choices. Where it ends, every choice is the first one.
 pub struct Choices<'a>(&'a [u8]);
