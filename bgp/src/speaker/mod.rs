@@ -872,8 +872,15 @@ impl Speaker {
     }
 
     /// Works on what the events left to do: about `budget` prefixes are decided, and as many paths looked at. True while
-    /// more is left; look after sockets in between.
+    /// more is left; look after sockets in between. Both halves of it: [`Self::advance`] and [`Self::tidy`].
     pub fn work(&mut self, budget: usize, now: Instant) -> bool {
+        let busy = self.advance(budget, now);
+        self.tidy();
+        busy
+    }
+
+    /// The half that peers wait for: what it makes for them may be sent before the other half is done.
+    pub fn advance(&mut self, budget: usize, now: Instant) -> bool {
         let mut left = budget.max(1);
         let walking = self.walk(&mut left, now);
         self.tables.ipv4.await_answers(now);
@@ -881,11 +888,16 @@ impl Speaker {
         let deciding = self.decide(&mut left);
         self.wake(now);
         let telling = self.tell_ready(budget);
+        walking || deciding || telling
+    }
+
+    /// The half nobody waits for: collectors are fed, and what everybody was told is forgotten. To be called after every
+    /// [`Self::advance`].
+    pub fn tidy(&mut self) {
         self.feed_monitors();
         self.tables.ipv4.trim();
         self.tables.ipv6.trim();
         self.free_retired();
-        walking || deciding || telling
     }
 
     /// Whether a peer waits to be given octets: [`Speaker::work`] is to be called.

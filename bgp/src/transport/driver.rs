@@ -303,8 +303,10 @@ impl Driver {
 
     /// A slice of the speaker's work, and what it asks for. True while more is left.
     fn work(&mut self) -> bool {
-        let busy = self.speaker.work(SLICE, now());
+        let busy = self.speaker.advance(SLICE, now());
+        // Peers first.
         self.carry_out();
+        self.speaker.tidy();
         self.log_events();
         let feeding = self.collectors.feed(&mut self.speaker);
         self.tell();
