@@ -5,6 +5,7 @@
 //! speak of the same thing, the flag wins, as Calico's own environment variables do.
 
 pub mod annotations;
+mod contradiction;
 #[cfg(test)]
 mod mistakes;
 mod policy;
@@ -17,10 +18,44 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use self::scalar::{FromText, Text};
 use crate::cli::args::{AgentArgs, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Listen};
 
 /// Marks margay's routes in the kernel: `ip route show proto 109`.
 pub const ROUTE_PROTOCOL: u8 = 109;
+
+/// A protocol number that may mark our routes. With one of the kernel's (0 to 4, 9), of DHCP clients (16) or of Calico's daemons
+/// (12, 80) we would take theirs for our own, and delete them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteProtocol(u8);
+
+impl RouteProtocol {
+    /// Completes "expected …".
+    pub const WANTED: &'static str =
+        "a number from 5 to 255 that nobody else marks routes with (not 9, 12, 16 or 80)";
+
+    /// The number, if it may be ours.
+    #[must_use]
+    pub const fn new(number: u8) -> Option<Self> {
+        match number {
+            0..=4 | 9 | 12 | 16 | 80 => None,
+            number => Some(Self(number)),
+        }
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for RouteProtocol {
+    fn default() -> Self {
+        Self(ROUTE_PROTOCOL)
+    }
+}
+
 /// Where metrics are unless somebody says otherwise: Felix's port, every address.
 pub const METRICS_PORT: u16 = 9091;
 /// Where health is unless somebody says otherwise: Felix's port, this host only.
@@ -131,16 +166,16 @@ impl std::fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct File {
-    datastore: Option<String>,
-    node_name: Option<String>,
+    datastore: Option<Text<DatastoreKind>>,
+    node_name: Option<Text<NodeName>>,
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
-    route_protocol: Option<u8>,
-    metrics_listen: Option<String>,
-    health_listen: Option<String>,
+    route_protocol: Option<Text<RouteProtocol>>,
+    metrics_listen: Option<Text<Listen>>,
+    health_listen: Option<Text<Listen>>,
     log: Option<String>,
     log_json: Option<bool>,
 }
@@ -155,25 +190,35 @@ impl Config {
             Some(path) => read_yaml(path)?,
             None => File::default(),
         };
-        let datastore = args
-            .datastore
-            .or(file.datastore)
-            .ok_or(ConfigError::Missing(
-                "datastore",
-                "--datastore directory:PATH or --datastore kubernetes",
-            ))?
-            .parse()?;
-        let node_name = match args.node_name.or(file.node_name) {
-            Some(name) => name,
-            None => host_name().ok_or(ConfigError::Missing("node name", "--node-name NAME"))?,
+        let datastore = match (args.datastore, file.datastore) {
+            (Some(flag), _) => flag.parse()?,
+            (None, Some(Text(kind))) => kind,
+            (None, None) => {
+                return Err(ConfigError::Missing(
+                    "datastore",
+                    "--datastore directory:PATH or --datastore kubernetes",
+                ));
+            }
         };
-        if node_name.is_empty() || node_name.contains(|c: char| c == '/' || c.is_whitespace()) {
-            return Err(ConfigError::Value {
-                setting: "node name",
-                expected: "the name of a Node object",
-                found: node_name,
-            });
-        }
+        let node_name = match (args.node_name, file.node_name) {
+            (Some(name), _) => {
+                NodeName::from_text(&name)
+                    .ok_or(ConfigError::Value {
+                        setting: "node name",
+                        expected: NodeName::WANTED,
+                        found: name,
+                    })?
+                    .0
+            }
+            (None, Some(Text(NodeName(name)))) => name,
+            (None, None) => {
+                host_name().ok_or(ConfigError::Missing("node name", "--node-name NAME"))?
+            }
+        };
+        let route_protocol = match (args.route_protocol, file.route_protocol) {
+            (Some(flag), _) => checked_protocol(flag)?,
+            (None, of_file) => of_file.map(|text| text.0).unwrap_or_default(),
+        };
         Ok(Self {
             datastore,
             node_name,
@@ -185,9 +230,13 @@ impl Config {
                 .state_dir
                 .or(file.state_dir)
                 .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            route_protocol: checked_protocol(args.route_protocol.or(file.route_protocol))?,
-            metrics_listen: listener("metricsListen", args.metrics_listen, file.metrics_listen)?,
-            health_listen: listener("healthListen", args.health_listen, file.health_listen)?,
+            route_protocol: route_protocol.number(),
+            metrics_listen: args
+                .metrics_listen
+                .or_else(|| file.metrics_listen.map(|text| text.0)),
+            health_listen: args
+                .health_listen
+                .or_else(|| file.health_listen.map(|text| text.0)),
             log: args.log.or(file.log).unwrap_or_else(|| "info".into()),
             log_json: args.log_json || file.log_json.unwrap_or(false),
         })
@@ -270,32 +319,23 @@ pub fn read_yaml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Confi
     yaml::read_all(path, &text, |tree| T::deserialize(tree))
 }
 
-fn listener(
-    setting: &'static str,
-    flag: Option<Listen>,
-    file: Option<String>,
-) -> Result<Option<Listen>, ConfigError> {
-    match (flag, file) {
-        (Some(listen), _) => Ok(Some(listen)),
-        (None, Some(text)) => text.parse().map(Some).map_err(|_| ConfigError::Value {
-            setting,
-            expected: "ADDRESS:PORT or off",
-            found: text,
-        }),
-        (None, None) => Ok(None),
-    }
+/// What of a flag or the environment may mark our routes.
+fn checked_protocol(flag: u8) -> Result<RouteProtocol, ConfigError> {
+    RouteProtocol::new(flag).ok_or_else(|| ConfigError::Value {
+        setting: "route protocol",
+        expected: RouteProtocol::WANTED,
+        found: flag.to_string(),
+    })
 }
 
-/// The kernel, its tools and Calico's daemons use the numbers below; taking one of them would hand us their routes.
-fn checked_protocol(protocol: Option<u8>) -> Result<u8, ConfigError> {
-    match protocol {
-        None => Ok(ROUTE_PROTOCOL),
-        Some(number @ (0..=4 | 9 | 80)) => Err(ConfigError::Value {
-            setting: "route protocol",
-            expected: "a number that nobody else uses (not 0-4, 9 or 80)",
-            found: number.to_string(),
-        }),
-        Some(number) => Ok(number),
+/// The name of a Node object.
+struct NodeName(String);
+
+impl FromText for NodeName {
+    const WANTED: &'static str = "the name of a Node object";
+    fn from_text(text: &str) -> Option<Self> {
+        let no_name = text.is_empty() || text.contains(|c: char| c == '/' || c.is_whitespace());
+        (!no_name).then(|| Self(text.to_owned()))
     }
 }
 
@@ -359,12 +399,26 @@ mod tests {
             text.ends_with(":2:1: field `nodname`: unknown field `nodname`, expected `nodeName`"),
             "{text}"
         );
-        let text = load("datastore: etcd\n", AgentArgs::default())
-            .expect_err("a mistake")
-            .to_string();
+        let text = load(
+            "datastore: etcd\nnodeName: a b\nrouteProtocol: 2\nmetricsListen: here\nhealthListen: ~\n",
+            AgentArgs::default(),
+        )
+        .expect_err("a mistake")
+        .to_string();
+        let said: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(_, said)| said)
+            .collect();
         assert_eq!(
-            text,
-            "datastore: expected directory:PATH or kubernetes, found \"etcd\""
+            said,
+            [
+                "1:12: field `datastore`: expected directory:PATH or kubernetes, found `etcd`",
+                "2:11: field `nodeName`: expected the name of a Node object, found `a b`",
+                "3:16: field `routeProtocol`: expected a number from 5 to 255 that nobody else marks routes with (not 9, 12, 16 or 80), found `2`",
+                "4:16: field `metricsListen`: expected ADDRESS:PORT or off, found `here`",
+                "5:15: field `healthListen`: expected ADDRESS:PORT or off, found nothing; without the field its default holds",
+            ]
         );
         let text = Config::load(AgentArgs::default())
             .expect_err("a mistake")
@@ -377,7 +431,7 @@ mod tests {
 
     #[test]
     fn protocols_of_the_kernel_and_of_calico_are_refused() {
-        for protocol in [2, 3, 80] {
+        for protocol in [0, 2, 3, 9, 12, 16, 80] {
             let args = AgentArgs {
                 datastore: Some("directory:/x".into()),
                 node_name: Some("n1".into()),

@@ -37,12 +37,13 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
         true => {
             let kernel =
                 Netlink::open(NetlinkOptions::default()).context("cannot speak to the kernel")?;
-            file.speaker.restarting |= holds_our_routes(&kernel, file.kernel.protocol).await?;
-            Some(Installer::start(kernel, file.kernel.protocol, &stop)?)
+            let protocol = file.kernel.protocol.number();
+            file.speaker.restarting |= holds_our_routes(&kernel, protocol).await?;
+            Some(Installer::start(kernel, protocol, &stop)?)
         }
         false => None,
     };
-    let restarting = file.speaker.restarting;
+    let (restarting, started_with) = (file.speaker.restarting, file.kernel);
     let name = file.speaker.router_id.to_string();
     let options = SpeakerOptions {
         seed: rand::random(),
@@ -89,7 +90,7 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
         tokio::select! {
             _ = terminate.recv() => break Some(SpeakerShutdown::KeepForwarding),
             _ = interrupt.recv() => break Some(SpeakerShutdown::Cease { text: None }),
-            _ = hangup.recv() => match crate::config::speaker::read(path) {
+            _ = hangup.recv() => match crate::config::speaker::read_again(path, &started_with) {
                 Ok(mut file) => {
                     file.speaker.restarting = restarting;
                     told.file = file.speaker;

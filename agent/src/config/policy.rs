@@ -31,7 +31,7 @@ use margay_bgp::policy::{Action, Condition, Policy, PrefixSet, Rule, SourceKind,
 use margay_bgp::prefix::Prefix;
 use serde::Deserialize;
 
-use super::scalar::{FromText, ScalarOr, Text};
+use super::scalar::{FromText, ScalarOr, SpeakersAs, Text};
 use super::speaker::{Wrong, plain};
 
 /// One of the file's `policies`.
@@ -74,9 +74,18 @@ struct MatchSection {
 
 type PrefixItem = ScalarOr<Prefix, PrefixRange>;
 
+/// A prefix and which lengths inside it.
+#[derive(Deserialize)]
+#[serde(try_from = "PrefixRangeSection")]
+pub(super) struct PrefixRange {
+    prefix: Prefix,
+    min: u8,
+    max: u8,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct PrefixRange {
+struct PrefixRangeSection {
     prefix: Text<Prefix>,
     #[serde(default)]
     exact: bool,
@@ -84,6 +93,30 @@ pub(super) struct PrefixRange {
     min: Option<Text<u8>>,
     #[serde(default)]
     max: Option<Text<u8>>,
+}
+
+impl TryFrom<PrefixRangeSection> for PrefixRange {
+    type Error = String;
+
+    fn try_from(range: PrefixRangeSection) -> Result<Self, String> {
+        let prefix = range.prefix.0;
+        let (least, most) = (prefix.len(), prefix.max_len());
+        if range.exact && (range.min.is_some() || range.max.is_some()) {
+            return Err(format!(
+                "expected {prefix} with `exact` or lengths, found both"
+            ));
+        }
+        let most_wanted = if range.exact { least } else { most };
+        let min = range.min.map_or(least, |length| length.0);
+        let max = range.max.map_or(most_wanted, |length| length.0);
+        if least <= min && min <= max && max <= most {
+            Ok(Self { prefix, min, max })
+        } else {
+            Err(format!(
+                "expected lengths from {least} to {most} for {prefix}, found {min} to {max}"
+            ))
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -96,7 +129,7 @@ struct SetSection {
     remove_large_communities: Vec<Text<LargeCommunity>>,
     local_pref: Option<Text<u32>>,
     med: Option<Text<u32>>,
-    prepend_as: Vec<Text<Asn>>,
+    prepend_as: Vec<Text<SpeakersAs>>,
     next_hop: Option<Text<IpAddr>>,
     weight: Option<Text<u32>>,
     discard: bool,
@@ -141,6 +174,17 @@ pub(super) struct Parsed {
 }
 
 impl NamedPolicy {
+    /// The names of peers in its rules, each with its place in the policy.
+    pub(super) fn peers(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            if let Some(matches) = &rule.matches {
+                matches.peers(&format!("rules.{index}.match"), &mut found);
+            }
+        }
+        found
+    }
+
     /// The policy, or which field of which rule is wrong.
     pub(super) fn parse(self) -> Result<Parsed, (Option<usize>, Wrong)> {
         if matches!(Named::from_text(&self.name), None | Some(Named::Verdict(_))) {
@@ -165,7 +209,7 @@ impl NamedPolicy {
 
 impl RuleSection {
     fn parse(self) -> Result<Rule, Wrong> {
-        let conditions = self.matches.unwrap_or_default().conditions()?;
+        let conditions = self.matches.unwrap_or_default().conditions();
         let actions = self.set.unwrap_or_default().actions();
         let verdict = self.then.map(|verdict| verdict.0);
         if verdict == Some(Verdict::Reject) && !actions.is_empty() {
@@ -189,14 +233,13 @@ impl RuleSection {
 }
 
 impl MatchSection {
-    fn conditions(self) -> Result<Vec<Condition>, Wrong> {
+    fn conditions(self) -> Vec<Condition> {
         let mut conditions = Vec::new();
         if !self.prefixes.is_empty() {
-            conditions.push(Condition::PrefixIn(prefix_set("match", self.prefixes)?));
+            conditions.push(Condition::PrefixIn(prefix_set(self.prefixes)));
         }
         if !self.not_prefixes.is_empty() {
-            let set = prefix_set("match", self.not_prefixes)?;
-            conditions.push(Condition::PrefixNotIn(set));
+            conditions.push(Condition::PrefixNotIn(prefix_set(self.not_prefixes)));
         }
         conditions.extend(self.family.map(|family| Condition::Family(family.0)));
         if !self.source.is_empty() {
@@ -223,45 +266,37 @@ impl MatchSection {
                 .map(|value| Condition::LocalPref(LocalPref(value.0))),
         );
         if let Some(not) = self.not {
-            let inner = not.conditions()?;
             conditions.extend(
-                inner
+                not.conditions()
                     .into_iter()
                     .map(|condition| Condition::Not(Box::new(condition))),
             );
         }
-        Ok(conditions)
+        conditions
+    }
+
+    /// The names of peers in it, each with its place in it.
+    fn peers(&self, place: &str, found: &mut Vec<(String, String)>) {
+        let own = self
+            .peer
+            .iter()
+            .map(|name| (format!("{place}.peer"), name.clone()));
+        found.extend(own);
+        if let Some(not) = &self.not {
+            not.peers(&format!("{place}.not"), found);
+        }
     }
 }
 
-fn prefix_set(field: &'static str, items: Vec<PrefixItem>) -> Result<PrefixSet, Wrong> {
+fn prefix_set(items: Vec<PrefixItem>) -> PrefixSet {
     let mut set = PrefixSet::new();
     for item in items {
         match item {
             ScalarOr::Scalar(prefix) => set.insert_or_longer(prefix),
-            ScalarOr::Section(range) => {
-                let prefix = range.prefix.0;
-                let (least, most) = (prefix.len(), prefix.max_len());
-                let min = range.min.map_or(least, |length| length.0);
-                let max = range.max.map_or(most, |length| length.0);
-                if range.exact {
-                    if range.min.is_some() || range.max.is_some() {
-                        let reason = format!("expected {prefix} with `exact` or lengths, not both");
-                        return Err((field, reason));
-                    }
-                    set.insert_exact(prefix);
-                } else if least <= min && min <= max && max <= most {
-                    set.insert(prefix, min, max);
-                } else {
-                    let reason = format!(
-                        "expected lengths from {least} to {most} for {prefix}, found {min} to {max}"
-                    );
-                    return Err((field, reason));
-                }
-            }
+            ScalarOr::Section(range) => set.insert(range.prefix, range.min, range.max),
         }
     }
-    Ok(set)
+    set
 }
 
 impl SetSection {
@@ -285,7 +320,10 @@ impl SetSection {
         );
         actions.extend(self.med.map(|value| Action::SetMed(Med(value.0))));
         if !self.prepend_as.is_empty() {
-            actions.push(Action::PrependAs(plain(self.prepend_as)));
+            let asns = plain(self.prepend_as);
+            actions.push(Action::PrependAs(
+                asns.into_iter().map(|asn| asn.0).collect(),
+            ));
         }
         actions.extend(self.next_hop.map(|address| Action::SetNextHop(address.0)));
         actions.extend(self.weight.map(|value| Action::SetWeight(value.0)));
@@ -413,7 +451,7 @@ mod tests {
     /// The first peer of a file with these policies and this of the peer.
     fn peer(policies: &str, directions: &str) -> PeerConfig {
         let text = format!(
-            "asn: 64512\nrouterId: 10.0.0.1\npolicies:\n{policies}\npeers:\n- {{ address: 10.0.0.2, asn: 64601, {directions} }}\n"
+            "asn: 64512\nrouterId: 10.0.0.1\npolicies:\n{policies}\npeers:\n- {{ name: tor, address: 10.0.0.2, asn: 64601, {directions} }}\n- {{ name: leaf, address: 10.0.0.3, asn: 64602 }}\n"
         );
         let file = parse(Path::new("speaker.yaml"), &text).expect("a good file");
         file.speaker.peers.into_iter().next().expect("a peer")

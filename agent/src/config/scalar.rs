@@ -13,11 +13,13 @@ use margay_bgp::policy::Verdict;
 use margay_bgp::prefix::Prefix;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{
-    AddPathSend, AoAlgorithm, BGP_PORT, Bfd, HoldTime, LocalAsMode, NextHopMode, PeerAs,
-    RemovePrivateAs,
+    AddPathSend, AoAlgorithm, BGP_PORT, Bfd, GracefulRestart, HoldTime, LocalAsMode, NextHopMode,
+    PeerAs, PeerConfig, RemovePrivateAs, Secret,
 };
 use serde::Deserialize;
-use serde::de::Error as _;
+
+use super::{DatastoreKind, RouteProtocol};
+use crate::cli::args::Listen;
 
 /// A scalar of the file that a type of ours is read from. YAML's own idea of its type (`1.10` a float, `no` a truth value) is not asked.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +34,46 @@ pub(super) trait FromText: Sized {
 
 impl<'de, T: FromText> Deserialize<'de> for Text<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        deserializer.deserialize_str(TextVisitor(PhantomData))
+    }
+}
+
+struct TextVisitor<T>(PhantomData<T>);
+
+impl<T: FromText> serde::de::Visitor<'_> for TextVisitor<T> {
+    type Value = Text<T>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(T::WANTED)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text<T>, E> {
         T::from_text(text.trim())
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("expected {}, found `{text}`", T::WANTED)))
+            .map(Text)
+            .ok_or_else(|| E::custom(format!("expected {}, found `{text}`", T::WANTED)))
+    }
+}
+
+/// A password, to the last blank as it is written. It does not show in what is said of it.
+pub(super) struct Hidden(pub(super) Secret);
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(HiddenVisitor)
+    }
+}
+
+struct HiddenVisitor;
+
+impl serde::de::Visitor<'_> for HiddenVisitor {
+    type Value = Hidden;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a password of 1 to 80 octets")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Hidden, E> {
+        Secret::new(text).map(Hidden).map_err(E::custom)
     }
 }
 
@@ -119,21 +157,73 @@ from_text! {
     u8: "a number from 0 to 255",
     u16: "a number from 0 to 65535",
     u32: "a number from 0 to 4294967295",
-    usize: "a number",
+    Listen: "ADDRESS:PORT or off",
+    DatastoreKind: "directory:PATH or kubernetes",
     bool: "true or false",
     RouterId: "four octets that are not all zero (10.100.0.1)",
 }
 
-impl FromText for HoldTime {
-    const WANTED: &'static str = "a hold time in seconds: 0, or 3 to 65535";
+/// A number of one octet that is not zero.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OneTo255(pub(super) u8);
+
+impl FromText for OneTo255 {
+    const WANTED: &'static str = "a number from 1 to 255";
     fn from_text(text: &str) -> Option<Self> {
-        Self::from_secs(u16::try_from(Seconds::from_text(text)?.0.as_secs()).ok()?)
+        text.parse().ok().filter(|number| *number > 0).map(Self)
+    }
+}
+
+/// How many of something there may be. None at all has words of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Count(pub(super) usize);
+
+impl FromText for Count {
+    const WANTED: &'static str = "a number from 1";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|number| *number > 0).map(Self)
+    }
+}
+
+/// Where somebody is dialled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port(pub(super) u16);
+
+impl FromText for Port {
+    const WANTED: &'static str = "a port from 1 to 65535";
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|port| *port > 0).map(Self)
+    }
+}
+
+impl FromText for RouteProtocol {
+    const WANTED: &'static str = Self::WANTED;
+    fn from_text(text: &str) -> Option<Self> {
+        Self::new(text.parse().ok()?)
+    }
+}
+
+/// The AS of somebody who speaks: 0 is nobody (RFC 7607), and 23456 stands for another one (RFC 6793).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SpeakersAs(pub(super) Asn);
+
+impl FromText for SpeakersAs {
+    const WANTED: &'static str = "an AS number (64512 or 1.10) other than 0 and 23456";
+    fn from_text(text: &str) -> Option<Self> {
+        let asn = Asn::from_str(text).ok()?;
+        (!asn.is_reserved_zero() && asn != Asn::AS_TRANS).then_some(Self(asn))
+    }
+}
+
+impl FromText for HoldTime {
+    const WANTED: &'static str = "a hold time in whole seconds: 0, or 3 to 65535";
+    fn from_text(text: &str) -> Option<Self> {
+        Self::from_secs(u16::try_from(whole_seconds(duration(text)?)?).ok()?)
     }
 }
 
 impl FromText for PeerAs {
-    const WANTED: &'static str =
-        "an AS number (64512 or 1.10), several with commas between, internal, external or any";
+    const WANTED: &'static str = "an AS number (64512 or 1.10) other than 0 and 23456, several with commas between, internal, external or any";
     fn from_text(text: &str) -> Option<Self> {
         match text {
             "internal" => Some(Self::Internal),
@@ -142,10 +232,10 @@ impl FromText for PeerAs {
             // Text, not a YAML list: 1.10 in one would be the number 1.1.
             _ if text.contains(',') => text
                 .split(',')
-                .map(|asn| Asn::from_str(asn.trim()).ok())
+                .map(|asn| Some(SpeakersAs::from_text(asn.trim())?.0))
                 .collect::<Option<_>>()
                 .map(Self::OneOf),
-            _ => Asn::from_str(text).ok().map(Self::Fixed),
+            _ => SpeakersAs::from_text(text).map(|asn| Self::Fixed(asn.0)),
         }
     }
 }
@@ -280,26 +370,66 @@ impl FromText for ListenAddress {
     }
 }
 
-/// A duration.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seconds(pub(super) Duration);
+/// The longest time that is taken: there is no use for a longer one, and no clock that it could run past.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-impl FromText for Seconds {
-    const WANTED: &'static str = "a duration (120, 120s, 2m, 500ms)";
-    fn from_text(text: &str) -> Option<Self> {
-        let split = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let number: u64 = number.parse().ok()?;
-        Some(Self(match unit {
-            "" | "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            _ => return None,
-        }))
-    }
+/// A number of seconds, or of what stands behind it.
+fn duration(text: &str) -> Option<Duration> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().ok()?;
+    let duration = match unit {
+        "" | "s" => Duration::from_secs(number),
+        "ms" => Duration::from_millis(number),
+        "m" => Duration::from_secs(number.checked_mul(60)?),
+        "h" => Duration::from_secs(number.checked_mul(3600)?),
+        _ => return None,
+    };
+    (duration <= LONGEST).then_some(duration)
+}
+
+/// What the wire can carry; nothing where a part of a second would be lost.
+fn whole_seconds(duration: Duration) -> Option<u64> {
+    (duration.subsec_nanos() == 0).then_some(duration.as_secs())
+}
+
+macro_rules! durations {
+    ($($(#[$doc:meta])* $name:ident: $wanted:literal, $fits:expr;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub(super) struct $name(pub(super) Duration);
+
+        impl FromText for $name {
+            const WANTED: &'static str = $wanted;
+            fn from_text(text: &str) -> Option<Self> {
+                let fits: fn(Duration) -> bool = $fits;
+                duration(text).filter(|time| fits(*time)).map(Self)
+            }
+        }
+
+        impl From<$name> for Duration {
+            fn from(time: $name) -> Self {
+                time.0
+            }
+        }
+    )+};
+}
+
+durations! {
+    /// Any time.
+    Seconds: "a duration up to a year (120, 120s, 2m, 500ms)", |_| true;
+    /// A pause between attempts: with less, whoever cannot be had would cost as much as whoever can.
+    Pause: "a duration from 100 ms to a day (5, 500ms, 1m)", |time| PeerConfig::PAUSES.contains(&time);
+    /// What is not done more often than once a second.
+    OfASecond: "a duration from 1 s to a year (60, 5m)", |time| time >= Duration::from_secs(1);
+    /// What the 12 bits of RFC 4724 §3 carry.
+    RestartTime: "whole seconds up to 4095 (120, 2m)",
+        |time| whole_seconds(time).is_some() && time <= GracefulRestart::MAX_RESTART_TIME;
+    /// What the 24 bits of RFC 9494 §3 carry.
+    LongLivedTime: "whole seconds up to 16777215 (86400, 24h)",
+        |time| whole_seconds(time).is_some_and(|seconds| seconds < 1 << 24);
 }
 
 /// A duration of BFD, whose unit is the millisecond.
@@ -311,7 +441,7 @@ impl FromText for Milliseconds {
     fn from_text(text: &str) -> Option<Self> {
         match text.parse() {
             Ok(number) => Some(Self(Duration::from_millis(number))),
-            Err(_) => Some(Self(Seconds::from_text(text)?.0)),
+            Err(_) => duration(text).map(Self),
         }
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Fault {
     place: Option<Place>,
     /// The field that is wanting in the mapping at `path`.
     missing: Option<&'static str>,
+    /// It is about something that is not there: nothing can be said where what is there was cut out.
+    absence: bool,
 }
 
 impl Fault {
@@ -60,7 +62,15 @@ impl Fault {
             reason,
             place: None,
             missing: None,
+            absence: false,
         }
+    }
+
+    /// Of the value at `path`, which wants something that stands nowhere in the file.
+    pub(crate) const fn absence(path: Vec<Step>, reason: String) -> Self {
+        let mut fault = Self::new(path, reason);
+        fault.absence = true;
+        fault
     }
 
     fn under(mut self, step: Step, place: Place) -> Self {
@@ -84,11 +94,11 @@ impl serde::de::Error for Fault {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::custom(format!("expected {expected}, found {found}"))
+        Self::custom(format!("expected {expected}, found {}", plain(found)))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::custom(format!("expected {expected}, found {found}"))
+        Self::custom(format!("expected {expected}, found {}", plain(found)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -104,6 +114,29 @@ impl serde::de::Error for Fault {
             missing: Some(field),
             ..Self::custom(format!("expected a field `{field}`, found none"))
         }
+    }
+}
+
+/// What is there, as people say it of YAML.
+fn plain(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Unit | Unexpected::Option => "nothing".into(),
+        Unexpected::Seq => "a list".into(),
+        Unexpected::Map => "a mapping".into(),
+        Unexpected::Str(text) => format!("`{text}`"),
+        Unexpected::Bool(value) => format!("`{value}`"),
+        Unexpected::Unsigned(value) => format!("`{value}`"),
+        other @ (Unexpected::Signed(_)
+        | Unexpected::Float(_)
+        | Unexpected::Char(_)
+        | Unexpected::Bytes(_)
+        | Unexpected::NewtypeStruct
+        | Unexpected::Enum
+        | Unexpected::UnitVariant
+        | Unexpected::NewtypeVariant
+        | Unexpected::TupleVariant
+        | Unexpected::StructVariant
+        | Unexpected::Other(_)) => other.to_string(),
     }
 }
 
@@ -200,8 +233,37 @@ impl Node {
         Some(node.place)
     }
 
-    /// The path of `field` below `path`: there, or in a section of it; `path` itself where it is not written at all.
+    /// The path of `field` below `path`: there, or in a section of it; `path` itself where it is not written at all. What
+    /// stands behind dots (`rules.0.match`) is looked for in it, as deep as it is written; a number is an item of a list.
     pub(crate) fn find(&self, path: &[Step], field: &str) -> Vec<Step> {
+        let mut parts = field.split('.');
+        let mut found = self.find_one(path, parts.next().unwrap_or_default());
+        if found.len() == path.len() {
+            return found;
+        }
+        for part in parts {
+            let Some(node) = self.at(&found) else {
+                break;
+            };
+            let step = match &node.value {
+                Value::List(items) => part
+                    .parse()
+                    .ok()
+                    .and_then(|place: usize| items.get(place))
+                    .map(|(index, _)| Step::Index(*index)),
+                Value::Map(_) | Value::Scalar(..) => {
+                    Some(Step::Key(part.into())).filter(|step| node.child(step).is_some())
+                }
+            };
+            let Some(step) = step else {
+                break;
+            };
+            found.push(step);
+        }
+        found
+    }
+
+    fn find_one(&self, path: &[Step], field: &str) -> Vec<Step> {
         fn below(node: &Node, field: &str) -> Option<Vec<Step>> {
             let Value::Map(entries) = &node.value else {
                 return None;
@@ -222,6 +284,12 @@ impl Node {
                 .unwrap_or_default(),
         );
         found
+    }
+
+    /// Whether the mapping at `path` has a field.
+    pub(crate) fn has(&self, path: &[Step], field: &str) -> bool {
+        let key = Step::Key(field.into());
+        self.at(path).is_some_and(|node| node.child(&key).is_some())
     }
 
     /// The paths of the items of the list that is `field` of the file, those that were not cut out.
@@ -295,6 +363,28 @@ impl Node {
         out
     }
 
+    /// Puts the only value of the mapping `by` in the place of the one at `path`.
+    #[cfg(test)]
+    pub(super) fn replace(&mut self, path: &[Step], by: Self) {
+        let Some((step, rest)) = path.split_first() else {
+            if let Value::Map(entries) = by.value {
+                *self = entries.into_iter().next().expect("one value").2;
+            }
+            return;
+        };
+        match (&mut self.value, step) {
+            (Value::Map(entries), Step::Key(key)) => {
+                let mut found = entries.iter_mut().filter(|(name, ..)| name == key);
+                found.next().expect("the key").2.replace(rest, by);
+            }
+            (Value::List(items), Step::Index(index)) => {
+                let mut found = items.iter_mut().filter(|(place, _)| place == index);
+                found.next().expect("the item").1.replace(rest, by);
+            }
+            _ => panic!("nothing at {path:?}"),
+        }
+    }
+
     /// Writes one more key into the mapping at `path`.
     #[cfg(test)]
     pub(super) fn insert(&mut self, path: &[Step], name: &str) {
@@ -349,6 +439,8 @@ pub(crate) fn read_all<T>(
     };
     let mut tree = whole.clone();
     let mut cut: Vec<Vec<Step>> = Vec::new();
+    // Something was cut out that others may want.
+    let mut spoilt = false;
     let mut mistakes = Vec::new();
     loop {
         let fault = match read(&tree) {
@@ -362,7 +454,8 @@ pub(crate) fn read_all<T>(
                 cut.split_last() == Some((&Step::Key(field.into()), fault.path.as_slice()))
             }
             None => cut.len() > fault.path.len() && cut.starts_with(&fault.path),
-        });
+        }) || (fault.absence && spoilt);
+        spoilt |= !fault.absence;
         if !consequence {
             let place = fault
                 .place

@@ -24,7 +24,7 @@ use margay_bgp::speaker::config::{self as speaker, GracefulRestart, PeerConfig, 
 
 use super::filters;
 use super::state::{Problem, Underlay};
-use crate::config::annotations::{SPEAKER_FIELDS, annotate, requires_policy};
+use crate::config::annotations::{SPEAKER_FIELDS, annotate_peer, requires_policy};
 use crate::model::{
     BgpPeer, ClusterState, DEFAULT_BGP_PORT, Labels, LocalSide, NextHopMode, Node, RemoteSide,
     ReversePeering, SecretKeyRef, SourceAddress,
@@ -679,14 +679,13 @@ pub fn peer_config(
     peer.allowed_local_as = session.allowed_local_as;
     // Adding a family must not change what the peers of Calico's sort are offered.
     peer.extended_next_hop = false;
-    for (field, text) in session
+    let annotations = session
         .margay
         .iter()
         .filter(|(field, _)| *field != FAMILIES)
-    {
-        if let Err(reason) = annotate(&mut peer, field, text) {
-            problem(format!("annotation margay.io/{field}: {reason}"));
-        }
+        .map(|(field, text)| (field.as_str(), text.as_str()));
+    for (field, reason) in annotate_peer(&mut peer, session.local_asn, annotations) {
+        problem(format!("annotation margay.io/{field}: {reason}"));
     }
     Some(peer)
 }

@@ -58,6 +58,18 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
         .iter()
         .filter_map(|session| peer_config(cluster, session, underlay, &mut policies, &mut problems))
         .collect();
+    // A session that cannot be had beside another one must not cost the node all of them.
+    while let Err(error) = config.validate() {
+        let (Some(name), _) = error.place() else {
+            break;
+        };
+        problems.push(Problem {
+            subject: format!("session {name}"),
+            reason: format!("it stays down: {error}"),
+        });
+        let name = name.to_owned();
+        config.peers.retain(|peer| peer.name != name);
+    }
     problems.sort();
     problems.dedup();
     Some(SpeakerPlan {

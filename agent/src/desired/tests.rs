@@ -1,6 +1,8 @@
 //! Named clusters and what a node makes of them. Every cluster is built from its pieces in the order written, reversed, and
 //! shuffled several times; the result must be the same.
 
+mod clashes;
+
 use std::net::IpAddr;
 
 use margay_bgp::asn::Asn;

@@ -4,6 +4,7 @@
 //! The speaker compares two configurations field by field and touches only the sessions whose part differs,
 //! so equality is meaningful on every type.
 
+mod clash;
 mod peer_as;
 mod socket;
 mod times;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use self::clash::{KeyClash, KeyClashKind};
 pub use self::peer_as::PeerAs;
 pub use self::socket::{AoAlgorithm, AoKey, Binding, Listen};
 pub use self::times::TimeError;
@@ -132,7 +134,8 @@ impl SpeakerConfig {
         }
     }
 
-    /// Checks what no single field can: unique peer names, unambiguous remotes, one origin for each prefix of ours.
+    /// Checks what no single field can: unique peer names, unambiguous remotes, keys that can all be had, one origin for each
+    /// prefix of ours.
     ///
     /// # Errors
     /// The first clash found, with the names of both sides of it.
@@ -188,14 +191,28 @@ impl SpeakerConfig {
                 });
             }
         }
-        let mut ours: std::collections::BTreeSet<Prefix> =
-            self.originate.iter().map(|route| route.prefix).collect();
-        for aggregate in &self.aggregates {
-            if !ours.insert(aggregate.prefix) {
-                return Err(ConfigError::DuplicateOrigin(aggregate.prefix));
+        let mut ours = std::collections::BTreeSet::new();
+        let originated = self.originate.iter().map(|route| route.prefix);
+        let aggregated = self.aggregates.iter().map(|route| route.prefix);
+        for (field, position, prefix) in originated
+            .enumerate()
+            .map(|(position, prefix)| ("originate", position, prefix))
+            .chain(
+                aggregated
+                    .enumerate()
+                    .map(|(position, prefix)| ("aggregates", position, prefix)),
+            )
+        {
+            if !ours.insert(prefix) {
+                return Err(ConfigError::DuplicateOrigin {
+                    prefix,
+                    field,
+                    position,
+                });
             }
         }
-        Ok(())
+        clash::of_keys(&self.listen, &self.peers)?;
+        clash::of_paths(&self.peers)
     }
 }
 
@@ -203,10 +220,12 @@ impl SpeakerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
     /// Two peers have one name.
-    #[error("two peers are named {0}")]
+    #[error("two peers are named {0}: expected a name of its own for each")]
     DuplicateName(String),
     /// Two peers would claim the same connections.
-    #[error("peers {first} and {second} are both {remote}")]
+    #[error(
+        "peers {first} and {second} are both {remote}: expected another one, or a localAddress or device of its own for each"
+    )]
     DuplicateRemote {
         /// What both claim.
         remote: Remote,
@@ -216,10 +235,19 @@ pub enum ConfigError {
         second: String,
     },
     /// A prefix is to be originated or aggregated twice.
-    #[error("{0} is originated or aggregated twice")]
-    DuplicateOrigin(Prefix),
+    #[error(
+        "{prefix} is originated or aggregated already: expected each prefix once in both lists"
+    )]
+    DuplicateOrigin {
+        /// The prefix.
+        prefix: Prefix,
+        /// The list in which it is for the second time.
+        field: &'static str,
+        /// Where in that list.
+        position: usize,
+    },
     /// Two collectors are the same one.
-    #[error("collector {address} is there twice")]
+    #[error("collector {address} is there twice: expected an address and port of its own for each")]
     DuplicateCollector {
         /// Which of the list is the second.
         position: usize,
@@ -227,7 +255,9 @@ pub enum ConfigError {
         address: SocketAddr,
     },
     /// The AS a neighbour refuses is remembered for its next session, and callers from a range are forgotten.
-    #[error("peer {0} is a range, and dual-as needs one neighbour")]
+    #[error(
+        "peer {0} is a range, and dual-as needs one neighbour: expected another mode, or an address"
+    )]
     DualAsOfRange(String),
     /// A peer's BFD cannot be run.
     #[error("bfd of peer {name}: {reason}")]
@@ -238,10 +268,12 @@ pub enum ConfigError {
         reason: BfdError,
     },
     /// TCP has room for one signature.
-    #[error("peer {0} has a password (TCP-MD5) and TCP-AO keys, which exclude each other")]
+    #[error("peer {0} has a password (TCP-MD5) and TCP-AO keys: expected one of the two")]
     TwoSignatures(String),
     /// The kernel tells keys apart by their ids.
-    #[error("two TCP-AO keys of peer {peer} have the id {id}")]
+    #[error(
+        "two TCP-AO keys of peer {peer} have the id {id}: expected a sendId and a receiveId of its own for each"
+    )]
     DuplicateAoKey {
         /// Whose.
         peer: String,
@@ -257,34 +289,70 @@ pub enum ConfigError {
         reason: TimeError,
     },
     /// A link-local address is ambiguous, and a neighbour without an address unknown.
-    #[error("peer {0} has no interface, which its link-local or missing address needs")]
+    #[error(
+        "peer {0} has no interface: expected the one that its link-local or missing address is on"
+    )]
     NoInterface(String),
+    /// Two peers share callers, and cannot share a signature.
+    #[error("{0}")]
+    Keys(Box<KeyClash>),
+    /// Two peers would watch one path.
+    #[error(
+        "bfd of peer {name}: peer {other} watches the same path, on which there is room for one session: expected bfd at one of the two, or a localAddress of its own for each"
+    )]
+    SharedPath {
+        /// The later peer's name.
+        name: String,
+        /// The earlier peer's name.
+        other: String,
+    },
 }
 
 impl ConfigError {
-    /// The peer and the field a mistake is in, as the documentation of [`PeerConfig`] and the YAML file name them; the later
-    /// one of two that clash.
+    /// The peer and the field a mistake is in, as the documentation of [`PeerConfig`] and the YAML file name them, a field of a
+    /// section behind a dot; the later one of two that clash.
     #[must_use]
     pub fn place(&self) -> (Option<&str>, &'static str) {
+        const fn remote_field(remote: &Remote) -> &'static str {
+            match remote {
+                Remote::Address(_) => "address",
+                Remote::Range(_) => "range",
+                Remote::Unnumbered(_) => "interface",
+            }
+        }
         match self {
             Self::DuplicateName(name) => (Some(name), "name"),
-            Self::DuplicateRemote { remote, second, .. } => (
-                Some(second),
-                match remote {
-                    Remote::Address(_) => "address",
-                    Remote::Range(_) => "range",
-                    Remote::Unnumbered(_) => "interface",
-                },
-            ),
-            Self::DuplicateOrigin(_) => (None, "aggregates"),
+            Self::DuplicateRemote { remote, second, .. } => (Some(second), remote_field(remote)),
+            Self::DuplicateOrigin { field, .. } => (None, field),
             Self::DuplicateCollector { .. } => (None, "monitoring"),
             Self::DualAsOfRange(name) => (Some(name), "localAsMode"),
-            Self::Bfd { name, .. } => (Some(name), "bfd"),
-            Self::TwoSignatures(name) | Self::DuplicateAoKey { peer: name, .. } => {
-                (Some(name), "tcpAo")
-            }
+            Self::Bfd { name, reason } => (Some(name), reason.field()),
+            Self::SharedPath { name, .. } => (Some(name), "bfd"),
+            Self::TwoSignatures(name) => (Some(name), "tcpAo"),
+            Self::DuplicateAoKey { peer: name, .. } => (Some(name), "tcpAo.keys"),
             Self::NoInterface(name) => (Some(name), "interface"),
             Self::Time { name, reason } => (Some(name), reason.field()),
+            Self::Keys(clash) => (Some(&clash.peer), remote_field(&clash.remote)),
+        }
+    }
+
+    /// Which item of a list of the speaker's own it is.
+    #[must_use]
+    pub const fn position(&self) -> Option<usize> {
+        match self {
+            Self::DuplicateOrigin { position, .. } | Self::DuplicateCollector { position, .. } => {
+                Some(*position)
+            }
+            Self::DuplicateName(_)
+            | Self::DuplicateRemote { .. }
+            | Self::DualAsOfRange(_)
+            | Self::Bfd { .. }
+            | Self::SharedPath { .. }
+            | Self::TwoSignatures(_)
+            | Self::DuplicateAoKey { .. }
+            | Self::NoInterface(_)
+            | Self::Time { .. }
+            | Self::Keys(_) => None,
         }
     }
 }
@@ -754,10 +822,10 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SecretError {
     /// No octets.
-    #[error("an empty password protects nothing")]
+    #[error("an empty password protects nothing: expected 1 to 80 octets")]
     Empty,
     /// More octets than the kernel takes.
-    #[error("a password of {0} octets is longer than 80")]
+    #[error("a password of {0} octets is longer than the kernel takes: expected 1 to 80 octets")]
     TooLong(usize),
 }
 
@@ -886,6 +954,21 @@ pub enum BfdError {
         "expected no bfd beside netns or device: it watches only paths of the agent's own namespace without a device"
     )]
     Binding,
+}
+
+impl BfdError {
+    /// The field it is in, as the YAML file names it.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Interval("minTx", _) => "bfd.minTx",
+            Self::Interval(..) => "bfd.minRx",
+            Self::Multiplier => "bfd.multiplier",
+            Self::Multihop => "bfd.multihop",
+            Self::StrictRange => "bfd.strict",
+            Self::Binding => "bfd",
+        }
+    }
 }
 
 /// What a peer is told as next hop.

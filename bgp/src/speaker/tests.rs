@@ -11,14 +11,14 @@ mod telling;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
 use self::net::{Net, address, originate, peer_config, prefix, speaker_config};
 use super::config::{LimitAction, MaximumPrefixes, NextHopMode, Originate, Remote, SpeakerConfig};
 use super::snapshot::{PathInfo, Unusable};
-use super::{Accepted, Clear};
+use super::{Accepted, Clear, Speaker};
 use crate::asn::Asn;
 use crate::codec::{Community, LocalPref, Message, NextHop, PathAttributes};
 use crate::decision::Step;
@@ -556,6 +556,52 @@ fn callers_from_a_range_become_peers_and_are_forgotten_when_they_left() {
     net.advance(120 * SECOND);
     assert_eq!(known(&net), 2);
     assert_eq!(net.next_hops(2, "10.65.4.0/26"), [address(4)]);
+}
+
+#[test]
+fn callers_from_a_range_that_say_nothing_keep_only_so_many_others_out() {
+    let mut config = speaker_config(1, 64512);
+    let mut range = peer_config(1, 64512);
+    range.name = "clients".to_owned();
+    range.remote = Remote::Range(prefix("192.0.2.0/24"));
+    (range.dynamic_limit, range.half_open_limit) = (10, 2);
+    config.peers.push(range);
+    let now = Instant::now();
+    let mut speaker = Speaker::new(config, 1, now);
+    let local = SocketAddr::new(address(1), 179);
+    let mut call = |client: u8| speaker.accept((address(client), 50_000).into(), local, now);
+    let Accepted::Peer(silent, direction) = call(2) else {
+        panic!("there is room for two");
+    };
+    assert!(matches!(call(3), Accepted::Peer(..)));
+    assert!(matches!(call(4), Accepted::Refused(None)));
+    // One of them leaves, and its place is another's.
+    speaker.handle_closed(silent, direction, now);
+    while speaker.poll_output().is_some() {}
+    let mut call = |client: u8| speaker.accept((address(client), 50_000).into(), local, now);
+    assert!(matches!(call(4), Accepted::Peer(..)));
+    assert!(matches!(call(5), Accepted::Refused(None)));
+}
+
+#[test]
+fn callers_from_a_range_with_sessions_leave_room_for_those_without() {
+    let mut net = Net::new();
+    let mut reflector = speaker_config(1, 64512);
+    let mut range = peer_config(1, 64512);
+    range.name = "clients".to_owned();
+    range.remote = Remote::Range(prefix("192.0.2.0/24"));
+    (range.route_reflector_client, range.half_open_limit) = (true, 1);
+    reflector.peers.push(range);
+    net.add(reflector);
+    for client in 2..=4 {
+        net.add(client_config(client));
+    }
+    net.converge();
+    net.advance(120 * SECOND);
+    assert_eq!(net.nodes[0].speaker.snapshot(net.now).peers.len(), 3);
+    for client in 2..=4 {
+        net.assert_established(0, &format!("clients-{}", address(client)));
+    }
 }
 
 #[test]

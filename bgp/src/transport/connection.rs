@@ -585,6 +585,9 @@ fn decode_all(octets: &[u8], decoder: &mut Decoder) -> (Vec<Message>, usize, Sto
 }
 
 /// Writes KEEPALIVEs, and chunks the kernel had no room for, until the connection is to end; says how.
+///
+/// KEEPALIVEs go out in fixed ticks, without the jitter of RFC 4271 §10: they are a third of the hold time apart at most, each
+/// connection's begin when its OPEN was answered, and a tick that came late is not made up for.
 async fn write(stream: &TcpStream, shared: &Shared) -> Ending {
     let mut interval = None;
     let mut due: Option<Instant> = None;

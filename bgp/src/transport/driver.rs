@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -28,7 +28,7 @@ use super::collector::{self, Collectors};
 use super::connection::{self, Attention, ConnectionId, News, Report, Reports, Shared};
 use super::links::Links;
 use super::listener::{Arrival, Listeners};
-use super::sockopt::{self, Role, Signature};
+use super::sockopt::{self, Signature};
 use super::{Command, SpeakerEvent, StartError};
 use crate::bfd;
 use crate::fsm::{Direction, State};
@@ -61,6 +61,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Refused connections are logged at most so often.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Refused connections that may read why at once; each keeps a descriptor for a few seconds.
+const FAREWELLS: usize = 64;
 
 /// What the driver listens to.
 #[derive(Debug)]
@@ -131,6 +134,8 @@ pub(super) struct Driver {
     /// Queries that are being answered.
     dumps: VecDeque<(RouteDump, oneshot::Sender<Vec<RouteInfo>>)>,
     refused: u64,
+    /// One for each refused connection that may still read why.
+    farewells: Arc<Semaphore>,
     refusals_logged: Option<Instant>,
     /// The latest event in the log.
     logged: u64,
@@ -243,6 +248,7 @@ impl Driver {
             tasks,
             dumps: VecDeque::new(),
             refused: 0,
+            farewells: Arc::new(Semaphore::new(FAREWELLS)),
             refusals_logged: None,
             logged: 0,
             latest_event,
@@ -562,12 +568,7 @@ impl Driver {
         let prepared = self
             .listeners
             .protects(&listener, &config, remote)
-            // It has the keys the listener had when the first segment came, which may have been others.
-            .and_then(|()| {
-                let peer = Prefix::host(remote.ip());
-                let none = Signature::None;
-                sockopt::sign(&stream, peer, &none, &signature, Role::Connection)
-            })
+            .and_then(|()| sockopt::adopt(&stream, Prefix::host(remote.ip()), &signature))
             .and_then(|()| sockopt::prepare(&stream, &config, remote.is_ipv6()));
         if let Err(error) = prepared {
             warn!(peer = %config.name, %error, "cannot take a connection");
@@ -587,8 +588,8 @@ impl Driver {
         self.carry_out();
     }
 
-    /// Turns a connection away: with a NOTIFICATION where the speaker knows who it is, else with a reset, which costs the other
-    /// side less than a timeout.
+    /// Turns a connection away: with a NOTIFICATION where the speaker knows who it is and not too many are read that already,
+    /// else with a reset, which costs the other side less than a timeout.
     fn refuse(&mut self, stream: TcpStream, remote: SocketAddr, last_words: Option<Bytes>) {
         self.refused += 1;
         let at = Instant::now();
@@ -599,9 +600,14 @@ impl Driver {
             info!(%remote, refused = self.refused, "refused a connection");
             self.refusals_logged = Some(at);
         }
-        match last_words {
-            Some(last_words) => {
-                self.tasks.spawn(connection::refused(stream, last_words));
+        // Whoever calls in a loop must not have our descriptors.
+        let room = Arc::clone(&self.farewells).try_acquire_owned().ok();
+        match last_words.zip(room) {
+            Some((last_words, room)) => {
+                self.tasks.spawn(async move {
+                    connection::refused(stream, last_words).await;
+                    drop(room);
+                });
             }
             None => drop(socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))),
         }

@@ -58,8 +58,8 @@ pub(super) struct Listeners {
     open: BTreeMap<Listen, Listener>,
     /// What is configured, open or not.
     wanted: Vec<Listen>,
-    /// By binding: a peer's keys are on the listeners that take its connections.
-    keys: BTreeMap<Binding, Keys>,
+    /// Those that must sign.
+    signing: Vec<PeerConfig>,
     /// How far callers may be, by binding and whether they come over IPv6, where every peer says so.
     hops: Hops,
     /// When the addresses that are missing are tried again.
@@ -73,7 +73,7 @@ impl Listeners {
         Self {
             open: BTreeMap::new(),
             wanted: Vec::new(),
-            keys: BTreeMap::new(),
+            signing: Vec::new(),
             hops: Hops::new(),
             retry_at: None,
             accepted,
@@ -86,12 +86,17 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be listened on; the others are open all the same, and it is tried again ([`Self::retry`]).
     pub(super) fn configure(&mut self, config: &SpeakerConfig) -> Result<(), (Listen, io::Error)> {
-        self.keys = keys(&config.peers);
+        self.signing = config
+            .peers
+            .iter()
+            .filter(|peer| Signature::of(peer) != Signature::None)
+            .cloned()
+            .collect();
         self.wanted.clone_from(&config.listen);
         self.open
             .retain(|address, _| config.listen.contains(address));
         for (listen, listener) in &mut self.open {
-            listener.sign(keys_of(&self.keys, &listen.binding));
+            listener.sign(&keys(listen, &self.signing));
         }
         self.hops = hops(&config.peers);
         self.open_missing()
@@ -103,7 +108,7 @@ impl Listeners {
             if self.open.contains_key(listen) {
                 continue;
             }
-            match self.listen(listen, keys_of(&self.keys, &listen.binding)) {
+            match self.listen(listen, &keys(listen, &self.signing)) {
                 Ok(listener) => {
                     self.open.insert(listen.clone(), listener);
                 }
@@ -261,11 +266,6 @@ impl Listener {
     }
 }
 
-fn keys_of<'a>(keys: &'a BTreeMap<Binding, Keys>, binding: &Binding) -> &'a Keys {
-    static NONE: Keys = Keys::new();
-    keys.get(binding).unwrap_or(&NONE)
-}
-
 /// The most hops any peer may be away, nothing where one of them may be anywhere.
 fn hops(peers: &[PeerConfig]) -> Hops {
     let mut hops = Hops::new();
@@ -286,21 +286,17 @@ fn hops(peers: &[PeerConfig]) -> Hops {
     hops
 }
 
-/// The keys of all peers that have one.
-fn keys(peers: &[PeerConfig]) -> BTreeMap<Binding, Keys> {
-    let mut keys: BTreeMap<Binding, Keys> = BTreeMap::new();
-    for peer in peers {
+/// The keys of the peers that a listener hears. Where two share callers the configuration says the same of both
+/// ([`SpeakerConfig::validate`]); neighbours on links whose addresses turned out to be one are taken with the later one's key.
+fn keys(listen: &Listen, signing: &[PeerConfig]) -> Keys {
+    let mut keys = Keys::new();
+    for peer in signing.iter().filter(|peer| listen.hears(peer)) {
         let prefix = match peer.remote {
             Remote::Address(address) => Prefix::host(address.ip()),
             Remote::Range(prefix) => prefix,
             Remote::Unnumbered(_) => continue,
         };
-        let signature = Signature::of(peer);
-        if signature != Signature::None {
-            keys.entry(peer.binding.clone())
-                .or_default()
-                .insert(prefix, signature);
-        }
+        keys.insert(prefix, Signature::of(peer));
     }
     keys
 }
@@ -337,6 +333,7 @@ mod tests {
     use super::*;
     use crate::asn::Asn;
     use crate::router_id::RouterId;
+    use crate::speaker::config::Secret;
 
     #[tokio::test]
     async fn an_address_in_use_keeps_no_other_closed_and_is_opened_when_it_is_free() {
@@ -379,6 +376,35 @@ mod tests {
         assert_eq!(of(&[near.clone(), over_ipv6]), Some(1));
         assert_eq!(of(&[near.clone(), far.clone()]), Some(3));
         assert_eq!(of(&[near, anywhere, far]), None);
+    }
+
+    #[test]
+    fn a_listener_has_the_keys_of_those_who_may_call_its_address() {
+        let policy = std::sync::Arc::new(crate::policy::Policy::accept_all());
+        let peer = |local: Option<&str>, password: &str| {
+            let remote = Remote::Address("10.0.0.9:179".parse().expect("an address"));
+            let mut peer =
+                PeerConfig::new(password, remote, Asn(1), policy.clone(), policy.clone());
+            peer.local_address = local.map(|text| text.parse().expect("an address"));
+            peer.password = Some(Secret::new(password).expect("a usable key"));
+            peer
+        };
+        let peers = [peer(Some("10.0.0.1"), "one"), peer(Some("10.0.0.2"), "two")];
+        let of = |listen: &str, peers: &[PeerConfig]| {
+            let listen: SocketAddr = listen.parse().expect("an address");
+            let keys = keys(&listen.into(), peers);
+            let mut keys = keys.into_values().map(|signature| match signature {
+                Signature::Md5(secret) => secret.expose().to_vec(),
+                Signature::None | Signature::Ao(_) => panic!("a password"),
+            });
+            (keys.next(), keys.next())
+        };
+        assert_eq!(of("10.0.0.1:179", &peers), (Some(b"one".to_vec()), None));
+        assert_eq!(of("10.0.0.2:179", &peers), (Some(b"two".to_vec()), None));
+        assert_eq!(of("10.0.0.3:179", &peers), (None, None));
+        let anywhere = [peer(None, "any")];
+        assert_eq!(of("10.0.0.3:179", &anywhere), (Some(b"any".to_vec()), None));
+        assert_eq!(of("[::]:179", &anywhere), (None, None));
     }
 
     #[tokio::test]

@@ -21,16 +21,19 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
 use crate::prefix::Prefix;
-use crate::speaker::config::{AoKey, HoldTime, Listen, MAX_SECRET_LEN, PeerConfig, Secret};
+use crate::speaker::config::{
+    AoAlgorithm, AoKey, HoldTime, Listen, MAX_SECRET_LEN, PeerConfig, Secret,
+};
 
 /// `TCP_MD5SIG_EXT` of linux/tcp.h: TCP-MD5 with a prefix length.
 const TCP_MD5SIG_EXT: libc::c_int = 32;
 /// `TCP_MD5SIG_FLAG_PREFIX` of linux/tcp.h: `prefixlen` counts.
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
-/// `TCP_AO_ADD_KEY`, `TCP_AO_DEL_KEY` and `TCP_AO_INFO` of linux/tcp.h.
+/// `TCP_AO_ADD_KEY`, `TCP_AO_DEL_KEY`, `TCP_AO_INFO` and `TCP_AO_GET_KEYS` of linux/tcp.h.
 const TCP_AO_ADD_KEY: libc::c_int = 38;
 const TCP_AO_DEL_KEY: libc::c_int = 39;
 const TCP_AO_INFO: libc::c_int = 40;
+const TCP_AO_GET_KEYS: libc::c_int = 41;
 /// `TCP_AO_KEYF_EXCLUDE_OPT` of linux/tcp.h: other TCP options are not signed.
 const TCP_AO_KEYF_EXCLUDE_OPT: u8 = 2;
 /// Octets of a signature (RFC 5926 §2: 96 bits).
@@ -105,9 +108,32 @@ struct AoInfo {
     counters: [u64; 5],
 }
 
+/// `struct tcp_ao_getsockopt` of linux/tcp.h: the first of a list says how many there is room for, then how many there are.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct AoGet {
+    address: libc::sockaddr_storage,
+    algorithm: [u8; 64],
+    key: [u8; MAX_SECRET_LEN],
+    count: u32,
+    flags: u16,
+    send_id: u8,
+    receive_id: u8,
+    prefix_len: u8,
+    mac_len: u8,
+    key_flags: u8,
+    key_len: u8,
+    ifindex: i32,
+    good: u64,
+    bad: u64,
+}
+
 const _: () = assert!(
-    size_of::<AoAdd>() == 288 && size_of::<AoDelete>() == 144 && size_of::<AoInfo>() == 48,
-    "the kernel's struct tcp_ao_add has 288 octets, tcp_ao_del 144, tcp_ao_info_opt 48"
+    size_of::<AoAdd>() == 288
+        && size_of::<AoDelete>() == 144
+        && size_of::<AoInfo>() == 48
+        && size_of::<AoGet>() == 304,
+    "the kernel's struct tcp_ao_add has 288 octets, tcp_ao_del 144, tcp_ao_info_opt 48, tcp_ao_getsockopt 304"
 );
 
 /// The n-th bit field of a C structure's `__u32`.
@@ -120,6 +146,12 @@ const fn bit_field(n: u32) -> u32 {
 }
 const AO_SET_CURRENT: u32 = bit_field(0);
 const AO_SET_RECEIVE_NEXT: u32 = bit_field(1);
+/// `get_all`, the third bit field of a `__u16`: every key of the socket.
+const AO_GET_ALL: u16 = if cfg!(target_endian = "big") {
+    1 << 13
+} else {
+    1 << 2
+};
 
 /// How segments of a peer are signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -212,6 +244,83 @@ pub(super) fn sign(
     Ok(())
 }
 
+/// Gives an accepted connection the keys of its peer. It has those that its listener had when the first segment came, which may
+/// have been others.
+///
+/// # Errors
+/// What the kernel says, or that its segments are signed with other TCP-AO keys: those in use cannot be exchanged for others of
+/// the same ids, so it has to be made anew.
+pub(super) fn adopt(stream: &impl AsFd, peer: Prefix, signature: &Signature) -> io::Result<()> {
+    let Signature::Ao(keys) = signature else {
+        return sign(stream, peer, &Signature::None, signature, Role::Connection);
+    };
+    if !are_keys(&ao_keys(stream, keys.len())?, keys) {
+        return Err(io::Error::other(
+            "it is signed with other TCP-AO keys than those of the peer",
+        ));
+    }
+    keys.first()
+        .map_or(Ok(()), |first| prefer_ao(stream, first))
+}
+
+/// Whether a connection has the keys it should have, and no other.
+fn are_keys(found: &[AoGet], wanted: &[AoKey]) -> bool {
+    let is = |found: &AoGet, key: &AoKey| {
+        let (octets, length) = key_octets(&key.secret);
+        let signs_options = found.key_flags & TCP_AO_KEYF_EXCLUDE_OPT == 0;
+        // Of a CMAC key the kernel keeps what it derived (RFC 5926 §3.1.1.2).
+        let derived = key.algorithm == AoAlgorithm::CmacAes128;
+        (found.send_id, found.receive_id) == (key.send_id, key.receive_id)
+            && signs_options == key.sign_options
+            && (derived || (found.key_len, found.key) == (length, octets))
+    };
+    found.len() == wanted.len()
+        && wanted
+            .iter()
+            .all(|key| found.iter().any(|found| is(found, key)))
+}
+
+/// The keys of a connection, or one more than expected where it has more.
+fn ao_keys(socket: &impl AsFd, expected: usize) -> io::Result<Vec<AoGet>> {
+    // SAFETY: plain integers and arrays of them, for which all zeroes is a value.
+    let empty: AoGet = unsafe { mem::zeroed() };
+    let mut keys = vec![empty; expected + 1];
+    if let Some(first) = keys.first_mut() {
+        first.flags = AO_GET_ALL;
+        first.count = u32::try_from(expected + 1).map_err(io::Error::other)?;
+    }
+    // The kernel is told the size of one, by which it steps from one to the next.
+    let mut size = libc::socklen_t::try_from(size_of::<AoGet>()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed, and the kernel writes no more values of that size than
+    // the first one says there is room for, which is the length of the list.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_AO_GET_KEYS,
+            keys.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(no_tcp_ao(io::Error::last_os_error()));
+    }
+    let count = keys.first().map_or(0, |first| first.count);
+    keys.truncate(usize::try_from(count).unwrap_or(usize::MAX));
+    Ok(keys)
+}
+
+fn no_tcp_ao(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this kernel has no TCP-AO (it needs Linux 6.7 with CONFIG_TCP_AO), and without it nothing is sent",
+        )
+    } else {
+        error
+    }
+}
+
 /// The octets of a key, in the kernel's fixed room for them.
 fn key_octets(secret: &Secret) -> ([u8; MAX_SECRET_LEN], u8) {
     let mut octets = [0; MAX_SECRET_LEN];
@@ -275,15 +384,17 @@ fn ao_delete(peers: Prefix, key: &AoKey, instead: Option<&AoKey>) -> AoDelete {
 
 fn add_ao(socket: &impl AsFd, peers: Prefix, key: &AoKey, in_use: bool) -> io::Result<()> {
     let add = ao_add(peers, key, in_use);
-    match set_option(socket, libc::IPPROTO_TCP, TCP_AO_ADD_KEY, &add) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this kernel has no TCP-AO (it needs Linux 6.7 with CONFIG_TCP_AO), and without it nothing is sent",
-        )),
-        // Cloned from the listener that has it.
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        result => result,
-    }
+    set_option(socket, libc::IPPROTO_TCP, TCP_AO_ADD_KEY, &add).map_err(|error| {
+        // Which one it is, and so whether its octets are the same, is not said.
+        if error.raw_os_error() == Some(libc::EEXIST) {
+            io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "another TCP-AO key of one of its ids is there for the same addresses",
+            )
+        } else {
+            no_tcp_ao(error)
+        }
+    })
 }
 
 fn delete_ao(
@@ -686,7 +797,7 @@ mod tests {
     use super::*;
     use crate::asn::Asn;
     use crate::policy::Policy;
-    use crate::speaker::config::{AoAlgorithm, Remote};
+    use crate::speaker::config::Remote;
 
     fn prefix(text: &str) -> Prefix {
         text.parse().expect("a prefix")
@@ -842,6 +953,90 @@ mod tests {
         assert_eq!(octets[132..136], 3_u32.to_ne_bytes(), "current and rnext");
         // Reserved, prefix, send id, receive id, current, rnext, flags.
         assert_eq!(octets[136..144], [0, 0, 128, 7, 8, 9, 10, 0]);
+    }
+
+    /// What the kernel would tell of a key.
+    fn told(key: &AoKey) -> AoGet {
+        let (octets, key_len) = key_octets(&key.secret);
+        // SAFETY: plain integers and arrays of them, for which all zeroes is a value.
+        let empty: AoGet = unsafe { mem::zeroed() };
+        AoGet {
+            key: octets,
+            send_id: key.send_id,
+            receive_id: key.receive_id,
+            key_flags: if key.sign_options {
+                0
+            } else {
+                TCP_AO_KEYF_EXCLUDE_OPT
+            },
+            key_len,
+            ..empty
+        }
+    }
+
+    #[test]
+    fn a_connection_is_taken_with_the_keys_of_its_peer_only() {
+        let hmac = |id, text: &str| AoKey {
+            algorithm: AoAlgorithm::HmacSha1,
+            secret: secret(text),
+            sign_options: true,
+            ..ao_key(id, id)
+        };
+        let wanted = [hmac(1, "one"), hmac(2, "two")];
+        assert!(are_keys(&wanted.clone().map(|key| told(&key)), &wanted));
+        for wrong in [
+            vec![],
+            vec![hmac(1, "one")],
+            vec![hmac(1, "one"), hmac(2, "other")],
+            vec![hmac(1, "one"), hmac(3, "two")],
+            vec![hmac(1, "one"), hmac(2, "two"), hmac(3, "three")],
+            vec![
+                hmac(1, "one"),
+                AoKey {
+                    sign_options: false,
+                    ..hmac(2, "two")
+                },
+            ],
+        ] {
+            let found: Vec<AoGet> = wrong.iter().map(told).collect();
+            assert!(!are_keys(&found, &wanted), "{wrong:?}");
+        }
+        // The octets of a CMAC key are not those it was given.
+        let mut derived = told(&ao_key(7, 8));
+        (derived.key, derived.key_len) = ([1; MAX_SECRET_LEN], 16);
+        assert!(are_keys(&[derived], &[ao_key(7, 8)]));
+    }
+
+    #[test]
+    fn the_keys_of_a_connection_are_asked_for_as_the_kernel_reads_it() {
+        let mut ask = told(&ao_key(7, 8));
+        (ask.count, ask.flags, ask.ifindex) = (2, AO_GET_ALL, 3);
+        (ask.prefix_len, ask.mac_len, ask.good, ask.bad) = (24, 12, 4, 5);
+        let octets = octets(&ask);
+        assert_eq!(octets[192..199], *b"sesame\0");
+        assert_eq!(octets[272..276], 2_u32.to_ne_bytes());
+        // The bit fields of a `__u16` begin at its lowest bit, or its highest where the first octet has that.
+        let all = if cfg!(target_endian = "big") {
+            [0x20, 0]
+        } else {
+            [4, 0]
+        };
+        assert_eq!(octets[276..278], all);
+        // Send id, receive id, prefix, MAC length, flags, key length.
+        assert_eq!(octets[278..284], [7, 8, 24, 12, 2, 6]);
+        assert_eq!(octets[284..288], 3_i32.to_ne_bytes());
+        assert_eq!(octets[288..296], 4_u64.to_ne_bytes());
+        assert_eq!(octets[296..304], 5_u64.to_ne_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_tcp_ao_is_no_connection_of_a_peer_that_has_it() {
+        let (listener, address) = signed_listener(&[]);
+        let _dialled = dial(&peer_config(None, [127, 0, 0, 2]), address).await;
+        let (stream, remote) = listener.accept().await.expect("accepted");
+        let signature = Signature::Ao(vec![ao_key(1, 1)]);
+        // Whether the kernel has no TCP-AO or the connection has none, it is refused.
+        assert!(adopt(&stream, Prefix::host(remote.ip()), &signature).is_err());
     }
 
     #[test]

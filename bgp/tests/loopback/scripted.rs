@@ -393,3 +393,35 @@ async fn an_open_said_twice_leads_to_a_session_whose_routes_are_believed() {
         assert_eq!(hops, [address("192.0.2.1")]);
     }
 }
+
+#[tokio::test]
+async fn callers_that_are_refused_without_end_are_reset_once_many_of_them_read_why() {
+    let mut config = SpeakerConfig::new(Asn(OURS), router_id(1));
+    config
+        .listen
+        .push(SocketAddr::new(address("127.0.29.1"), 0).into());
+    let remote = Remote::Address(SocketAddr::new(address("127.0.29.2"), 179));
+    config.peers.push(PeerConfig {
+        passive: true,
+        enabled: false,
+        ..peer("closed", remote, THEIRS)
+    });
+    let speaker = Running::start(config).await;
+    let own = speaker.address().await;
+    let mut told = Vec::new();
+    let calling = async {
+        loop {
+            let mut caller = Script::call("127.0.29.2", own).await;
+            let mut octets = [0; 64];
+            match caller.stream.read(&mut octets).await {
+                // Kept open: it holds its place.
+                Ok(1..) => told.push(caller),
+                Ok(0) | Err(_) => break,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, calling)
+        .await
+        .expect("no end of last words");
+    assert!(told.len() >= 64, "{} read why", told.len());
+}

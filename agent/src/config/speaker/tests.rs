@@ -1,6 +1,15 @@
-use margay_bgp::speaker::config::AddPathSend;
+mod bfd;
+mod clashes;
+mod protection;
 
-use super::super::annotations::annotate;
+use std::time::Duration;
+
+use margay_bgp::asn::Asn;
+use margay_bgp::policy::Verdict;
+use margay_bgp::speaker::config::{
+    AddPathSend, Bfd, Binding, LimitAction, MaximumPrefixes, NextHopMode, PeerAs, Remote,
+};
+
 use super::*;
 
 const HEAD: &str = "asn: 64512\nrouterId: 10.100.0.1\n";
@@ -44,7 +53,7 @@ fn the_documented_example_is_read() {
 fn a_wrong_value_names_line_field_and_what_would_be_right() {
     assert_eq!(
         mistake("asn: many\nrouterId: 10.0.0.1\n"),
-        "speaker.yaml:1:6: field `asn`: expected an AS number (64512 or 1.10), found `many`"
+        "speaker.yaml:1:6: field `asn`: expected an AS number (64512 or 1.10) other than 0 and 23456, found `many`"
     );
     assert_eq!(
         mistake("asn: 1\nrouterId: 0.0.0.0\n"),
@@ -73,7 +82,9 @@ fn a_peer_needs_an_address_or_a_range() {
 }
 
 fn peers(text: &str) -> Vec<PeerConfig> {
-    ok(&format!("{HEAD}peers:\n{text}")).speaker.peers
+    ok(&format!("{HEAD}listen: [0.0.0.0]\npeers:\n{text}"))
+        .speaker
+        .peers
 }
 
 #[test]
@@ -149,37 +160,6 @@ fn sockets_may_be_in_a_namespace_and_on_a_device() {
 }
 
 #[test]
-fn tcp_ao_keys_are_read_and_exclude_a_password() {
-    let ao =
-        "tcpAo: { keys: [{ sendId: 1, receiveId: 2, algorithm: cmac-aes128, secret: hunter2 }] }";
-    let found = peers(&format!("  - {{ address: 10.0.0.1, asn: 1, {ao} }}\n"));
-    let [key] = found[0].tcp_ao.as_slice() else {
-        panic!("one key")
-    };
-    assert_eq!(
-        (key.send_id, key.receive_id, key.algorithm),
-        (1, 2, AoAlgorithm::CmacAes128)
-    );
-    assert!(key.sign_options);
-    let text = mistake(&format!(
-        "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: x, {ao} }}\n"
-    ));
-    assert!(
-        text.contains("expected `password` (TCP-MD5) or `tcpAo`, found both"),
-        "{text}"
-    );
-    let twice = ao.replace("}] }", "}, { sendId: 1, receiveId: 3, secret: x }] }");
-    let text = mistake(&format!(
-        "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, {twice} }}\n"
-    ));
-    assert!(
-        text.contains("two TCP-AO keys of peer 10.0.0.1 have the id 1"),
-        "{text}"
-    );
-    assert!(!text.contains("hunter2"), "{text}");
-}
-
-#[test]
 fn two_peers_of_one_name_are_a_mistake() {
     let text = mistake(&format!(
         "{HEAD}peers:\n  - {{ name: x, address: 10.0.0.1, asn: 1 }}\n  - {{ name: x, address: 10.0.0.2, asn: 1 }}\n"
@@ -191,34 +171,24 @@ fn two_peers_of_one_name_are_a_mistake() {
 }
 
 #[test]
-fn a_password_never_shows() {
-    let text = mistake(&format!(
-        "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: \"{}\" }}\n",
-        "hunter2".repeat(20)
-    ));
-    assert!(!text.contains("hunter2"), "{text}");
-    let file = ok(&format!(
-        "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, password: hunter2 }}\n"
-    ));
-    assert!(!format!("{file:?}").contains("hunter2"));
-}
-
-#[test]
 fn every_peer_field_has_a_name_in_the_file() {
     let file = ok(&format!(
-        "{HEAD}peers:\n- name: p\n  address: fd00::1\n  port: 1790\n  asn: 1.10\n  localAsn: 65000\n  localAddress: fd00::2\n  \
+        "{HEAD}listen: [fd00::2]\npeers:\n- name: p\n  address: fd00::1\n  port: 1790\n  asn: 1.10\n  localAsn: 1.10\n  localAddress: fd00::2\n  \
          passive: true\n  routeReflectorClient: true\n  clusterId: 1.1.1.1\n  families: [ipv6-unicast]\n  holdTime: 9\n  \
          minimumHoldTime: 3\n  keepalive: 3\n  connectRetry: 500ms\n  idleHold: 1\n  idleHoldMax: 2m\n  sendHold: 480\n  \
          gracefulRestart: {{ restartTime: 60, staleTime: 90 }}\n  longLived: {{ staleTime: 1h, partialDeployment: true }}\n  password: k\n  ttlSecurity: 1\n  \
          nextHop: self\n  connectedSubnets: [fd00::/64]\n  nextHopAddress: 10.0.0.1\n  allowedLocalAs: 1\n  import: {{ reject: [10.0.0.0/8] }}\n  \
          export: reject\n  maximumPrefixes: {{ limit: 10, discard: true }}\n  connectRetryMax: 1m\n  \
          delayOpen: 2\n  strictAttributes: true\n  afiSafiDisable: true\n  addPathReceive: false\n  \
-         addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  dynamicLimit: 7\n  halfOpenLimit: 5\n  \
+         addPathSend: {{ mode: best 2 }}\n  extendedNextHop: false\n  enabled: false\n  shutdownText: bye\n  \
          bfd: {{ minTx: 100, minRx: 50ms, multiplier: 4, multihop: 2, strict: true }}\n"
     ));
     let [peer] = file.speaker.peers.as_slice() else {
         panic!("one peer")
     };
+    let range =
+        &peers("  - { range: 10.1.0.0/16, asn: 1, dynamicLimit: 7, halfOpenLimit: 5 }\n")[0];
+    assert_eq!((range.dynamic_limit, range.half_open_limit), (7, 5));
     assert_eq!(peer.asn, Asn::from(65546));
     assert_eq!(peer.keepalive, Some(Duration::from_secs(3)));
     assert_eq!(peer.connect_retry, Duration::from_millis(500));
@@ -232,7 +202,6 @@ fn every_peer_field_has_a_name_in_the_file() {
     assert_eq!(peer.connect_retry_max, Duration::from_secs(60));
     assert_eq!(peer.delay_open, Some(Duration::from_secs(2)));
     assert!(peer.strict_attributes && peer.afi_safi_disable);
-    assert_eq!((peer.dynamic_limit, peer.half_open_limit), (7, 5));
     let two = 2.try_into().expect("not zero");
     assert_eq!(peer.add_path_send, Some(AddPathSend::Best(two)));
     assert!(
@@ -248,106 +217,6 @@ fn every_peer_field_has_a_name_in_the_file() {
         strict: true,
     };
     assert_eq!(peer.bfd, Some(bfd));
-}
-
-fn bfd(text: &str) -> Option<Bfd> {
-    let file = ok(&format!(
-        "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1, bfd: {text} }}\n"
-    ));
-    file.speaker.peers.first().expect("one peer").bfd
-}
-
-#[test]
-fn bfd_is_a_switch_a_mapping_or_one_text() {
-    assert_eq!(bfd("true"), Some(Bfd::default()));
-    assert_eq!(bfd("false"), None);
-    let fast = Bfd {
-        min_tx: Duration::from_millis(100),
-        ..Bfd::default()
-    };
-    assert_eq!(bfd("{ minTx: 100 }"), Some(fast));
-    assert_eq!(bfd("\"minTx=100\""), Some(fast));
-}
-
-#[test]
-fn a_mistake_in_bfd_says_what_would_be_right() {
-    let peer = |bfd: &str| {
-        mistake(&format!(
-            "{HEAD}peers:\n  - address: 10.0.0.1\n    asn: 1\n    bfd: {bfd}\n"
-        ))
-    };
-    let text = peer("{ minTx: 5 }");
-    assert!(
-        text.contains("field `peers[0].bfd`: expected minTx from 10 ms to 60 s, found 5ms"),
-        "{text}"
-    );
-    let text = peer("{ multiplier: 0 }");
-    assert!(
-        text.contains("expected multiplier from 1 to 255, found 0"),
-        "{text}"
-    );
-    let text = peer("sometimes");
-    assert!(
-        text.contains("minTx=100,minRx=100,multiplier=3") && text.contains("`sometimes`"),
-        "{text}"
-    );
-    let text = mistake(&format!(
-        "{HEAD}peers:\n  - {{ name: x, range: 10.0.0.0/8, asn: 1, bfd: {{ strict: true }} }}\n"
-    ));
-    assert!(
-        text.contains("expected strict only beside an address"),
-        "{text}"
-    );
-}
-
-#[test]
-fn an_annotation_sets_bfd() {
-    let mut file = ok(&format!(
-        "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1 }}\n"
-    ));
-    let peer = file.speaker.peers.first_mut().expect("one peer");
-    annotate(peer, "bfd", "minTx=100, minRx=100, multiplier=5").expect("good");
-    let bfd = peer.bfd.expect("on");
-    assert_eq!(
-        (bfd.min_tx, bfd.min_rx, bfd.multiplier),
-        (Duration::from_millis(100), Duration::from_millis(100), 5)
-    );
-    annotate(peer, "bfd", "false").expect("good");
-    assert_eq!(peer.bfd, None);
-    assert!(
-        annotate(peer, "bfd", "minTx=1")
-            .expect_err("too fast")
-            .contains("from 10 ms")
-    );
-    // One that is refused would have the whole configuration refused with it.
-    assert_eq!(peer.bfd, None);
-}
-
-#[test]
-fn an_annotation_sets_a_limit_and_what_happens_beyond_it() {
-    let mut file = ok(&format!(
-        "{HEAD}peers:\n  - {{ address: 10.0.0.1, asn: 1 }}\n"
-    ));
-    let peer = file.speaker.peers.first_mut().expect("one peer");
-    for (text, action) in [
-        ("500", LimitAction::Close),
-        ("500,warn", LimitAction::Warn),
-        ("500, discard", LimitAction::Discard),
-        (
-            "500,restart=60",
-            LimitAction::Restart(Duration::from_secs(60)),
-        ),
-    ] {
-        annotate(peer, "maximumPrefixes", text).expect(text);
-        assert_eq!(
-            peer.maximum_prefixes,
-            Some(MaximumPrefixes { limit: 500, action }),
-            "{text}"
-        );
-    }
-    for wrong in ["many", "500,forget", "500,restart"] {
-        assert!(annotate(peer, "maximumPrefixes", wrong).is_err(), "{wrong}");
-    }
 }
 
 #[test]

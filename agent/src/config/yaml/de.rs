@@ -2,8 +2,8 @@
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -56,7 +56,16 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.value {
-            Value::Scalar(text, true) if is_null(text) => visitor.visit_none(),
+            // A key with nothing behind it is a template's value that was not filled in more often than a wish for none, and
+            // without what was to stand there a session might be open to everybody.
+            Value::Scalar(text, true) if is_null(text) => {
+                visitor.visit_some(self).map_err(|mut fault: Fault| {
+                    fault
+                        .reason
+                        .push_str("; without the field its default holds");
+                    fault
+                })
+            }
             Value::Scalar(..) | Value::List(_) | Value::Map(_) => visitor.visit_some(self),
         }
     }
@@ -85,7 +94,16 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_str(self.scalar("one value")?)
+        match &self.value {
+            Value::Scalar(text, plain) if !(*plain && is_null(text)) => visitor.visit_str(text),
+            Value::Scalar(..) | Value::List(_) | Value::Map(_) => {
+                let expected: &dyn Expected = &visitor;
+                Err(Fault::custom(format!(
+                    "expected {expected}, found {}",
+                    self.kind()
+                )))
+            }
+        }
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {

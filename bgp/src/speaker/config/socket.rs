@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Secret;
+use super::{PeerConfig, Remote, Secret};
 
 /// Where a socket lives: the network namespace it is made in, and the device it is bound to.
 ///
@@ -39,6 +39,23 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Through which device, in which namespace.
     pub binding: Binding,
+}
+
+impl Listen {
+    /// Whether calls of a peer come in here, as far as the configuration says: it is reached through the same device and
+    /// namespace, is of the family, and calls no other address of ours.
+    #[must_use]
+    pub fn hears(&self, peer: &PeerConfig) -> bool {
+        let own = self.address.ip();
+        let ipv4 = match peer.remote {
+            Remote::Address(address) => address.is_ipv4(),
+            Remote::Range(range) => range.addr().is_ipv4(),
+            Remote::Unnumbered(_) => false,
+        };
+        own.is_ipv4() == ipv4
+            && self.binding == peer.binding
+            && (own.is_unspecified() || peer.local_address.is_none_or(|local| local == own))
+    }
 }
 
 impl From<SocketAddr> for Listen {

@@ -27,6 +27,10 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "it has a link with link-local addresses alone: x4",
     ),
     (
+        "external::o26_a_role_is_not_said_",
+        "the file refuses a role inside the AS",
+    ),
+    (
         "next_hops::a3_an_address_",
         "it has sessions and listeners of an address that the lab's place does not have",
     ),
