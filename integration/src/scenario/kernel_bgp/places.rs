@@ -44,7 +44,7 @@ fn bound(folder: &Path, vrf: bool) -> Result<String> {
             "",
             &[
                 &red,
-                "name: other, address: 10.2.0.2, asn: 64603, passive: true",
+                "name: other, address: 10.2.0.2, asn: 64603",
             ],
         ),
         folder,
