@@ -61,7 +61,7 @@ impl Speaker {
         let daemon = Daemon::start("margay speaker", &mut command, &self.log)?;
         let daemon = self.daemon.insert(daemon);
         let (netns, run_dir) = (&self.netns, &self.run_dir);
-        eventually("margay speaker answers", pace::seconds(10), || {
+        eventually("margay speaker answers", pace::seconds(30), || {
             if let Some(status) = daemon.ended() {
                 bail!("it ended with {status}: {}", daemon.log_tail(1_500));
             }

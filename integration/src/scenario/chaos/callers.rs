@@ -1,27 +1,50 @@
 //! Crowds: all at once, and more than there are descriptors for.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::Scale;
-use super::hub::{Hub, Machine, await_established, await_prefixes};
+use super::hub::{Hub, Machine, Table, await_established, await_table, established};
 use crate::eventually::{eventually, idle};
 use crate::{exec, link, pace};
 
 /// What listens to the crowd.
 const RANGE: &str = "peers:\n  - { name: crowd, range: 10.99.128.0/17, asn: 64512, routeReflectorClient: true, passive: true, dynamicLimit: 6000, gracefulRestart: false }\n";
+
+/// The first caller's prefix.
+const PREFIXES: u32 = 0x1400_0000;
+
+/// The prefix all of them flap, how often each says something about it, and who keeps it.
+const FLAPPED: u32 = 0x1500_0000;
+const FLAP_STEP: Duration = Duration::from_millis(10);
+const KEEPER: usize = 7;
+
+/// What callers do besides calling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Play {
+    /// Nothing.
+    Plain,
+    /// Every tenth has its predecessor's identifier.
+    Duplicates,
+    /// They announce and withdraw one prefix so many times.
+    Flap(usize),
+}
 
 fn address(caller: usize) -> Result<Ipv4Addr> {
     Ok(Ipv4Addr::from(0x0a63_8001 + u32::try_from(caller)?))
@@ -35,16 +58,30 @@ fn framed(kind: u8, body: &[u8]) -> Result<Vec<u8>> {
     Ok(octets)
 }
 
-async fn message(stream: &mut TcpStream) -> Result<u8> {
+async fn any_message(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<(u8, Vec<u8>)> {
     let mut header = [0; 19];
     stream.read_exact(&mut header).await?;
     let [.., high, low, kind] = header;
     let mut body = vec![0; usize::from(u16::from_be_bytes([high, low])).saturating_sub(19)];
     stream.read_exact(&mut body).await?;
+    Ok((kind, body))
+}
+
+async fn message(stream: &mut TcpStream) -> Result<u8> {
+    let (kind, body) = any_message(stream).await?;
     if kind == 3 {
         bail!("NOTIFICATION {body:?}");
     }
     Ok(kind)
+}
+
+/// The body of an UPDATE that announces one address.
+fn announcement(next_hop: Ipv4Addr, prefix: u32) -> Vec<u8> {
+    let mut update = vec![0, 0, 0, 21, 0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4];
+    update.extend(next_hop.octets());
+    update.extend([0x40, 5, 4, 0, 0, 0, 100, 32]);
+    update.extend(prefix.to_be_bytes());
+    update
 }
 
 /// A session, with one prefix of its own announced.
@@ -67,11 +104,8 @@ async fn call(caller: usize, identifier: Ipv4Addr) -> Result<TcpStream> {
         message(&mut stream).await.context("their KEEPALIVE")? == 4,
         "no KEEPALIVE"
     );
-    let mut update = vec![0, 0, 0, 21, 0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4];
-    update.extend(from.octets());
-    update.extend([0x40, 5, 4, 0, 0, 0, 100, 32]);
     // Some prefix that is the caller's alone.
-    update.extend((0x1400_0000 + u32::try_from(caller)?).to_be_bytes());
+    let update = announcement(from, PREFIXES + u32::try_from(caller)?);
     stream.write_all(&framed(2, &update)?).await?;
     Ok(stream)
 }
@@ -89,23 +123,206 @@ async fn call_until(caller: usize, identifier: Ipv4Addr, deadline: Instant) -> R
     }
 }
 
+/// What the callers hold together, by what they were told.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Prefixes, counted once for each caller that holds one.
+    held: AtomicUsize,
+    /// Callers that hold the prefix all of them flap.
+    flapped: AtomicUsize,
+    /// The first thing told that makes no sense.
+    wrong: Mutex<Option<String>>,
+}
+
+impl Ledger {
+    /// Waits until every caller holds every other caller's prefix, and `flapped` of them the one they flap.
+    fn await_full(&self, callers: usize, flapped: usize, seconds: u64) -> Result<()> {
+        eventually(
+            "every caller knows every other",
+            pace::seconds(seconds),
+            || {
+                let wrong = self.wrong.lock().map_err(|_| anyhow!("poisoned"))?;
+                ensure!(wrong.is_none(), "{wrong:?}");
+                let held = self.held.load(Ordering::Relaxed);
+                let wanted = callers * (callers - 1);
+                ensure!(held == wanted, "{held} of {wanted} prefixes");
+                let holders = self.flapped.load(Ordering::Relaxed);
+                ensure!(holders == flapped, "{holders} hold what flapped");
+                Ok(())
+            },
+        )
+    }
+
+    fn note(&self, text: String) {
+        if let Ok(mut wrong) = self.wrong.lock() {
+            wrong.get_or_insert(text);
+        }
+    }
+}
+
+/// What one caller holds.
+struct Told {
+    ledger: Arc<Ledger>,
+    own: usize,
+    held: BTreeSet<u32>,
+}
+
+impl Told {
+    /// Takes an UPDATE in.
+    fn update(&mut self, body: &[u8]) -> Result<()> {
+        let (withdrawn, rest) = counted(body)?;
+        let (attributes, announced) = counted(rest)?;
+        for prefix in prefixes(withdrawn)? {
+            if self.held.remove(&prefix) {
+                self.count(prefix).fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let hop = next_hop(attributes);
+        for prefix in prefixes(announced)? {
+            let caller = usize::try_from(prefix.wrapping_sub(PREFIXES))?;
+            let meant = prefix == FLAPPED || hop == Some(address(caller)?);
+            if !meant || caller == self.own {
+                let prefix = Ipv4Addr::from(prefix);
+                self.ledger
+                    .note(format!("caller {} told {prefix} via {hop:?}", self.own));
+            }
+            if self.held.insert(prefix) {
+                self.count(prefix).fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, prefix: u32) -> &AtomicUsize {
+        match prefix {
+            FLAPPED => &self.ledger.flapped,
+            _ => &self.ledger.held,
+        }
+    }
+}
+
+/// A part with its length before it, and what comes behind.
+fn counted(octets: &[u8]) -> Result<(&[u8], &[u8])> {
+    let (length, rest) = octets.split_first_chunk().context("no length")?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+        .context("a part that is cut short")
+}
+
+/// Prefixes of 32 bits; there are no others here.
+fn prefixes(octets: &[u8]) -> Result<Vec<u32>> {
+    octets
+        .chunks(5)
+        .map(|chunk| match *chunk {
+            [32, a, b, c, d] => Ok(u32::from_be_bytes([a, b, c, d])),
+            _ => bail!("{chunk:?} is no /32"),
+        })
+        .collect()
+}
+
+fn next_hop(mut attributes: &[u8]) -> Option<Ipv4Addr> {
+    while let [flags, code, rest @ ..] = attributes {
+        let (length, rest) = match flags & 0x10 {
+            0 => (usize::from(*rest.first()?), rest.get(1..)?),
+            _ => {
+                let (length, rest) = rest.split_first_chunk()?;
+                (usize::from(u16::from_be_bytes(*length)), rest)
+            }
+        };
+        let (value, rest) = rest.split_at_checked(length)?;
+        if *code == 3 {
+            return <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from);
+        }
+        attributes = rest;
+    }
+    None
+}
+
+/// Reads until the session ends, which is an error.
+async fn read(stream: impl AsyncReadExt + Unpin, mut told: Told) -> Result<()> {
+    let mut stream = BufReader::with_capacity(64 * 1024, stream);
+    loop {
+        let (kind, body) = any_message(&mut stream)
+            .await
+            .context("the speaker closed a session")?;
+        match kind {
+            2 => told.update(&body)?,
+            3 => bail!("NOTIFICATION {body:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// What every caller announces and withdraws in turns, and how often.
+async fn flap(
+    caller: usize,
+    mut stream: OwnedWriteHalf,
+    start: Instant,
+    times: usize,
+) -> Result<OwnedWriteHalf> {
+    let announce = framed(2, &announcement(address(caller)?, FLAPPED))?;
+    let mut body = vec![0, 5, 32];
+    body.extend(FLAPPED.to_be_bytes());
+    body.extend([0, 0]);
+    let withdraw = framed(2, &body)?;
+    for turn in 0..times {
+        let octets = if turn % 2 == 0 { &announce } else { &withdraw };
+        stream.write_all(octets).await?;
+        let due = start + FLAP_STEP * u32::try_from(turn + 1)?;
+        tokio::time::sleep_until(due.into()).await;
+    }
+    // The last word: one keeps it, the others do not.
+    let last = if caller == KEEPER {
+        &announce
+    } else {
+        &withdraw
+    };
+    stream.write_all(last).await?;
+    Ok(stream)
+}
+
 /// Some callers dial in the same moment. Returns their connections, which somebody reads from then on.
-async fn crowd(callers: Range<usize>, duplicates: bool) -> Result<JoinSet<Result<()>>> {
+async fn crowd(
+    callers: Range<usize>,
+    play: Play,
+    ledger: &Arc<Ledger>,
+) -> Result<JoinSet<Result<()>>> {
     let deadline = Instant::now() + pace::seconds(90);
     let mut calls = JoinSet::new();
     for caller in callers {
         // Every tenth has its predecessor's identifier.
-        let own = !duplicates || caller % 10 != 1;
+        let own = play != Play::Duplicates || caller % 10 != 1;
         let identifier = address(if own { caller } else { caller - 1 })?;
-        calls.spawn(call_until(caller, identifier, deadline));
+        calls.spawn(async move {
+            let stream = call_until(caller, identifier, deadline).await?;
+            anyhow::Ok((caller, stream))
+        });
     }
     let mut readers = JoinSet::new();
-    while let Some(stream) = calls.join_next().await {
-        let mut stream = stream??;
+    let mut writers = Vec::new();
+    while let Some(called) = calls.join_next().await {
+        let (caller, stream) = called??;
+        let told = Told {
+            ledger: Arc::clone(ledger),
+            own: caller,
+            held: BTreeSet::new(),
+        };
+        let (incoming, outgoing) = stream.into_split();
+        readers.spawn(read(incoming, told));
+        writers.push((caller, outgoing));
+    }
+    let start = Instant::now();
+    for (caller, outgoing) in writers {
+        let times = match play {
+            Play::Flap(times) => times,
+            Play::Plain | Play::Duplicates => {
+                // A half that is dropped would say that no more comes.
+                outgoing.forget();
+                continue;
+            }
+        };
         readers.spawn(async move {
-            let mut octets = vec![0; 64 * 1024];
-            while stream.read(&mut octets).await? > 0 {}
-            bail!("the speaker closed a session")
+            flap(caller, outgoing, start, times).await?.forget();
+            std::future::pending().await
         });
     }
     Ok(readers)
@@ -123,8 +340,19 @@ async fn hold(mut readers: JoinSet<Result<()>>, stop: oneshot::Receiver<()>) -> 
 fn during<T>(
     load: &Machine,
     callers: Range<usize>,
-    duplicates: bool,
-    meanwhile: impl FnOnce() -> Result<T>,
+    play: Play,
+    meanwhile: impl FnOnce(&Ledger) -> Result<T>,
+) -> Result<T> {
+    during_with(load, callers, play, &Arc::default(), meanwhile)
+}
+
+/// The same with a ledger that others write in as well.
+fn during_with<T>(
+    load: &Machine,
+    callers: Range<usize>,
+    play: Play,
+    ledger: &Arc<Ledger>,
+    meanwhile: impl FnOnce(&Ledger) -> Result<T>,
 ) -> Result<T> {
     thread::scope(|scope| {
         let (stop, stopped) = oneshot::channel();
@@ -132,12 +360,12 @@ fn during<T>(
             load.within(move || {
                 let runtime = Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(async {
-                    let readers = crowd(callers, duplicates).await?;
+                    let readers = crowd(callers, play, ledger).await?;
                     hold(readers, stopped).await
                 })
             })
         });
-        let seen = meanwhile();
+        let seen = meanwhile(ledger);
         let _ = stop.send(());
         let held = crowd.join().map_err(|_| anyhow!("the crowd panicked"))?;
         let seen = seen?;
@@ -172,18 +400,60 @@ pub(super) fn storm(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
     let load = crowd_machine(hub, "crowd", 2, scale.callers, &server)?;
     let mut speaker = server.speaker(RANGE, folder)?;
     let start = Instant::now();
-    let took = during(&load, 0..scale.callers, true, || {
+    let took = during(&load, 0..scale.callers, Play::Duplicates, |ledger| {
         await_established(&speaker, scale.callers, 90)?;
-        await_prefixes(&speaker, scale.callers, 30)?;
-        Ok(start.elapsed())
+        await_table(&speaker, &all_rows(scale.callers)?, 30)?;
+        let took = start.elapsed();
+        ledger.await_full(scale.callers, 0, 60 + u64::try_from(scale.callers / 20)?)?;
+        Ok(took)
     })?;
     speaker.kill()?;
     server.netns.delete()?;
     load.netns.delete()?;
     Ok(format!(
-        "{} sessions and prefixes after {took:.1?}",
+        "{} sessions and prefixes after {took:.1?}; each caller holds all of the others'",
         scale.callers
     ))
+}
+
+/// Every caller announces and withdraws one and the same prefix a hundred times a second; in the end one of them keeps it.
+pub(super) fn flappers(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
+    const CALLERS: usize = 50;
+    let server = hub.machine("flapped", 1)?;
+    let load = crowd_machine(hub, "flappers", 2, CALLERS, &server)?;
+    let mut speaker = server.speaker(RANGE, folder)?;
+    let times = 100 * scale.rounds;
+    during(&load, 0..CALLERS, Play::Flap(times), |ledger| {
+        await_established(&speaker, CALLERS, 30)?;
+        let start = Instant::now();
+        while start.elapsed() < FLAP_STEP * u32::try_from(times)? {
+            ensure!(established(&speaker)? == CALLERS, "a session ended");
+            idle(Duration::from_millis(200));
+        }
+        let mut wanted = all_rows(CALLERS)?;
+        wanted.insert(
+            format!("{}/32", Ipv4Addr::from(FLAPPED)),
+            Some(address(KEEPER)?.to_string()),
+        );
+        await_table(&speaker, &wanted, 30)?;
+        ledger.await_full(CALLERS, CALLERS - 1, 30)
+    })?;
+    speaker.kill()?;
+    server.netns.delete()?;
+    load.netns.delete()?;
+    Ok(format!(
+        "{CALLERS} callers, {times} times each, all agree afterwards"
+    ))
+}
+
+/// The speaker's table when every caller's prefix is known.
+fn all_rows(callers: usize) -> Result<Table> {
+    (0..callers)
+        .map(|caller| {
+            let prefix = Ipv4Addr::from(PREFIXES + u32::try_from(caller)?);
+            Ok((format!("{prefix}/32"), Some(address(caller)?.to_string())))
+        })
+        .collect()
 }
 
 /// With no descriptor left the sessions there are stay; with some free again, everyone gets in.
@@ -199,11 +469,12 @@ pub(super) fn descriptors(hub: &Hub, folder: &Path) -> Result<String> {
         let both = format!("--nofile={descriptors}:4096");
         exec::check(Command::new("prlimit").args(["--pid", &process, &both]))
     };
-    during(&load, 0..FIRST, false, || {
+    let ledger = Arc::default();
+    during_with(&load, 0..FIRST, Play::Plain, &ledger, |_| {
         await_established(&speaker, FIRST, 20)?;
         let used = fs::read_dir(format!("/proc/{process}/fd"))?.count();
         limit(used + 10)?;
-        during(&load, FIRST..ALL, false, || {
+        during_with(&load, FIRST..ALL, Play::Plain, &ledger, |ledger| {
             eventually("every descriptor is in use", pace::seconds(20), || {
                 let used_now = fs::read_dir(format!("/proc/{process}/fd"))?.count();
                 ensure!(used_now >= used + 9, "{used_now} of {}", used + 10);
@@ -213,7 +484,8 @@ pub(super) fn descriptors(hub: &Hub, folder: &Path) -> Result<String> {
             idle(pace::seconds(2));
             limit(1024)?;
             await_established(&speaker, ALL, 60)?;
-            await_prefixes(&speaker, ALL, 20)
+            await_table(&speaker, &all_rows(ALL)?, 20)?;
+            ledger.await_full(ALL, 0, 20)
         })
     })?;
     speaker.kill()?;

@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use super::Scale;
-use super::hub::{Hub, await_established, await_prefixes, established};
+use super::hub::{Hub, Table, await_established, await_prefixes, await_table, established, rows};
 use crate::eventually::idle;
 use crate::pace;
 
@@ -70,6 +70,11 @@ async fn serve(target: SocketAddr, damaging: Arc<AtomicBool>) -> Result<()> {
     }
 }
 
+/// What one end originates.
+fn blocks(second: usize) -> impl Iterator<Item = String> {
+    (0..200).map(move |third| format!("10.{second}.{third}.0/24"))
+}
+
 /// Both ends live through it, a third party's session too; when the damage ends, everything is as it should be.
 pub(super) fn proxy(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
     let [left, right, middle, third] = [
@@ -79,9 +84,9 @@ pub(super) fn proxy(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
         hub.machine("third", 64)?,
     ];
     let quick = "asn: 64512, holdTime: 9, connectRetry: 300ms, idleHold: 100ms, idleHoldMax: 500ms, gracefulRestart: false";
-    let routes = |second: u8| {
-        let lines: Vec<_> = (0..200)
-            .map(|third| format!("{{ prefix: 10.{second}.{third}.0/24 }}"))
+    let routes = |second: usize| {
+        let lines: Vec<_> = blocks(second)
+            .map(|prefix| format!("{{ prefix: {prefix} }}"))
             .collect();
         format!("originate: [{}]\n", lines.join(", "))
     };
@@ -137,8 +142,14 @@ pub(super) fn proxy(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
             // What was damaged and still made sense is believed until it is said anew.
             a.tell(&["peers", "clear", "r"])?;
             await_established(&a, 2, 30)?;
-            for speaker in [&a, &b, &c] {
-                await_prefixes(speaker, 600, 30)?;
+            let addresses = [&left.address, &right.address, &third.address];
+            for (own, speaker) in [&a, &b, &c].into_iter().enumerate() {
+                let mut wanted = Table::new();
+                for (number, address) in addresses.into_iter().enumerate() {
+                    let hop = (number != own).then_some(address.as_str());
+                    wanted.extend(rows(blocks(number + 1), hop));
+                }
+                await_table(speaker, &wanted, 30)?;
             }
             for speaker in [&mut a, &mut b, &mut c] {
                 speaker.kill()?;
@@ -154,7 +165,7 @@ pub(super) fn proxy(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
         machine.netns.delete()?;
     }
     Ok(format!(
-        "{} rounds, 600 prefixes everywhere afterwards",
+        "{} rounds, the same 600 prefixes everywhere afterwards",
         scale.rounds
     ))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::hub::{Hub, Machine, await_prefixes};
+use super::hub::{Hub, Machine, Table, await_table, rows};
 use crate::eventually::eventually;
 use crate::pace;
 use crate::router::Router;
@@ -71,10 +71,21 @@ fn margay(own: &Machine, all: &[Machine], number: usize) -> String {
     text
 }
 
-fn await_mesh(nodes: &[Option<Runs>]) -> Result<()> {
-    for node in nodes.iter().flatten() {
+/// The table of one node: its own block, and the others' through them.
+fn blocks(machines: &[Machine], own: usize) -> Table {
+    let mut table = Table::new();
+    for (number, machine) in machines.iter().enumerate() {
+        let hop = (number != own).then_some(machine.address.as_str());
+        table.extend(rows([format!("10.70.{number}.0/24")], hop));
+    }
+    table
+}
+
+fn await_mesh(nodes: &[Option<Runs>], machines: &[Machine]) -> Result<()> {
+    for (own, node) in nodes.iter().enumerate() {
+        let Some(node) = node else { continue };
         match node {
-            Runs::Margay(speaker) => await_prefixes(speaker, NODES, 40)?,
+            Runs::Margay(speaker) => await_table(speaker, &blocks(machines, own), 40)?,
             Runs::Bird(bird) => eventually("every block on a BIRD", pace::seconds(40), || {
                 let learned = bird.routes(4)?;
                 let blocks: std::collections::BTreeSet<_> = learned
@@ -115,7 +126,7 @@ pub(super) fn replaced(hub: &Hub, folder: &Path) -> Result<String> {
         let started = Bird::start(version, &machine.netns, &config, folder)?;
         nodes.push(Some(Runs::Bird(started)));
     }
-    await_mesh(&nodes)?;
+    await_mesh(&nodes, &machines)?;
     for (number, machine) in machines.iter().enumerate() {
         let Some(place) = nodes.get_mut(number) else {
             continue;
@@ -127,7 +138,7 @@ pub(super) fn replaced(hub: &Hub, folder: &Path) -> Result<String> {
         *place = Some(Runs::Margay(
             machine.speaker(&margay(machine, &machines, number), folder)?,
         ));
-        await_mesh(&nodes)?;
+        await_mesh(&nodes, &machines)?;
     }
     for node in nodes.into_iter().flatten() {
         if let Runs::Margay(mut speaker) = node {

@@ -1,5 +1,6 @@
 //! One switch and whoever is plugged into it; each case makes machines of its own.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::thread;
@@ -111,6 +112,80 @@ pub(super) fn established_count(speaker: &Speaker, name: &str) -> Result<u64> {
 pub(super) fn prefixes(speaker: &Speaker) -> Result<usize> {
     let answer = speaker.ask(&["routes"])?;
     Ok(answer.as_array().map_or(0, Vec::len))
+}
+
+/// A table as it should be: each prefix and where its best path leads, `None` for what the speaker originates itself.
+pub(super) type Table = BTreeMap<String, Option<String>>;
+
+/// Originated by a speaker itself, and learned with one next hop.
+pub(super) fn rows<P: ToString>(
+    prefixes: impl IntoIterator<Item = P>,
+    next_hop: Option<&str>,
+) -> impl Iterator<Item = (String, Option<String>)> {
+    prefixes
+        .into_iter()
+        .map(move |prefix| (prefix.to_string(), next_hop.map(str::to_owned)))
+}
+
+/// The table a speaker has.
+fn table(speaker: &Speaker) -> Result<Table> {
+    let answer = speaker.ask(&["routes"])?;
+    let routes = answer.as_array().context("no list of routes")?;
+    routes
+        .iter()
+        .map(|route| {
+            let paths = route.get("paths").and_then(Value::as_array);
+            let best = paths
+                .into_iter()
+                .flatten()
+                .find(|path| path.get("best") == Some(&Value::Bool(true)))
+                .with_context(|| format!("no best path: {route}"))?;
+            ensure!(
+                best.get("stale") == Some(&Value::Bool(false)),
+                "stale: {route}"
+            );
+            let hop = (text(best, "from") != "local").then(|| text(best, "nextHop").to_owned());
+            Ok((text(route, "prefix").to_owned(), hop))
+        })
+        .collect()
+}
+
+/// Waits until a speaker's table is the one given, prefix by prefix and next hop by next hop, and nothing of it is stale.
+pub(super) fn await_table(speaker: &Speaker, wanted: &Table, seconds: u64) -> Result<()> {
+    let deadline = crate::pace::seconds(seconds);
+    eventually(format!("a table of {}", wanted.len()), deadline, || {
+        let held = table(speaker)?;
+        let differs = |one: &Table, other: &Table| {
+            let row = one
+                .iter()
+                .find(|(prefix, hop)| other.get(*prefix) != Some(*hop));
+            row.map(|row| format!("{row:?}"))
+        };
+        let (missing, extra) = (differs(wanted, &held), differs(&held, wanted));
+        ensure!(
+            missing.is_none() && extra.is_none(),
+            "{} prefixes; should be there: {missing:?}; should not: {extra:?}",
+            held.len()
+        );
+        Ok(())
+    })
+}
+
+/// Waits until a peer has told so many prefixes of the first family.
+pub(super) fn await_received(
+    speaker: &Speaker,
+    name: &str,
+    count: usize,
+    seconds: u64,
+) -> Result<()> {
+    let deadline = crate::pace::seconds(seconds);
+    eventually(format!("{count} prefixes of {name}"), deadline, || {
+        let peers = peers(speaker)?;
+        let peer = peers.iter().find(|peer| text(peer, "name") == name);
+        let received = peer.and_then(|peer| peer.pointer("/families/0/received")?.as_u64());
+        ensure!(received == u64::try_from(count).ok(), "{received:?}");
+        anyhow::Ok(())
+    })
 }
 
 pub(super) fn await_established(speaker: &Speaker, count: usize, seconds: u64) -> Result<()> {

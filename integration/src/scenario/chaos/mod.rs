@@ -1,6 +1,6 @@
 //! Misfortune with real sockets and kernels: thousands of callers at once, no descriptors left, a frozen process, passwords
-//! that change in the wrong order, links that flap, a peer's machine that vanishes, octets damaged on the way, a fleet of
-//! BIRDs replaced one by one. Each case ends with every table as it should be.
+//! that change in the wrong order, links that flap, a flood of foreign routes, a peer's machine that vanishes, octets damaged on the
+//! way, a fleet of BIRDs replaced one by one. Each case ends with every table compared with the one it should be, row by row.
 //!
 //! What needs no socket is told on the invented clock, in `bgp/src/speaker/tests/chaos.rs`.
 
@@ -66,6 +66,9 @@ fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
         "callers at once, a tenth with an identifier somebody else has",
         || callers::storm(&hub, folder, scale),
     );
+    report.check("one prefix that every caller flaps at 100 Hz", || {
+        callers::flappers(&hub, folder, scale)
+    });
     report.check(
         "no descriptors left: sessions stay, and callers come in when some are free",
         || callers::descriptors(&hub, folder),
@@ -74,15 +77,23 @@ fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
         "a process stopped for less than the hold time, then for longer",
         || process::frozen(&hub, folder, scale),
     );
-    report.check("a new password on one side first: no session ends", || {
-        process::passwords(&hub, folder, scale)
-    });
+    report.check(
+        "a process stopped for longer than the hold time under graceful restart",
+        || process::frozen_gracefully(&hub, folder, scale),
+    );
+    report.check(
+        "a new password in half of a mesh first: no session ends",
+        || process::passwords(&hub, folder, scale),
+    );
     report.check(
         "policies reloaded over 50,000 routes beside a session of 3 s hold time",
         || process::reloads(&hub, folder, scale),
     );
     report.check("a link that flaps ten times a second", || {
         links::flapping(&hub, folder, scale)
+    });
+    report.check("100,000 foreign routes come and go in the kernel", || {
+        links::flooded(&hub, folder, scale)
     });
     report.check("a peer's namespace that vanishes and returns", || {
         links::vanished(&hub, folder)
