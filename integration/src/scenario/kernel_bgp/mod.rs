@@ -26,7 +26,7 @@ use crate::speaker::Speaker;
 /// A case: builds its namespaces, says what it saw.
 type Case = fn(&Path) -> Result<String>;
 
-const CASES: [(&str, Case); 9] = [
+const CASES: [(&str, Case); 10] = [
     (
         "X1 TCP-MD5 right, wrong and missing",
         protection::x1_md5_right_wrong_and_missing,
@@ -62,6 +62,10 @@ const CASES: [(&str, Case); 9] = [
     (
         "X8 a replaced route loses no packet",
         routes::x8_a_replaced_route_loses_no_packet,
+    ),
+    (
+        "X9 a namespace deleted under a session",
+        places::x9_a_namespace_deleted_under_a_session,
     ),
 ];
 

@@ -3,11 +3,13 @@
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use super::{address, await_reason, await_up, config, pair, wire};
+use super::{address, await_reason, await_up, config, pair, peer, wire};
+use crate::eventually::throughout;
 use crate::netns::Netns;
 use crate::pace;
 use crate::speaker::Speaker;
@@ -42,10 +44,7 @@ fn bound(folder: &Path, vrf: bool) -> Result<String> {
             "10.1.0.1",
             &format!("{{ address: 0.0.0.0, device: {device} }}"),
             "",
-            &[
-                &red,
-                "name: other, address: 10.2.0.2, asn: 64603",
-            ],
+            &[&red, "name: other, address: 10.2.0.2, asn: 64603"],
         ),
         folder,
     )?;
@@ -113,6 +112,45 @@ pub(super) fn x6_a_peer_in_another_namespace(folder: &Path) -> Result<String> {
     await_up(&here, "called")?;
     await_up(&here, "caller")?;
     Ok("dialled and accepted where the speaker itself is not".to_owned())
+}
+
+/// A socket holds its namespace: its name may go, and the session goes on. When the wire goes too, the session does, the next attempt
+/// says that there is no such place, and a peer elsewhere notices nothing.
+pub(super) fn x9_a_namespace_deleted_under_a_session(folder: &Path) -> Result<String> {
+    let (a, c) = pair("x9a", "x9c")?;
+    let (x, b) = pair("x9x", "x9b")?;
+    address(&a, "eth0", &["10.2.0.1/24"])?;
+    address(&c, "eth0", &["10.2.0.2/24"])?;
+    address(&x, "eth0", &["10.1.0.1/24"])?;
+    address(&b, "eth0", &["10.1.0.2/24"])?;
+    let netns = x.path().display().to_string();
+    let there = format!("name: there, address: 10.1.0.2, asn: 64602, holdTime: 3, netns: {netns}");
+    let near = "name: near, address: 10.2.0.2, asn: 64603, holdTime: 3";
+    let here = Speaker::start(
+        &a,
+        &config(64601, "10.1.0.1", "10.2.0.1", "", &[&there, near]),
+        folder,
+    )?;
+    let waiting = |netns, asn, own: &str, other: &str| {
+        let peer = format!("name: a, address: {other}, asn: 64601, holdTime: 3, passive: true");
+        Speaker::start(netns, &config(asn, own, own, "", &[&peer]), folder)
+    };
+    let _b = waiting(&b, 64602, "10.1.0.2", "10.1.0.1")?;
+    let _c = waiting(&c, 64603, "10.2.0.2", "10.2.0.1")?;
+    await_up(&here, "there")?;
+    await_up(&here, "near")?;
+    x.delete()?;
+    // Longer than the hold time.
+    throughout(Duration::from_secs(4), || {
+        let (state, error) = peer(&here, "there")?;
+        ensure!(state == "Established", "{state}: {error}");
+        Ok(())
+    })?;
+    b.ip("link del eth0")?;
+    let reason = await_reason(&here, "there", "x9x")?;
+    let (state, error) = peer(&here, "near")?;
+    ensure!(state == "Established", "beside it: {state}: {error}");
+    Ok(format!("up without the name; without the wire: {reason}"))
 }
 
 pub(super) fn x7_a_full_range_answers_with_a_reset(folder: &Path) -> Result<String> {
