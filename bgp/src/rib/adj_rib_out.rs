@@ -375,17 +375,22 @@ impl Group {
             .filter(|record| record.references > 0)
     }
 
-    /// What is told of the net is this from now on.
-    pub(crate) fn update(&mut self, net: Unit, export: Option<Export>, store: &mut AttributeStore) {
+    /// What is told of the net is this from now on. True where members have to be told: the net is needed until they were.
+    pub(crate) fn update(
+        &mut self,
+        net: Unit,
+        export: Option<Export>,
+        store: &mut AttributeStore,
+    ) -> bool {
         let old = self.net(net).out;
         let new = match export {
             Some(export) => self.intern(&export, store),
-            None if !is_told(old) => return,
+            None if !is_told(old) => return false,
             None => UNTOLD | u32::from(self.record(old).map_or(Slot::MAX, |record| record.source)),
         };
         if new == old {
             self.release(new, store);
-            return;
+            return false;
         }
         let place = net.0 as usize;
         if place >= self.nets.len() {
@@ -401,10 +406,10 @@ impl Group {
             None => (source_of_untold(out), 0),
         };
         let pending = self.pending(net);
-        let moved = origin_of(old) != origin_of(new);
+        let moved = || origin_of(old) != origin_of(new);
         let mut source_may_hold = match (is_told(old), is_told(new)) {
-            (true, true) => moved,
-            (false, true) => moved && pending.is_some(),
+            (true, true) => moved(),
+            (false, true) => pending.is_some() && moved(),
             (_, false) => false,
         };
         if let Some(pending) = pending {
@@ -430,6 +435,7 @@ impl Group {
         if is_told(old) {
             self.release(old, store);
         }
+        true
     }
 
     fn intern(&mut self, export: &Export, store: &mut AttributeStore) -> u32 {

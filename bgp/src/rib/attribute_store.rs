@@ -195,6 +195,20 @@ impl AttributeStore {
 
     /// Gives a reference back.
     pub(crate) fn release(&mut self, id: AttrId) {
+        self.give_back(id, 1);
+    }
+
+    /// Gives back both references of a path, which are mostly to one record.
+    pub(crate) fn release_both(&mut self, received: AttrId, attributes: AttrId) {
+        if received == attributes {
+            self.give_back(received, 2);
+        } else {
+            self.give_back(received, 1);
+            self.give_back(attributes, 1);
+        }
+    }
+
+    fn give_back(&mut self, id: AttrId, references: u32) {
         let Some(slot) = self.slots.get_mut(id.0 as usize) else {
             return;
         };
@@ -202,7 +216,7 @@ impl AttributeStore {
             debug_assert!(false, "released once too often");
             return;
         };
-        record.references -= 1;
+        record.references -= references;
         if record.references > 0 {
             return;
         }

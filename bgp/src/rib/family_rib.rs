@@ -329,6 +329,7 @@ impl<F: Key> FamilyRib<F> {
             self.note_contributor(net, store);
             self.settle_aggregates(store);
         }
+        let mut pending = false;
         if outcome.best_changed || self.path_groups > 0 {
             let own = Own {
                 aggregates: &self.aggregates,
@@ -337,14 +338,14 @@ impl<F: Key> FamilyRib<F> {
             for group in self.groups.iter_mut().flatten() {
                 // Other paths than the best may have changed as well.
                 if outcome.best_changed || group.key.add_path.is_some() {
-                    tell(&self.table, group, net, &own, store, view);
+                    pending |= tell(&self.table, group, net, &own, store, view);
                 }
             }
         }
         if outcome.used_changed && reporting && self.table.mark_reported(net) {
             self.reports.push_back(net.0);
         }
-        if outcome.empty {
+        if outcome.empty && !pending {
             self.free_if_unused(net);
         }
     }
@@ -692,7 +693,8 @@ struct Own<'a> {
     default_route: Option<AttrId>,
 }
 
-/// Computes what a group tells of a net.
+/// Computes what a group tells of a net. True where the net is needed until the group's members were told: [`FamilyRib::trim`]
+/// looks at it again then.
 fn tell<F: Key>(
     table: &Table<F>,
     group: &mut Group,
@@ -700,7 +702,7 @@ fn tell<F: Key>(
     own: &Own<'_>,
     store: &mut AttributeStore,
     view: &View<'_>,
-) {
+) -> bool {
     let prefix = table.prefix(net).into();
     let kept_back = own.aggregates.suppresses(prefix);
     let told = |group: &Group, path: &PathView, store: &AttributeStore| {
@@ -721,8 +723,7 @@ fn tell<F: Key>(
             },
         };
         group.withheld += u64::from(export == Err(Withheld::NoNextHop));
-        group.update(Unit(net.0), export.ok(), store);
-        return;
+        return group.update(Unit(net.0), export.ok(), store);
     };
     let best = match which {
         AddPathSend::All => None,
@@ -748,6 +749,7 @@ fn tell<F: Key>(
         group.withheld += u64::from(export == Err(Withheld::NoNextHop));
         group.update(Unit(place.0), export.ok(), store);
     }
+    false
 }
 
 /// Where a path is from, by name.

@@ -654,8 +654,7 @@ impl<F: Key> Table<F> {
         list.count -= 1;
         list.accepted -= usize::from(path.flags.reason().is_none());
         list.fresh_prefixes -= usize::from(fresh);
-        store.release(path.received);
-        store.release(path.attributes);
+        store.release_both(path.received, path.attributes);
         self.touch(net, path.flags);
         self.mark_dirty(net);
         self.live_paths -= 1;
@@ -833,9 +832,12 @@ impl<F: Key> Table<F> {
 
     /// Settles a net that [`Table::next_dirty`] gave.
     pub(crate) fn decide(&mut self, net: NetId, input: &DecisionInput<'_>) -> Outcome {
+        let mut at = self.net(net).first;
+        if at == NONE {
+            return self.settled(net, false, false);
+        }
         let mut members: SmallVec<[u32; 16]> = SmallVec::new();
         let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
-        let mut at = self.net(net).first;
         let alone = at != NONE && self.path(at).next == NONE;
         let incumbent = self.incumbent(net, input);
         while at != NONE {
@@ -882,6 +884,11 @@ impl<F: Key> Table<F> {
             }
             at = next;
         }
+        self.settled(net, best_moved, used_moved)
+    }
+
+    /// The net is decided; these of its paths moved.
+    fn settled(&mut self, net: NetId, best_moved: bool, used_moved: bool) -> Outcome {
         let place = self.net_mut(net);
         let outcome = Outcome {
             best_changed: best_moved || place.flags.contains(NetFlags::BEST_TOUCHED),
