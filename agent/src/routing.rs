@@ -791,10 +791,12 @@ pub(crate) fn apply(best: &mut BestRoutes, change: RouteChange) {
     };
 }
 
-/// What matters of a best route; nothing where it is our own.
+/// What matters of a best route; nothing where it is our own and there is nothing to be done for it.
 fn learned(best: BestRoute) -> Option<Learned> {
-    let RouteSource::Peer { name, .. } = &best.source else {
-        return None;
+    let name: &str = match &best.source {
+        RouteSource::Peer { name, .. } => name,
+        RouteSource::Local if best.discard => "this speaker",
+        RouteSource::Local => return None,
     };
     Some(Learned {
         next_hops: best
@@ -807,7 +809,7 @@ fn learned(best: BestRoute) -> Option<Learned> {
                 interface: hop.interface_index.and_then(interface_name),
             })
             .collect(),
-        peer: name.to_string(),
+        peer: name.to_owned(),
         local_pref: Some(best.local_pref.0),
         stale: best.stale,
         discard: best.discard,

@@ -7,7 +7,7 @@ use margay_bgp::prefix::Prefix;
 use super::*;
 use crate::desired::state::ConnectedSubnet;
 use crate::health::Health;
-use crate::kernel::RouteKey;
+use crate::kernel::{RouteKey, RouteKind};
 use crate::model::{
     AllowedUse, AssignmentMode, Block, Encapsulation, IpPool, Node, NodeAddress, Selector,
 };
@@ -243,4 +243,42 @@ async fn without_a_datastore_nothing_is_desired_and_no_session_runs() {
     assert!(running.desired.borrow().is_none());
     assert_eq!(running.routing.snapshot().await.err(), Some(NotRunning));
     running.end().await;
+}
+
+#[test]
+fn an_aggregate_of_ours_drops_what_nothing_inside_it_leads_on() {
+    use margay_bgp::rib::{BestRoute, RouteChange, RouteSource};
+
+    let ours = |discard| RouteChange {
+        prefix: prefix("10.0.0.0/8"),
+        best: Some(BestRoute {
+            next_hops: Vec::new(),
+            weights: Vec::new(),
+            source: RouteSource::Local,
+            local_pref: margay_bgp::codec::LocalPref(100),
+            med: None,
+            as_path_len: 0,
+            origin_as: None,
+            communities: Vec::new(),
+            large_communities: Vec::new(),
+            stale: false,
+            discard,
+        }),
+    };
+    let settings = Settings {
+        protocol: 117,
+        keep_unlisted: BTreeSet::new(),
+    };
+    let mut best = BestRoutes::default();
+    let underlay = Underlay::default();
+    apply(&mut best, ours(true));
+    let state = crate::desired::router(&best, &underlay, &settings);
+    let dropped = state
+        .routes
+        .values()
+        .filter(|route| route.kind == RouteKind::Blackhole);
+    assert_eq!(dropped.count(), 1, "{:?}", state.problems);
+    apply(&mut best, ours(false));
+    let state = crate::desired::router(&best, &underlay, &settings);
+    assert!(state.routes.is_empty());
 }

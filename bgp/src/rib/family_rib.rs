@@ -194,7 +194,8 @@ impl<F: Key> FamilyRib<F> {
                         next_hop: None,
                         interface: 0,
                         weight: 0,
-                        discard: false,
+                        // What no route inside it leads on would come back by our own default route.
+                        discard: true,
                     });
                     store.retain(id);
                     let incoming = Incoming {

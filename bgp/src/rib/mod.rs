@@ -109,7 +109,8 @@ pub struct BestRoute {
     pub large_communities: Vec<LargeCommunity>,
     /// The peer is away and the path is kept for its return (RFC 4724).
     pub stale: bool,
-    /// Policy wants traffic to it dropped (RFC 7999); the next hops are then nobody's to use.
+    /// Traffic to it is to be dropped, and the next hops are nobody's to use: policy wants it (RFC 7999), or it is an aggregate of
+    /// ours and nothing inside of it leads on.
     pub discard: bool,
 }
 

@@ -817,13 +817,17 @@ fn a_prefix_that_was_an_aggregate_and_is_originated_now_stays() {
         local_pref: None,
         med: None,
     };
+    // As an aggregate it leads nowhere by itself.
+    let drops = |net: &Net| net.nodes[0].kernel[&prefix("10.0.0.0/8")].discard;
     net.configure(0, |config| config.aggregates.push(summary()));
     assert!(net.route(1, "10.0.0.0/8").is_some());
+    assert!(drops(&net));
     net.configure(0, |config| {
         config.aggregates.clear();
         originate(config, &["10.0.0.0/8"]);
     });
     assert!(net.route(1, "10.0.0.0/8").is_some());
+    assert!(!drops(&net));
     net.configure(0, |config| {
         config.originate.clear();
         config.aggregates.push(summary());
