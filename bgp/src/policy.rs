@@ -327,6 +327,12 @@ pub(crate) fn apply(actions: &[Action], attributes: &mut PathAttributes, rewrite
     }
 }
 
+/// Whether a name has this form, as [`Condition::Interface`] means it.
+#[must_use]
+pub fn interface_has_form(name: &str, form: &str) -> bool {
+    !name.is_empty() && has_form(form.as_bytes(), name.as_bytes())
+}
+
 /// Whether a name matches a shell pattern of `*` and `?`. Goes back to the last star only, so a hostile pattern costs no more
 /// than the product of both lengths.
 fn has_form(form: &[u8], name: &[u8]) -> bool {
@@ -366,9 +372,7 @@ impl Condition {
             Self::Family(family) => route.prefix.family() == *family,
             Self::Source(kinds) => kinds.contains(&route.source),
             Self::Peer(name) => **name == *route.peer,
-            Self::Interface(form) => {
-                !route.interface.is_empty() && has_form(form.as_bytes(), route.interface.as_bytes())
-            }
+            Self::Interface(form) => interface_has_form(route.interface, form),
             Self::CommunityAny(any) => any
                 .iter()
                 .any(|community| attributes.communities.contains(community)),

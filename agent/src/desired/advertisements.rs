@@ -89,17 +89,20 @@ pub fn originate(cluster: &ClusterState) -> Vec<Originate> {
         .into_keys()
         .map(|prefix| {
             let mut route = Originate::new(prefix);
-            let (address, priority) = if prefix.family() == Family::IPV4_UNICAST {
-                (None, cluster.bgp.ipv4_normal_route_priority)
-            } else {
-                (
-                    own.and_then(|node| node.bgp_address(Family::IPV6_UNICAST)),
-                    cluster.bgp.ipv6_normal_route_priority,
-                )
-            };
-            route.next_hop = address;
-            route.local_pref = priority.map(local_pref);
+            if prefix.family() == Family::IPV6_UNICAST {
+                route.next_hop = own.and_then(|node| node.bgp_address(Family::IPV6_UNICAST));
+            }
+            route.local_pref = normal_priority(cluster, prefix.family()).map(local_pref);
             route
         })
         .collect()
+}
+
+/// The kernel's metric of this node's own routes, where the cluster says one.
+pub(super) fn normal_priority(cluster: &ClusterState, family: Family) -> Option<u32> {
+    if family == Family::IPV4_UNICAST {
+        cluster.bgp.ipv4_normal_route_priority
+    } else {
+        cluster.bgp.ipv6_normal_route_priority
+    }
 }

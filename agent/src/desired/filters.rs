@@ -8,13 +8,17 @@ use margay_bgp::asn::Asn;
 use margay_bgp::codec::attribute::LocalPref;
 use margay_bgp::codec::community::{Community, LargeCommunity};
 use margay_bgp::family::Family;
-use margay_bgp::policy::{Action, Condition, Policy, PrefixSet, Rule, SourceKind, Verdict};
+use margay_bgp::policy::{
+    Action, Condition, Policy, PrefixSet, Rule, SourceKind, Verdict, interface_has_form,
+};
 use margay_bgp::prefix::Prefix;
 
-use super::peers::Session;
+use super::advertisements::normal_priority;
+use super::peers::{Session, link_of};
+use super::state::{Problem, Underlay};
 use crate::model::{
     ClusterState, CommunityValue, FilterAction, FilterOperation, FilterRule, MatchOperator,
-    PeerType,
+    NORMAL_ROUTE_PRIORITY, PeerType,
 };
 
 /// Calico's LOCAL_PREF is this number less the kernel's metric.
@@ -26,8 +30,22 @@ pub(super) fn import(cluster: &ClusterState, session: &Session) -> Policy {
     for name in &session.filters {
         // A filter that does not exist is reported once, by the export side.
         if let Some(filter) = cluster.filters.get(name) {
-            append(&mut rules, &filter.import_v4, Family::IPV4_UNICAST, session);
-            append(&mut rules, &filter.import_v6, Family::IPV6_UNICAST, session);
+            append(
+                &mut rules,
+                &filter.import_v4,
+                Family::IPV4_UNICAST,
+                cluster,
+                session,
+                Towards::Us,
+            );
+            append(
+                &mut rules,
+                &filter.import_v6,
+                Family::IPV6_UNICAST,
+                cluster,
+                session,
+                Towards::Us,
+            );
         }
     }
     Policy {
@@ -61,8 +79,22 @@ pub(super) fn export(
     for name in &session.filters {
         match cluster.filters.get(name) {
             Some(filter) => {
-                append(&mut rules, &filter.export_v4, Family::IPV4_UNICAST, session);
-                append(&mut rules, &filter.export_v6, Family::IPV6_UNICAST, session);
+                append(
+                    &mut rules,
+                    &filter.export_v4,
+                    Family::IPV4_UNICAST,
+                    cluster,
+                    session,
+                    Towards::Peer,
+                );
+                append(
+                    &mut rules,
+                    &filter.export_v6,
+                    Family::IPV6_UNICAST,
+                    cluster,
+                    session,
+                    Towards::Peer,
+                );
             }
             None => problem(format!("spec.filters: there is no BGPFilter {name}")),
         }
@@ -147,7 +179,68 @@ pub fn communities_of(cluster: &ClusterState, prefix: Prefix) -> Vec<CommunityVa
     values
 }
 
-fn append(rules: &mut Vec<Rule>, from: &[FilterRule], family: Family, session: &Session) {
+/// Rules that match by interface where the interface is not known, so that they match nothing: a peer may be on no link of this
+/// node.
+pub(super) fn interface_problems(
+    cluster: &ClusterState,
+    sessions: &[Session],
+    underlay: &Underlay,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for filter in cluster.filters.values() {
+        for (list, family, rules) in [
+            ("importV4", Family::IPV4_UNICAST, &filter.import_v4),
+            ("importV6", Family::IPV6_UNICAST, &filter.import_v6),
+            ("exportV4", Family::IPV4_UNICAST, &filter.export_v4),
+            ("exportV6", Family::IPV6_UNICAST, &filter.export_v6),
+        ] {
+            let mut carrying = sessions
+                .iter()
+                .filter(|session| session.families.contains(&family));
+            let uses = |session: &Session| session.filters.contains(&filter.name);
+            let by_interface = || {
+                let numbered = (1..).zip(rules);
+                numbered.filter(|(_, rule)| rule.interface.is_some())
+            };
+            if by_interface().next().is_none() || !carrying.clone().any(uses) {
+                continue;
+            }
+            let imports = list.starts_with("import");
+            let unknown = carrying.find(|session| {
+                (!imports || uses(session)) && link_of(cluster, session, underlay).is_none()
+            });
+            let Some(unknown) = unknown else {
+                continue;
+            };
+            problems.extend(by_interface().map(|(number, _)| Problem {
+                subject: format!("BGPFilter {}", filter.name),
+                reason: format!(
+                    "spec.{list}, rule {number}: {} is on no link of this node, so routes from there match no interface",
+                    unknown.address
+                ),
+            }));
+        }
+    }
+    problems
+}
+
+/// Which way routes go that a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Towards {
+    /// From the peer to us.
+    Us,
+    /// From us to the peer.
+    Peer,
+}
+
+fn append(
+    rules: &mut Vec<Rule>,
+    from: &[FilterRule],
+    family: Family,
+    cluster: &ClusterState,
+    session: &Session,
+    towards: Towards,
+) {
     if !session.families.contains(&family) {
         return;
     }
@@ -190,11 +283,6 @@ fn append(rules: &mut Vec<Rule>, from: &[FilterRule], family: Family, session: &
                 .collect(),
             ));
         }
-        conditions.extend(
-            rule.interface
-                .as_deref()
-                .map(|glob| Condition::Interface(glob.into())),
-        );
         match rule.community {
             None => {}
             Some(CommunityValue::Standard(asn, value)) => {
@@ -209,10 +297,30 @@ fn append(rules: &mut Vec<Rule>, from: &[FilterRule], family: Family, session: &
         if !rule.as_path_prefix.is_empty() {
             conditions.push(Condition::AsPathStartsWith(rule.as_path_prefix.clone()));
         }
-        if let Some(priority) = rule.priority {
-            conditions.push(Condition::LocalPref(local_pref(priority)));
+        // A rule that means one thing of routes of ours and another of those of others becomes one rule for each.
+        let of_ours = towards == Towards::Peer && !rule.from_remote_peers;
+        let mut forms = vec![conditions];
+        if let Some(glob) = &rule.interface {
+            let pods = of_ours.then(|| addresses_behind(cluster, glob));
+            forms = either(
+                forms,
+                vec![Condition::Interface(glob.as_str().into())],
+                pods.filter(|pods| !pods.is_empty())
+                    .map(|pods| vec![local(), Condition::PrefixIn(pods)]),
+            );
         }
-        let actions = rule
+        if let Some(priority) = rule.priority {
+            // Without a configured priority ours carry no LOCAL_PREF; to Calico their priority is the default all the same.
+            let unsaid = of_ours
+                && priority == NORMAL_ROUTE_PRIORITY
+                && normal_priority(cluster, family).is_none();
+            forms = either(
+                forms,
+                vec![Condition::LocalPref(local_pref(priority))],
+                unsaid.then(|| vec![local(), Condition::LocalPref(LocalPref::default())]),
+            );
+        }
+        let actions: Vec<Action> = rule
             .operations
             .iter()
             .map(|operation| match operation {
@@ -223,15 +331,43 @@ fn append(rules: &mut Vec<Rule>, from: &[FilterRule], family: Family, session: &
                 }
             })
             .collect();
-        rules.push(match rule.action {
+        rules.extend(forms.into_iter().map(|conditions| match rule.action {
             FilterAction::Accept => Rule {
                 conditions,
-                actions,
+                actions: actions.clone(),
                 verdict: Some(Verdict::Accept),
             },
             FilterAction::Reject => Rule::reject(conditions),
-        });
+        }));
     }
+}
+
+/// Each form with one of two further lists of conditions, if there are two.
+fn either(
+    forms: Vec<Vec<Condition>>,
+    one: Vec<Condition>,
+    other: Option<Vec<Condition>>,
+) -> Vec<Vec<Condition>> {
+    let ways: Vec<Vec<Condition>> = std::iter::once(one).chain(other).collect();
+    let with = |form: Vec<Condition>| {
+        ways.iter()
+            .map(move |way| [form.as_slice(), way.as_slice()].concat())
+    };
+    forms.into_iter().flat_map(with).collect()
+}
+
+fn local() -> Condition {
+    Condition::Source(std::iter::once(SourceKind::Local).collect())
+}
+
+/// The addresses of pods here whose host interface has a name of this form.
+fn addresses_behind(cluster: &ClusterState, glob: &str) -> PrefixSet {
+    cluster
+        .workloads
+        .values()
+        .filter(|pod| interface_has_form(&pod.host_interface, glob))
+        .flat_map(|pod| pod.addresses.iter().copied().map(Prefix::host))
+        .collect()
 }
 
 /// The LOCAL_PREF that stands for a kernel metric.

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ use margay_bgp::asn::Asn;
 use margay_bgp::family::Family;
 use margay_bgp::policy::Policy;
 use margay_bgp::router_id::RouterId;
-use margay_bgp::speaker::config::{self as speaker, GracefulRestart, PeerConfig, Remote, Secret};
+use margay_bgp::speaker::config::{
+    self as speaker, AddPathSend, GracefulRestart, PeerConfig, Remote, Secret,
+};
 
 use super::filters;
 use super::state::{Problem, Underlay};
@@ -659,9 +662,9 @@ pub fn peer_config(
         NextHopMode::SelfAddress => speaker::NextHopMode::ForceSelf,
         NextHopMode::Keep => speaker::NextHopMode::Keep,
     };
+    peer.link = link_of(cluster, session, underlay).map(Into::into);
     // Everything on the link to the peer is shared with it, in both families.
     if let Some(link) = underlay.connected_to(session.address) {
-        peer.link = Some(link.interface.as_str().into());
         peer.connected_subnets = underlay
             .connected
             .iter()
@@ -679,6 +682,7 @@ pub fn peer_config(
     peer.allowed_local_as = session.allowed_local_as;
     // Adding a family must not change what the peers of Calico's sort are offered.
     peer.extended_next_hop = false;
+    peer.add_path_send = session.internal().then(|| add_path_send(cluster, session));
     let annotations = session
         .margay
         .iter()
@@ -688,6 +692,39 @@ pub fn peer_config(
         problem(format!("annotation margay.io/{field}: {reason}"));
     }
     Some(peer)
+}
+
+/// The interface that packets to the peer leave by, where it is on a link of this node.
+#[must_use]
+pub(super) fn link_of<'a>(
+    cluster: &'a ClusterState,
+    session: &Session,
+    underlay: &'a Underlay,
+) -> Option<&'a str> {
+    if session.origin == Origin::Workload {
+        let mut pods = cluster.workloads.values();
+        let pod = pods.find(|pod| pod.addresses.contains(&session.address));
+        return pod.map(|pod| pod.host_interface.as_str());
+    }
+    let subnet = underlay.connected_to(session.address)?;
+    Some(subnet.interface.as_str())
+}
+
+/// How many paths of a prefix a peer of our AS is told. A client is told all, as by Calico's reflectors: otherwise it could not use
+/// several nodes with one address at once. Other peers are told one, but under an identifier too: whether a peer is a client may
+/// then change without a new session. Reflectors that are each other's clients count as such others: of what they tell each other
+/// of each other there would be as many paths as ways around.
+fn add_path_send(cluster: &ClusterState, session: &Session) -> AddPathSend {
+    let reflects = session
+        .node
+        .as_ref()
+        .and_then(|name| cluster.nodes.get(name))
+        .is_some_and(|node| node.route_reflector_cluster_id.is_some());
+    if session.route_reflector_client && !reflects {
+        AddPathSend::All
+    } else {
+        AddPathSend::Best(NonZeroU8::MIN)
+    }
 }
 
 fn own_asn(cluster: &ClusterState) -> Asn {

@@ -8,6 +8,7 @@ use margay_bgp::speaker::config::SpeakerConfig;
 use sha1::{Digest, Sha1};
 
 use super::advertisements::originate;
+use super::filters::interface_problems;
 use super::peers::{Policies, Session, peer_config, sessions};
 use super::state::{Problem, Underlay};
 use crate::config::annotations::{SPEAKER_FIELDS, annotate_speaker};
@@ -70,6 +71,7 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
         let name = name.to_owned();
         config.peers.retain(|peer| peer.name != name);
     }
+    problems.extend(interface_problems(cluster, &sessions, underlay));
     problems.sort();
     problems.dedup();
     Some(SpeakerPlan {

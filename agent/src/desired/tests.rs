@@ -2,6 +2,8 @@
 //! shuffled several times; the result must be the same.
 
 mod clashes;
+mod filters;
+mod reflectors;
 
 use std::net::IpAddr;
 
@@ -669,45 +671,9 @@ fn of_each_pair_of_the_mesh_exactly_one_dials() {
     }
 }
 
-fn reflected() -> Vec<Piece> {
-    vec![
-        Piece::Node(reflector("n1", "10.0.0.2/24", "10.9.9.9")),
-        Piece::Node(reflector("n2", "10.0.0.9/24", "10.9.9.9")),
-        Piece::Node(node("n3", "10.0.0.10/24")),
-        Piece::Node(node("n4", "10.0.0.11/24")),
-        Piece::Peer(peer(
-            "rr",
-            LocalSide::Nodes(selector("all()")),
-            RemoteSide::Nodes(selector("rr == 'true'")),
-        )),
-    ]
-}
-
-#[test]
-fn a_reflector_leaves_the_mesh_and_has_clients_by_the_mirror_image() {
-    insta::assert_snapshot!(in_any_order("n1", &reflected(), session_text), @r"
-    node rr 10.0.0.9 as 64512
-    reverse rr 10.0.0.10 as 64512 client
-    reverse rr 10.0.0.11 as 64512 client
-    ");
-    insta::assert_snapshot!(in_any_order("n3", &reflected(), session_text), @r"
-    node rr 10.0.0.2 as 64512
-    node rr 10.0.0.9 as 64512
-    mesh n4 10.0.0.11 as 64512 passive
-    ");
-}
-
-#[test]
-fn reflectors_of_different_clusters_are_clients_of_each_other() {
-    let mut pieces = reflected();
-    pieces.push(Piece::Node(reflector("n2", "10.0.0.9/24", "10.8.8.8")));
-    let text = session_text(&build("n1", &pieces));
-    assert!(text.contains("node rr 10.0.0.9 as 64512 client"), "{text}");
-}
-
 #[test]
 fn manual_peers_have_no_mirror_image() {
-    let mut pieces = reflected();
+    let mut pieces = reflectors::reflected();
     let mut manual = peer(
         "rr",
         LocalSide::Nodes(selector("all()")),
@@ -988,7 +954,7 @@ fn a_filter_that_accepts_goes_before_the_built_in_rules() {
 
 #[test]
 fn config_show_has_the_documented_names_and_nulls() {
-    let mut pieces = reflected();
+    let mut pieces = reflectors::reflected();
     pieces.push(Piece::Pool(pool(
         "10.65.0.0/16",
         Encapsulation::IpIp(EncapsulationMode::CrossSubnet),
