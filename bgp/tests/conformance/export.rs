@@ -79,6 +79,27 @@ fn e12_when_the_best_path_goes_the_next_one_is_told() {
 }
 
 #[test]
+fn e12_when_a_client_leaves_its_routes_are_withdrawn_or_replaced() {
+    const ONLY_ITS: &str = "10.2.0.0/16";
+    let mut lab = Lab::established(&["a", "b", "c", "d"]);
+    lab.say("a", &announce("a", &[ROUTE]));
+    lab.say("c", &announce("c", &[ROUTE, ONLY_ITS]));
+    for (name, path) in [("a", "64512"), ("b", "64512"), ("d", "")] {
+        assert_eq!(lab.holds(name, ROUTE).0.as_path.to_string(), path);
+        lab.holds(name, ONLY_ITS);
+    }
+    lab.cut("c");
+    for name in ["a", "b", "d"] {
+        lab.lacks(name, ONLY_ITS);
+        lab.assert_established(name);
+    }
+    // The next best one is of `a`, which is not told its own.
+    lab.lacks("a", ROUTE);
+    assert_eq!(lab.holds("b", ROUTE).0.as_path.to_string(), "64512 64600");
+    assert_eq!(lab.holds("d", ROUTE).0.as_path.to_string(), "64600");
+}
+
+#[test]
 fn e13_attributes_of_the_inside_do_not_leave_it() {
     let mut lab = Lab::established(&["a", "c"]);
     let mut attributes = usual("c");

@@ -575,6 +575,18 @@ fn e24_who_drains_says_so_everywhere_before_the_sessions_end() {
     lab.configure(|config| config.drain = false);
     assert_eq!(marked(&lab, "b", ROUTE), (false, None));
     assert_eq!(marked(&lab, "d", OTHER), (false, Some(100)));
+    // Who is told so in time is left then: nothing is marked any more, everything is withdrawn.
+    lab.configure(|config| config.drain = true);
+    assert_eq!(marked(&lab, "b", ROUTE), (true, None));
+    lab.configure(|config| {
+        for peer in &mut config.peers {
+            peer.enabled = peer.name == "b" || peer.name == "d";
+        }
+    });
+    lab.assert_ended("a", 6, 2, &[]);
+    lab.assert_ended("c", 6, 2, &[]);
+    lab.lacks("b", ROUTE);
+    lab.lacks("d", OTHER);
 }
 
 #[test]

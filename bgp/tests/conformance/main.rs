@@ -51,7 +51,7 @@ use margay_bgp::fsm::{Direction, PeerWarning, State};
 use margay_bgp::policy::Policy;
 use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
-use margay_bgp::speaker::snapshot::{PeerSnapshot, RouteQuery};
+use margay_bgp::speaker::snapshot::{PeerSnapshot, Retention, RouteQuery};
 use margay_bgp::speaker::{Accepted, Clear, Output, PeerId, Speaker, TableEvent};
 
 use self::seen::{Seen, SeenPath};
@@ -729,6 +729,29 @@ impl Lab {
             (code, subcode, data)
         );
         assert!(end.closed, "{name} is still connected");
+        self.soon("nothing of it is used", |lab| lab.is_without(name));
+    }
+
+    /// Whether nothing is used that the neighbour told, unless it is back or its return is awaited (RFC 4724).
+    fn is_without(&self, name: &str) -> bool {
+        let known = match &self.wire {
+            Some(wire) => wire.find_peer(name),
+            None => self
+                .speaker
+                .snapshot(self.now)
+                .peers
+                .into_iter()
+                .find(|peer| *peer.name == *name)
+                .map(Seen::from),
+        };
+        let Some(peer) = known else {
+            return true;
+        };
+        peer.state == State::Established
+            || peer
+                .families
+                .iter()
+                .all(|family| family.received == 0 || family.retention != Retention::None)
     }
 
     #[track_caller]

@@ -20,6 +20,7 @@ pub(super) struct Seen {
     pub(super) last_error: Option<String>,
     pub(super) warnings: Vec<String>,
     pub(super) updates_received: u64,
+    pub(super) attribute_faults: u64,
     pub(super) discarded_prefixes: u64,
     pub(super) excess_paths: u64,
     pub(super) families: Vec<PeerFamilySnapshot>,
@@ -47,6 +48,7 @@ impl From<PeerSnapshot> for Seen {
             last_error: peer.last_error,
             warnings: peer.warnings,
             updates_received: peer.messages.updates_received,
+            attribute_faults: peer.messages.attribute_faults,
             discarded_prefixes: peer.messages.discarded_prefixes,
             excess_paths: peer.messages.excess_paths,
             families: peer.families,
@@ -124,6 +126,7 @@ impl Seen {
                 .map(|text| text.as_str().unwrap().to_owned())
                 .collect(),
             updates_received: peer["messages"]["updatesReceived"].as_u64().unwrap(),
+            attribute_faults: peer["messages"]["attributeFaults"].as_u64().unwrap(),
             discarded_prefixes: peer["messages"]["discardedPrefixes"].as_u64().unwrap(),
             excess_paths: peer["messages"]["excessPaths"].as_u64().unwrap(),
             families: peer["families"]

@@ -1,15 +1,23 @@
 //! UPDATE as RFC 7606 wants it, seen from the neighbours: what is withdrawn, what stays, whose session ends.
 
+use margay_bgp::codec::Community;
+use margay_bgp::speaker::snapshot::Unusable;
+
 use super::{Lab, announce, as_path, attribute, nlri, prefix, update, usual, usual_but, withdraw};
 
 pub(super) const FIRST: &str = "10.1.0.0/16";
 pub(super) const SECOND_PREFIX: &str = "10.2.0.0/16";
 
+/// What tells the routes of a [`lab`] from what an UPDATE says later.
+const EARLIER: Community = Community::new(64600, 999);
+
 /// `a` announced both prefixes, `b` and `c` hold them.
 pub(super) fn lab() -> Lab {
     let mut lab = Lab::established(&["a", "b", "c"]);
-    lab.say("a", &announce("a", &[FIRST, SECOND_PREFIX]));
-    lab.holds("b", FIRST);
+    let earlier = attribute(0xc0, 8, &EARLIER.0.to_be_bytes());
+    let prefixes = nlri(&[FIRST, SECOND_PREFIX]);
+    lab.say("a", &update(&[], &usual_but("a", &earlier), &prefixes));
+    assert!(lab.holds("b", FIRST).0.communities.contains(&EARLIER));
     lab.holds("b", SECOND_PREFIX);
     lab
 }
@@ -33,16 +41,11 @@ pub(super) fn withdraws(case: &str, octets: &[u8]) {
 
 /// The session of `a` ends so; the others lose its routes and nothing else.
 #[track_caller]
-pub(super) fn resets(octets: &[u8], code: u8, subcode: u8) {
+pub(super) fn resets(octets: &[u8], code: u8, subcode: u8, data: &[u8]) {
     let mut lab = lab();
     lab.say("c", &announce("c", &["10.3.0.0/16"]));
     lab.say("a", octets);
-    assert!(lab.ends["a"].closed);
-    let told = lab.told("a");
-    let Some(super::Message::Notification(last)) = told.last() else {
-        panic!("{told:?}");
-    };
-    assert_eq!((last.code.code, last.code.subcode), (code, subcode));
+    lab.assert_ended("a", code, subcode, data);
     lab.assert_established("b");
     lab.lacks("b", FIRST);
     lab.holds("b", "10.3.0.0/16");
@@ -54,7 +57,9 @@ pub(super) fn passes(octets: &[u8]) -> margay_bgp::codec::PathAttributes {
     let mut lab = lab();
     lab.say("a", octets);
     lab.assert_established("a");
-    lab.holds("b", FIRST).0.clone()
+    let passed = lab.holds("b", FIRST).0.clone();
+    assert!(!passed.communities.contains(&EARLIER), "nothing came of it");
+    passed
 }
 
 pub(super) fn with(replacement: &[u8]) -> Vec<u8> {
@@ -63,8 +68,8 @@ pub(super) fn with(replacement: &[u8]) -> Vec<u8> {
 
 #[test]
 fn u1_u2_lengths_past_the_end_reset_with_3_1() {
-    resets(&super::message(2, &[0, 9, 0, 0]), 3, 1);
-    resets(&super::message(2, &[0, 0, 0, 9]), 3, 1);
+    resets(&super::message(2, &[0, 9, 0, 0]), 3, 1, &[]);
+    resets(&super::message(2, &[0, 0, 0, 9]), 3, 1, &[]);
 }
 
 #[test]
@@ -79,7 +84,7 @@ fn u3_u5_an_attribute_list_cut_off_withdraws() {
 
 #[test]
 fn u4_an_attribute_list_cut_off_without_prefixes_resets_with_3_1() {
-    resets(&update(&[], &[0x40, 1, 9, 0], &[]), 3, 1);
+    resets(&update(&[], &[0x40, 1, 9, 0], &[]), 3, 1, &[]);
 }
 
 #[test]
@@ -88,8 +93,9 @@ fn u6_u7_malformed_ipv4_prefixes_reset_with_3_10() {
         &update(&[], &usual("a").concat(), &[33, 10, 1, 0, 0, 0]),
         3,
         10,
+        &[],
     );
-    resets(&update(&[], &usual("a").concat(), &[24, 10, 1]), 3, 10);
+    resets(&update(&[], &usual("a").concat(), &[24, 10, 1]), 3, 10, &[]);
 }
 
 #[test]
@@ -106,7 +112,7 @@ fn u8_a14_a15_malformed_multiprotocol_attributes_reset_with_3_9() {
         attribute(0x80, 15, &[0, 2]),
         attribute(0x80, 15, &[0, 2, 1, 64, 0xfd]),
     ] {
-        resets(&with(&bad), 3, 9);
+        resets(&with(&bad), 3, 9, &bad);
     }
 }
 
@@ -146,8 +152,13 @@ fn u12_of_two_origins_the_first_counts() {
 
 #[test]
 fn u13_multiprotocol_attributes_twice_reset_with_3_1() {
-    let reach = attribute(0x80, 15, &[0, 2, 1]);
-    resets(&update(&[], &[reach.clone(), reach].concat(), &[]), 3, 1);
+    let reach = attribute(0x80, 14, &reach(&nlri(&["fd01::/16"])));
+    let unreach = attribute(0x80, 15, &[0, 2, 1]);
+    for twice in [[reach.as_slice(); 2], [unreach.as_slice(); 2]] {
+        let rest = usual("a").concat();
+        let all = [twice.concat(), rest].concat();
+        resets(&update(&[], &all, &[]), 3, 1, &[]);
+    }
 }
 
 #[test]
@@ -162,17 +173,27 @@ fn u14_a_missing_mandatory_attribute_withdraws() {
     }
 }
 
+/// The value of an MP_REACH_NLRI of IPv6 by a next hop that serves.
+fn reach(nlri: &[u8]) -> Vec<u8> {
+    let mut value = vec![0, 2, 1, 16];
+    value.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+    value.extend(nlri);
+    value
+}
+
 #[test]
 fn u15_u20_an_update_about_no_prefix_changes_nothing() {
-    let mut lab = lab();
-    lab.told("b");
-    lab.say("a", &update(&[], &attribute(0x40, 1, &[0]), &[]));
-    let mut reach = vec![0, 2, 1, 16];
-    reach.extend([0xfd; 16]);
-    reach.push(0);
-    lab.say("a", &with(&attribute(0x80, 14, &reach)));
-    lab.assert_established("a");
-    lab.holds("b", FIRST);
+    for attributes in [
+        attribute(0x40, 1, &[0]),
+        usual_but("a", &attribute(0x80, 14, &reach(&[]))),
+    ] {
+        let mut lab = lab();
+        lab.told("b");
+        lab.say("a", &update(&[], &attributes, &[]));
+        lab.assert_established("a");
+        assert!(lab.told("b").is_empty(), "{attributes:02x?}");
+        assert!(lab.holds("b", FIRST).0.communities.contains(&EARLIER));
+    }
 }
 
 #[test]
@@ -199,22 +220,25 @@ fn u19_end_of_rib_is_understood_in_each_of_its_forms_and_said_once() {
 }
 
 #[test]
-fn u16_a_family_we_do_not_speak_is_ignored() {
-    passes(&with(&attribute(
-        0x80,
-        14,
-        &[0, 25, 70, 4, 1, 2, 3, 4, 0, 1, 2, 3],
-    )));
+fn u16_a_family_we_do_not_speak_is_ignored_and_counted() {
+    let foreign = attribute(0x80, 14, &[0, 25, 70, 4, 1, 2, 3, 4, 0, 1, 2, 3]);
+    passes(&with(&foreign));
+    let mut lab = lab();
+    for count in 1..=2 {
+        lab.say("a", &with(&foreign));
+        assert_eq!(lab.peer("a").attribute_faults, count);
+    }
 }
 
 #[test]
 fn u17_all_of_one_message_is_applied() {
     let mut lab = lab();
-    let mut reach = vec![0, 2, 1, 16];
-    reach.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
-    reach.extend(nlri(&["fd01::/16"]));
-    let mut attributes = attribute(0x80, 14, &reach);
-    attributes.extend(attribute(0x80, 15, &[0, 2, 1]));
+    let before = attribute(0x80, 14, &reach(&nlri(&["fd02::/16"])));
+    lab.say("a", &update(&[], &usual_but("a", &before), &[]));
+    lab.holds("b", "fd02::/16");
+    let gone = [&[0, 2, 1][..], &nlri(&["fd02::/16"])].concat();
+    let mut attributes = attribute(0x80, 14, &reach(&nlri(&["fd01::/16"])));
+    attributes.extend(attribute(0x80, 15, &gone));
     attributes.extend(usual("a").concat());
     lab.say(
         "a",
@@ -225,6 +249,7 @@ fn u17_all_of_one_message_is_applied() {
         ),
     );
     lab.lacks("b", SECOND_PREFIX);
+    lab.lacks("b", "fd02::/16");
     lab.holds("b", "10.3.0.0/16");
     lab.holds("b", "fd01::/16");
 }
@@ -292,7 +317,13 @@ fn a3_next_hops_of_nobody_make_the_route_unusable_and_the_session_goes_on() {
         [255, 255, 255, 255],
         [192, 0, 2, 1],
     ] {
-        withdraws(&format!("{hop:?}"), &with(&attribute(0x40, 3, &hop)));
+        let octets = with(&attribute(0x40, 3, &hop));
+        withdraws(&format!("{hop:?}"), &octets);
+        let mut lab = lab();
+        lab.say("a", &octets);
+        let paths = lab.paths_of(FIRST);
+        let unusable = paths.iter().map(|path| path.unusable);
+        assert!(unusable.eq([Some(Unusable::NextHop)]), "{hop:?}: {paths:?}");
     }
 }
 

@@ -455,8 +455,12 @@ impl Wire {
     }
 
     pub(super) fn peer(&self, name: &str) -> Seen {
+        self.find_peer(name).unwrap()
+    }
+
+    pub(super) fn find_peer(&self, name: &str) -> Option<Seen> {
         let peers = self.ask(&json!({ "ask": "peers", "name": name }));
-        Seen::read(&peers[0])
+        peers.get(0).map(Seen::read)
     }
 
     pub(super) fn paths(&self, text: &str) -> Vec<SeenPath> {
