@@ -1,7 +1,7 @@
 //! `margay peers`.
 
 use super::table;
-use crate::server::answer::Peer;
+use crate::server::answer::{Peer, PeerFamily};
 
 /// The answer for people.
 #[must_use]
@@ -32,7 +32,10 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
             "EOR-OUT",
             "LAG",
             "RETENTION",
+            "STALE",
+            "REJECTED",
             "ERRORS",
+            "WARNINGS",
             "LAST-ERROR",
         ]);
         if watched {
@@ -55,10 +58,41 @@ pub(crate) fn table(peers: &[Peer], wide: bool) -> String {
     }
     let mut text = table::draw(&heading, &rows);
     if let [peer] = peers {
-        for warning in &peer.warnings {
-            text.push_str(&format!("\nWARNING {warning}\n"));
-        }
+        text.push_str(&troubles(peer));
         text.push_str(&mistakes(peer));
+    }
+    text
+}
+
+/// What somebody should look into: what holds of the peer at present, and why which of its paths take no part.
+fn troubles(peer: &Peer) -> String {
+    let mut text = String::new();
+    let mut line = |trouble: &str| {
+        if text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&format!("WARNING {trouble}\n"));
+    };
+    peer.warnings.iter().for_each(|warning| line(warning));
+    for family in &peer.families {
+        let name = &family.family;
+        if family.unsendable > 0 {
+            line(&format!(
+                "{name}: {} times a route was not told because its attributes fit no message",
+                family.unsendable
+            ));
+        }
+    }
+    let of_family = |family: &PeerFamily| {
+        let name = family.family.clone();
+        let rejected = family.rejected.clone().into_iter();
+        rejected
+            .map(move |rejected| vec![rejected.count.to_string(), name.clone(), rejected.reason])
+    };
+    let rows: Vec<Vec<String>> = peer.families.iter().flat_map(of_family).collect();
+    if !rows.is_empty() {
+        text.push('\n');
+        text.push_str(&table::draw(&["REJECTED", "FAMILY", "WHY"], &rows));
     }
     text
 }
@@ -107,14 +141,12 @@ fn mistakes(peer: &Peer) -> String {
 fn row(
     peer: &Peer,
     state: &str,
-    family: Option<&crate::server::answer::PeerFamily>,
+    family: Option<&PeerFamily>,
     (wide, watched): (bool, bool),
     first: bool,
 ) -> Vec<String> {
     let once = |text: String| if first { text } else { " ".to_owned() };
-    let of = |count: fn(&crate::server::answer::PeerFamily) -> String| {
-        family.map(count).unwrap_or_default()
-    };
+    let of = |count: fn(&PeerFamily) -> String| family.map(count).unwrap_or_default();
     let mut row = vec![
         once(peer.name.clone()),
         once(peer.asn.to_string()),
@@ -147,6 +179,11 @@ fn row(
                 .unwrap_or_default(),
             of(|family| family.lag.to_string()),
             of(|family| family.retention.clone()),
+            of(|family| family.stale.to_string()),
+            of(|family| {
+                let counts = family.rejected.iter().map(|rejected| rejected.count);
+                counts.sum::<usize>().to_string()
+            }),
             once(
                 peer.errors
                     .iter()
@@ -154,6 +191,7 @@ fn row(
                     .sum::<u64>()
                     .to_string(),
             ),
+            once(peer.warnings.join("; ")),
             once(peer.last_error.clone().unwrap_or_default()),
         ]);
         if watched {
@@ -170,7 +208,48 @@ fn row(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::answer::PeerFamily;
+    use crate::server::answer::Rejected;
+
+    #[test]
+    fn what_is_wrong_with_one_peer_is_told_below_it() {
+        let peers = [Peer {
+            name: "tor".into(),
+            asn: 64601,
+            origin: "file".into(),
+            state: "Established".into(),
+            enabled: true,
+            warnings: vec!["more than 2 prefixes of ipv4-unicast".into()],
+            families: vec![PeerFamily {
+                family: "ipv4-unicast".into(),
+                received: 3,
+                accepted: 1,
+                rejected: vec![Rejected {
+                    reason: "as-loop".into(),
+                    count: 2,
+                }],
+                unsendable: 4,
+                ..PeerFamily::default()
+            }],
+            ..Peer::default()
+        }];
+        insta::assert_snapshot!(table(&peers, false), @r"
+        PEER  AS     ORIGIN  STATE        FOR  FAMILY        RECEIVED  ACCEPTED  ADVERTISED
+        tor   64601  file    Established  0s   ipv4-unicast  3         1         0
+
+        WARNING more than 2 prefixes of ipv4-unicast
+        WARNING ipv4-unicast: 4 times a route was not told because its attributes fit no message
+
+        REJECTED  FAMILY        WHY
+        2         ipv4-unicast  as-loop
+        ");
+        let wide = table(&peers, true);
+        assert!(wide.contains("WARNINGS"), "{wide}");
+        assert!(
+            wide.lines()
+                .nth(1)
+                .is_some_and(|line| line.contains("more than 2 prefixes"))
+        );
+    }
 
     #[test]
     fn a_peer_with_two_families_takes_two_lines() {

@@ -1,16 +1,26 @@
 //! `margay routes`.
 
 use super::table;
-use crate::server::answer::Route;
+use crate::server::answer::{Path, Route};
 
-/// The answer for people: a line a path, the best one marked `*`, others in use `=`, those kept from an ended session `s`.
+/// The answer for people: a line a path, the best one marked `*`, others in use `=`, those kept from an ended session `s`, or `l`
+/// where they are long-lived stale.
 #[must_use]
 pub(crate) fn table(routes: &[Route], wide: bool) -> String {
     let mut heading = vec![
         "", "PREFIX", "NEXT-HOP", "FROM", "PREF", "MED", "AS-PATH", "WHY",
     ];
     if wide {
-        heading.extend(["ORIGIN", "COMMUNITIES", "ORIGINATOR", "CLUSTERS"]);
+        heading.extend([
+            "ORIGIN",
+            "COMMUNITIES",
+            "ORIGINATOR",
+            "CLUSTERS",
+            "PATH-ID",
+            "WEIGHT",
+            "AGGREGATOR",
+            "OTHERS",
+        ]);
     }
     let mut rows = Vec::new();
     for route in routes {
@@ -21,8 +31,10 @@ pub(crate) fn table(routes: &[Route], wide: bool) -> String {
                 (false, false) => " ",
             }
             .to_owned();
-            if path.stale {
-                mark.push('s');
+            match path.retention.as_str() {
+                "long-lived-stale" => mark.push('l'),
+                _ if path.stale => mark.push('s'),
+                _ => {}
             }
             let number =
                 |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
@@ -49,6 +61,10 @@ pub(crate) fn table(routes: &[Route], wide: bool) -> String {
                     path.communities.join(" "),
                     path.originator_id.clone().unwrap_or_default(),
                     path.cluster_list.join(" "),
+                    number(path.path_id),
+                    path.weight.to_string(),
+                    aggregator(path),
+                    others(path),
                 ]);
             }
             rows.push(row);
@@ -66,10 +82,32 @@ pub(crate) fn table(routes: &[Route], wide: bool) -> String {
     text
 }
 
+fn aggregator(path: &Path) -> String {
+    let mut text = path.aggregator.as_ref().map_or_else(String::new, |made| {
+        format!("AS {} {}", made.asn, made.address)
+    });
+    if path.atomic_aggregate {
+        text.push_str(" atomic");
+    }
+    text.trim_start().to_owned()
+}
+
+/// Attributes without a column, by name and value or by type and length.
+fn others(path: &Path) -> String {
+    let only_to_customer = path
+        .only_to_customer
+        .map(|asn| format!("only-to-customer {asn}"));
+    let unknown = path.unknown_attributes.iter().map(|unknown| {
+        let octets = unknown.value.len() / 2;
+        format!("attribute {} ({octets} octets)", unknown.code)
+    });
+    let words: Vec<String> = only_to_customer.into_iter().chain(unknown).collect();
+    words.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::answer::Path;
 
     #[test]
     fn the_best_path_is_marked_and_comes_first() {

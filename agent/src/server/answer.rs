@@ -1,4 +1,17 @@
-//! What a daemon answers on its control socket. The names are those of `-o json`, and stable.
+//! What a daemon answers on its control socket. The names are those of `-o json`, and stable: in camelCase, added to and not changed.
+//!
+//! | Command | Answer |
+//! |---|---|
+//! | `margay status` | [`Status`], with everything the speaker holds beside peers and routes in [`Speaker`] |
+//! | `margay peers [NAME]` | a list of [`Peer`] |
+//! | `margay routes [PREFIX]` | a list of [`Route`], each with every [`Path`] and every attribute of it |
+//! | `margay events` | a list of [`Event`]; with `--follow` one a line |
+//! | `margay ipam`, `ipam check` | [`Ipam`], [`CheckReport`](crate::ipam::check::CheckReport) |
+//! | `margay explain` | [`Explanation`] |
+//!
+//! Together the first three are the whole snapshot of the speaker. Durations are seconds unless the field says otherwise, octets are
+//! text in hexadecimal, addresses and communities are text. Counts of messages and errors are since the speaker started, and of
+//! a peer since it is known.
 
 use serde::{Deserialize, Serialize};
 
@@ -135,12 +148,109 @@ pub struct Status {
     pub routes_installed: usize,
     /// Changes that failed and are retried.
     pub pending: Vec<Finding>,
+    /// The tables, and what all peers did together; absent where no speaker runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<Speaker>,
     /// What cannot be honoured.
     pub problems: Vec<Finding>,
     /// Objects that count as absent.
     pub invalid: Vec<Finding>,
     /// Objects that are understood and not acted on.
     pub unsupported: Vec<Finding>,
+}
+
+/// A speaker beside its peers and routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Speaker {
+    /// Families whose best paths are not chosen yet, after a restart of ours.
+    pub deferring: Vec<String>,
+    /// One entry a family.
+    pub tables: Vec<Table>,
+    /// Distinct sets of attributes.
+    pub attribute_sets: usize,
+    /// Octets of memory by what they hold.
+    pub memory: Memory,
+    /// Sessions that were established, those of peers that left included.
+    pub sessions_established: u64,
+    /// Those of them that ended.
+    pub sessions_lost: u64,
+    /// What went over all of them.
+    pub messages: Messages,
+    /// Routes that were not told because their attributes fit no message; each time and group of peers counts.
+    pub routes_unsendable: u64,
+    /// Mistakes of all peers, those that left included; combinations that did not occur are left out.
+    pub errors: Vec<ErrorTotal>,
+    /// BFD packets and sessions.
+    pub bfd: BfdCounters,
+}
+
+/// One family's table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Table {
+    /// ipv4-unicast or ipv6-unicast.
+    pub family: String,
+    /// Prefixes that have a place: those with a path of any kind, and those that peers have yet to be told are gone.
+    pub prefixes: usize,
+    /// Those of them with a best path.
+    pub best: usize,
+    /// Paths, those that take no part included.
+    pub paths: usize,
+    /// Groups of peers that are told the same.
+    pub update_groups: usize,
+    /// Prefixes whose best path is yet to be chosen.
+    pub pending_decisions: usize,
+    /// Changes on their way to whoever forwards.
+    pub pending_changes: usize,
+}
+
+/// Octets held by what grows with routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Prefixes and their index.
+    pub prefixes: usize,
+    /// Received paths.
+    pub paths: usize,
+    /// Sets of attributes.
+    pub attributes: usize,
+    /// What groups of peers were told, and messages on their way to them.
+    pub groups: usize,
+}
+
+/// Mistakes of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorTotal {
+    /// header, open, update, nlri, attribute or route-refresh.
+    pub class: String,
+    /// reset, treat-as-withdraw, attribute-discard or disable-family.
+    pub action: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// What BFD did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BfdCounters {
+    /// Packets taken by a session.
+    pub received: u64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Dropped: no packet, or one that contradicts itself.
+    pub malformed: u64,
+    /// Dropped: to be authenticated.
+    pub authenticated: u64,
+    /// Dropped: came too far. Of packets over one hop the kernel drops those itself, as errors of UDP.
+    pub ttl: u64,
+    /// Dropped: for no session.
+    pub unknown: u64,
+    /// Changes of sessions' states.
+    pub transitions: u64,
+    /// Paths that were up and ended, by nobody's will.
+    pub losses: u64,
 }
 
 /// Something found wanting.
@@ -178,13 +288,19 @@ pub struct Peer {
     pub enabled: bool,
     /// A client of ours as route reflector.
     pub route_reflector_client: bool,
+    /// It is in another AS.
+    #[serde(default)]
+    pub external: bool,
+    /// It called from a range and is forgotten when it leaves.
+    #[serde(default)]
+    pub dynamic: bool,
+    /// What to look into although nothing was refused for it, as long as it holds.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// How often it was Established.
     pub established_count: u64,
     /// Why the last session or attempt ended.
     pub last_error: Option<String>,
-    /// What somebody should look into although nothing was refused for it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
     /// Our address on the session.
     pub local_address: Option<String>,
     /// Its BGP Identifier.
@@ -263,7 +379,7 @@ pub struct GracefulRestart {
 }
 
 /// What went over a peer's sessions.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Messages {
     /// UPDATEs received.
@@ -278,9 +394,12 @@ pub struct Messages {
     pub attribute_faults: u64,
     /// Paths ignored because there were too many of one prefix.
     pub excess_paths: u64,
-    /// Announced prefixes that were not taken because of the peer's limit.
+    /// Announced prefixes that were not taken because of the limit on them.
     #[serde(default)]
     pub discarded_prefixes: u64,
+    /// Pieces of encoded UPDATEs sent, most of them shared with other peers.
+    #[serde(default)]
+    pub chunks_sent: u64,
     /// Octets of UPDATEs sent.
     pub octets_sent: u64,
 }
@@ -295,7 +414,7 @@ pub struct ErrorCount {
     pub attribute: Option<String>,
     /// What is wrong, in a word.
     pub reason: String,
-    /// reset, treat-as-withdraw or attribute-discard.
+    /// reset, treat-as-withdraw, attribute-discard or disable-family.
     pub action: String,
     /// How often.
     pub count: u64,
@@ -309,7 +428,7 @@ pub struct Offence {
     pub ago: u64,
     /// What is wrong with it.
     pub reason: String,
-    /// reset, treat-as-withdraw or attribute-discard.
+    /// reset, treat-as-withdraw, attribute-discard or disable-family.
     pub action: String,
     /// The prefixes in it, or some of them.
     pub prefixes: Vec<String>,
@@ -323,7 +442,8 @@ pub struct Offence {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// From 1, without gaps: one that does not follow the last says that events were lost.
+    /// From 1, without gaps: one that does not follow the last says that events were lost, or are of peers not asked for. Of those that
+    /// call from ranges fewer are kept.
     pub sequence: u64,
     /// When, in RFC 3339 with milliseconds.
     pub time: String,
@@ -331,12 +451,12 @@ pub struct Event {
     pub peer: String,
     /// Its address.
     pub address: String,
-    /// state, malformed, warning or removed.
+    /// state, malformed, warning, path (what BFD says of the way to it) or removed.
     pub kind: String,
-    /// For a state: the one before.
+    /// For a state or path: the state before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub from: Option<String>,
-    /// For a state: the one it is in.
+    /// For a state or path: the one it is in.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub to: Option<String>,
     /// Why, in words.
@@ -354,9 +474,15 @@ pub struct Event {
     /// For a malformed message: the prefixes in it, or some of them.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub prefixes: Vec<String>,
-    /// For a malformed message: the message in hexadecimal.
+    /// For a malformed message: the message in hexadecimal, cut after 4096 octets; empty where it is not known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub octets: Option<String>,
+    /// For a malformed message: octets it had.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub length: Option<usize>,
+    /// For a malformed message: how many the peer sent since its last such event that have none of their own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub more: Option<u64>,
 }
 
 /// A NOTIFICATION.
@@ -402,15 +528,31 @@ pub struct PeerFamily {
     pub retention: String,
     /// The group of peers that are told the same.
     pub update_group: Option<u32>,
-    /// How often a route was not told because its attributes fit no message.
+    /// Paths it announced that take no part, by reason; reasons that do not occur are left out.
+    #[serde(default)]
+    pub rejected: Vec<Rejected>,
+    /// Paths kept of an earlier session.
+    #[serde(default)]
+    pub stale: usize,
+    /// Routes its group was not told because their attributes fit no message; each time counts.
     #[serde(default)]
     pub unsendable: u64,
-    /// Routes it is not told because there is no next hop to name for them.
+    /// Routes its group was not told because no next hop leads to them; each time counts.
     #[serde(default)]
     pub withheld: u64,
     /// There is no address of ours to name as next hop: only routes that bring one are told.
     #[serde(default)]
     pub next_hop_missing: bool,
+}
+
+/// Paths of a peer that take no part for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejected {
+    /// policy, as-loop, own-originator, cluster-loop, next-hop or route-leak.
+    pub reason: String,
+    /// How many.
+    pub count: usize,
 }
 
 /// A prefix in BGP.
@@ -444,7 +586,7 @@ pub struct Path {
     pub local_pref: Option<u32>,
     /// MULTI_EXIT_DISC.
     pub med: Option<u32>,
-    /// Communities as text.
+    /// Communities as text: standard, large, extended, IPv6-specific extended.
     pub communities: Vec<String>,
     /// ORIGINATOR_ID.
     pub originator_id: Option<String>,
@@ -460,6 +602,52 @@ pub struct Path {
     pub unusable: Option<String>,
     /// Kept from an ended session.
     pub stale: bool,
+    /// none, stale or long-lived-stale.
+    #[serde(default)]
+    pub retention: String,
+    /// The next hop's address on the link, where it came with one beside the global one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_hop_link_local: Option<String>,
+    /// Local weight, compared before anything else.
+    #[serde(default)]
+    pub weight: u32,
+    /// ATOMIC_AGGREGATE.
+    #[serde(default)]
+    pub atomic_aggregate: bool,
+    /// AGGREGATOR.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub aggregator: Option<Aggregator>,
+    /// ONLY_TO_CUSTOMER (RFC 9234): the AS.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub only_to_customer: Option<u32>,
+    /// Attributes that are passed on without being understood.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unknown_attributes: Vec<UnknownAttribute>,
+    /// Names of the other attributes that somebody on the way passed on without understanding them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub partial: Vec<String>,
+}
+
+/// Who made an aggregate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Aggregator {
+    /// Its AS.
+    pub asn: u32,
+    /// The router.
+    pub address: String,
+}
+
+/// An attribute that is passed on as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnknownAttribute {
+    /// Its type.
+    pub code: u8,
+    /// Its flags, as they are sent.
+    pub flags: u8,
+    /// Its value in hexadecimal.
+    pub value: String,
 }
 
 /// Pools and blocks.

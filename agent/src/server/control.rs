@@ -7,10 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use margay_bgp::codec::{NextHop, Origin};
 use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::Clear;
-use margay_bgp::speaker::snapshot::{Matching, PathInfo, Retention, RouteQuery};
+use margay_bgp::speaker::snapshot::{Matching, RouteQuery};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{self, Done, Finding, Reply, Request};
-use super::{events, explain};
+use super::{events, explain, shown};
 use crate::datastore::Store;
 use crate::desired::peers::Session;
 use crate::health::Health;
@@ -315,6 +314,7 @@ impl Control {
             ..answer::Status::default()
         };
         if let Some(speaker) = &snapshot {
+            status.speaker = Some(shown::speaker(speaker));
             status.sessions = speaker.peers.len();
             status.sessions_established = speaker
                 .peers
@@ -388,73 +388,10 @@ impl Control {
                     None if self.agent.is_none() => "file",
                     None => "left",
                 };
-                answer::Peer {
-                    origin: origin.to_owned(),
-                    object: session
-                        .map(|session| session.object.clone())
-                        .unwrap_or_default(),
-                    name: peer.name.to_string(),
-                    address: peer.address.ip().to_string(),
-                    port: peer.address.port(),
-                    asn: peer.asn.map_or(0, |asn| asn.0),
-                    local_asn: peer.local_asn.0,
-                    state: peer.state.to_string(),
-                    since: peer.state_for.as_secs(),
-                    enabled: peer.enabled,
-                    route_reflector_client: peer.route_reflector_client,
-                    established_count: peer.established_count,
-                    last_error: peer.last_error,
-                    warnings: peer.warnings,
-                    local_address: peer.local_address.map(|address| address.to_string()),
-                    router_id: peer.router_id.map(|id| id.to_string()),
-                    hold_time: peer.hold_time.map(|time| time.as_secs()),
-                    keepalive: peer.keepalive.map(|time| time.as_secs_f64()),
-                    next_timer: peer.next_timer.map(|time| time.as_secs_f64()),
-                    capabilities: peer.capabilities,
-                    bfd: peer.bfd.map(|path| bfd(&path)),
-                    capabilities_sent: peer.capabilities_sent,
-                    capabilities_received: peer.capabilities_received,
-                    graceful_restart: peer.graceful_restart.map(|restart| {
-                        answer::GracefulRestart {
-                            restart_time: restart.restart_time.as_secs(),
-                            restarting: restart.restarting,
-                            notification: restart.notification,
-                            long_lived: restart.long_lived,
-                        }
-                    }),
-                    messages: answer::Messages {
-                        updates_received: peer.messages.updates_received,
-                        announcements_received: peer.messages.announcements_received,
-                        withdrawals_received: peer.messages.withdrawals_received,
-                        refreshes_received: peer.messages.refreshes_received,
-                        attribute_faults: peer.messages.attribute_faults,
-                        excess_paths: peer.messages.excess_paths,
-                        discarded_prefixes: peer.messages.discarded_prefixes,
-                        octets_sent: peer.messages.octets_sent,
-                    },
-                    queued_octets: peer.queued_octets,
-                    errors: peer.errors.into_iter().map(events::error_count).collect(),
-                    offences: peer.offences.into_iter().map(events::offence).collect(),
-                    families: peer
-                        .families
-                        .into_iter()
-                        .map(|family| answer::PeerFamily {
-                            family: family.family.to_string(),
-                            negotiated: family.negotiated,
-                            received: family.received,
-                            accepted: family.accepted,
-                            advertised: family.advertised,
-                            lag: family.lag,
-                            end_of_rib_received: family.end_of_rib_received,
-                            end_of_rib_sent: family.end_of_rib_sent,
-                            retention: family.retention.to_string(),
-                            update_group: family.update_group,
-                            unsendable: family.unsendable,
-                            withheld: family.withheld,
-                            next_hop_missing: family.next_hop_missing,
-                        })
-                        .collect(),
-                }
+                let object = session
+                    .map(|session| session.object.clone())
+                    .unwrap_or_default();
+                shown::peer(peer, origin, object)
             })
             .collect();
         peers.sort_by_cached_key(|peer| {
@@ -501,7 +438,7 @@ impl Control {
                                 only.as_ref()
                                     .is_none_or(|name| path.source.to_string() == *name)
                             })
-                            .map(shown_path)
+                            .map(shown::path)
                             .collect(),
                         advertised_to: route
                             .advertised_to
@@ -514,69 +451,6 @@ impl Control {
             }
             Err(NotRunning) => not_running(),
         }
-    }
-}
-
-/// A path as the command line shows it.
-pub(super) fn shown_path(path: &PathInfo) -> answer::Path {
-    let attributes = &path.attributes;
-    answer::Path {
-        from: path.source.to_string(),
-        path_id: path.path_id,
-        next_hop: path.next_hop.map(next_hop),
-        as_path: attributes.as_path.to_string(),
-        origin: origin(attributes.origin).to_owned(),
-        local_pref: attributes.local_pref.map(|value| value.0),
-        med: attributes.med.map(|value| value.0),
-        communities: attributes
-            .communities
-            .iter()
-            .map(ToString::to_string)
-            .chain(attributes.large_communities.iter().map(ToString::to_string))
-            .chain(
-                attributes
-                    .extended_communities
-                    .iter()
-                    .map(ToString::to_string),
-            )
-            .collect(),
-        originator_id: attributes.originator_id.map(|id| id.to_string()),
-        cluster_list: attributes
-            .cluster_list
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        best: path.best,
-        used: path.used,
-        step: path.step.map(|step| step.to_string()),
-        unusable: path.unusable.map(|reason| reason.to_string()),
-        stale: path.retention != Retention::None,
-    }
-}
-
-fn next_hop(hop: NextHop) -> String {
-    match hop {
-        NextHop::V4(address) => address.to_string(),
-        NextHop::V6 {
-            global: Some(address),
-            ..
-        }
-        | NextHop::V6 {
-            global: None,
-            link_local: Some(address),
-        } => address.to_string(),
-        NextHop::V6 {
-            global: None,
-            link_local: None,
-        } => String::new(),
-    }
-}
-
-fn origin(origin: Origin) -> &'static str {
-    match origin {
-        Origin::Igp => "IGP",
-        Origin::Egp => "EGP",
-        Origin::Incomplete => "incomplete",
     }
 }
 
@@ -650,26 +524,4 @@ pub(super) fn encapsulation(encapsulation: Encapsulation) -> String {
         EncapsulationMode::Always => format!("{name} Always"),
         EncapsulationMode::CrossSubnet => format!("{name} CrossSubnet"),
     }
-}
-fn bfd(path: &margay_bgp::speaker::snapshot::BfdSnapshot) -> answer::PeerBfd {
-    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let mut shown = answer::PeerBfd {
-        state: margay_bgp::bfd::State::Down.to_string(),
-        since: path.state_for.as_secs(),
-        strict: path.strict,
-        ..answer::PeerBfd::default()
-    };
-    if let Some(status) = path.status {
-        shown.state = status.state.to_string();
-        shown.diagnostic = status.diagnostic.to_string();
-        shown.remote_state = status.remote_state.to_string();
-        shown.remote_diagnostic = status.remote_diagnostic.to_string();
-        shown.local_discriminator = status.local_discriminator;
-        shown.remote_discriminator = status.remote_discriminator;
-        shown.remote_control_plane_independent = status.remote_control_plane_independent;
-        shown.transmit_interval = milliseconds(status.transmit_interval);
-        shown.detection_time = milliseconds(status.detection_time);
-        shown.transitions = status.transitions;
-    }
-    shown
 }

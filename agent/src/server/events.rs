@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use margay_bgp::codec;
 use margay_bgp::fsm::DownCause;
-use margay_bgp::speaker::events::{Origin, PeerEvent, PeerEventKind};
+use margay_bgp::speaker::events::{PeerEvent, PeerEventKind};
 use margay_bgp::speaker::snapshot;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::OwnedWriteHalf;
@@ -134,6 +134,7 @@ fn shown(event: &PeerEvent, clock: &Clock) -> Event {
         time: clock.date(event.at),
         peer: event.peer.to_string(),
         address: event.address.ip().to_string(),
+        by: event.kind.by().map(|by| by.name().into()),
         ..Event::default()
     };
     match &event.kind {
@@ -143,7 +144,6 @@ fn shown(event: &PeerEvent, clock: &Clock) -> Event {
             shown.to = Some(to.name().into());
             if let Some(cause) = cause {
                 shown.reason = Some(cause.to_string());
-                shown.by = Some(Origin::of(cause).name().into());
                 shown.notification = notification(cause);
             }
         }
@@ -152,32 +152,36 @@ fn shown(event: &PeerEvent, clock: &Clock) -> Event {
             action,
             prefixes,
             octets,
-            ..
+            length,
+            more,
         } => {
             shown.kind = "malformed".into();
             shown.reason = Some(reason.clone());
-            shown.by = Some(Origin::Peer.name().into());
             shown.action = Some(action.name().into());
             shown.prefixes = prefixes.iter().map(ToString::to_string).collect();
             shown.octets = Some(hex(octets));
+            shown.length = Some(*length);
+            shown.more = Some(*more);
         }
         PeerEventKind::Warning(_) => {
             shown.kind = "warning".into();
             shown.reason = Some(event.kind.to_string());
-            shown.by = Some(Origin::Peer.name().into());
         }
         PeerEventKind::Path {
             from,
             to,
             diagnostic,
+            ..
         } => {
             shown.kind = "path".into();
             shown.from = Some(from.name().into());
             shown.to = Some(to.name().into());
             shown.reason = Some(diagnostic.to_string());
-            shown.by = Some(Origin::Network.name().into());
         }
-        PeerEventKind::Removed => shown.kind = "removed".into(),
+        PeerEventKind::Removed(why) => {
+            shown.kind = "removed".into();
+            shown.reason = Some(why.to_string());
+        }
     }
     shown
 }
@@ -229,6 +233,8 @@ pub(super) fn offence(offence: snapshot::OffenceSnapshot) -> Offence {
 
 #[cfg(test)]
 mod tests {
+    use margay_bgp::speaker::errors::ErrorAction;
+
     use super::*;
 
     #[test]
@@ -262,5 +268,33 @@ mod tests {
         assert_eq!((notification.code, notification.subcode), (6, 2));
         assert_eq!(notification.text.as_deref(), Some("maintenance"));
         assert!(notification.received);
+    }
+
+    #[test]
+    fn a_message_that_was_cut_is_told_with_its_length_and_how_many_had_no_event() {
+        let event = PeerEvent {
+            sequence: 8,
+            at: Instant::now(),
+            peer: "tor".into(),
+            address: "10.0.0.1:179".parse().expect("an address"),
+            kind: PeerEventKind::Malformed {
+                reason: "ORIGIN: invalid value".into(),
+                action: ErrorAction::DisableFamily,
+                prefixes: Vec::new(),
+                octets: Bytes::from_static(&[0xff; 4]),
+                length: 5000,
+                more: 3,
+            },
+        };
+        let shown = serde_json::to_value(shown(&event, &Clock::now())).expect("plain values");
+        assert_eq!(shown["octets"], "ffffffff");
+        assert_eq!(
+            (&shown["length"], &shown["more"]),
+            (&5000.into(), &3.into())
+        );
+        assert_eq!(
+            (&shown["by"], &shown["action"]),
+            (&"peer".into(), &"disable-family".into())
+        );
     }
 }

@@ -9,7 +9,8 @@ use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::snapshot::{Matching, RouteQuery};
 
 use super::answer::{Explanation, Finding};
-use super::control::{AgentParts, Control, encapsulation, shown_path};
+use super::control::{AgentParts, Control, encapsulation};
+use super::shown;
 use crate::kernel::{Kernel, MAIN_TABLE, Route, RouteFilter, RouteKey};
 use crate::model::{ClusterState, Encapsulation};
 use crate::reconcile::Subject;
@@ -42,7 +43,7 @@ pub(super) async fn explain(control: &Control, agent: &AgentParts, address: IpAd
         ),
         Ok(routes) => {
             for route in &routes {
-                for path in route.paths.iter().map(shown_path) {
+                for path in route.paths.iter().map(shown::path) {
                     let fate = match (&path.unusable, path.best, path.used) {
                         (Some(reason), _, _) => format!("not usable: {reason}"),
                         (None, true, _) => format!(

@@ -6,3 +6,4 @@ pub mod cni;
 pub mod control;
 mod events;
 mod explain;
+mod shown;

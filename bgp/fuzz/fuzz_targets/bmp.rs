@@ -35,14 +35,15 @@ fn split(octets: &[u8]) -> (u8, &[u8], &[u8]) {
 
 /// The per-peer header, checked; what follows it.
 fn about<'a>(body: &'a [u8], header: &PeerHeader) -> &'a [u8] {
+    let of_peer = if header.distinguisher == 0 { 0 } else { 2 };
     let (kind, v6, address) = match header.address {
         None => (3, 0, 0),
-        Some(IpAddr::V4(address)) => (0, 0, u128::from(address.to_bits())),
-        Some(IpAddr::V6(address)) => (0, 0x80, address.to_bits()),
+        Some(IpAddr::V4(address)) => (of_peer, 0, u128::from(address.to_bits())),
+        Some(IpAddr::V6(address)) => (of_peer, 0x80, address.to_bits()),
     };
     assert_eq!(body[0], kind);
     assert_eq!(body[1], v6 | if header.post_policy { 0x40 } else { 0 });
-    assert_eq!(number(&body[2..10]), 0, "distinguisher");
+    assert_eq!(number(&body[2..10]), header.distinguisher);
     assert_eq!(body[10..26], address.to_be_bytes());
     assert_eq!(number(&body[26..30]), u64::from(header.asn.0));
     assert_eq!(number(&body[30..34]), u64::from(header.router_id));
@@ -73,11 +74,17 @@ fn whole(message: &Bytes) -> (u8, &[u8]) {
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);
+    let address = match choices.below(3) {
+        0 => None,
+        1 => Some(IpAddr::V4(choices.word().into())),
+        _ => Some(IpAddr::V6((u128::from(choices.word()) << 96 | 1).into())),
+    };
     let header = PeerHeader {
-        address: match choices.below(3) {
-            0 => None,
-            1 => Some(IpAddr::V4(choices.word().into())),
-            _ => Some(IpAddr::V6((u128::from(choices.word()) << 96 | 1).into())),
+        address,
+        // The last octet of an address, for some of them.
+        distinguisher: match address {
+            Some(IpAddr::V4(address)) => u64::from(address.octets()[3] & 3),
+            _ => 0,
         },
         asn: choices.asn(),
         router_id: choices.word(),

@@ -21,11 +21,18 @@ const PEER_UP: u8 = 3;
 const INITIATION: u8 = 4;
 const TERMINATION: u8 = 5;
 
+/// RFC 9069 §5.2.1: the name of the table; "global" is the one for the default instance.
+const TABLE_NAME: u16 = 3;
+const LOC_RIB_NAME: &str = "global";
+
 /// Whose table a message is about (RFC 7854 §4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerHeader {
     /// The peer's address; nothing for the Loc-RIB.
     pub address: Option<IpAddr>,
+    /// Tells peers with the same address apart; zero where there is only one. A collector knows a peer by this and its address,
+    /// and two sessions to one router over two links agree in everything else.
+    pub distinguisher: u64,
     /// The peer's AS, or ours.
     pub asn: Asn,
     /// Its BGP Identifier, or ours.
@@ -38,18 +45,19 @@ pub struct PeerHeader {
 
 impl PeerHeader {
     fn encode(&self, out: &mut BytesMut) {
+        // Only a "local instance peer" has a distinguisher.
+        let of_peer = if self.distinguisher == 0 { 0 } else { 2 };
         let (kind, mut flags) = match self.address {
             None => (3, 0),
-            Some(IpAddr::V4(_)) => (0, 0),
-            Some(IpAddr::V6(_)) => (0, 0x80),
+            Some(IpAddr::V4(_)) => (of_peer, 0),
+            Some(IpAddr::V6(_)) => (of_peer, 0x80),
         };
         if self.post_policy {
             flags |= 0x40;
         }
         out.put_u8(kind);
         out.put_u8(flags);
-        // The distinguisher tells VRFs apart, and there is one.
-        out.put_u64(0);
+        out.put_u64(self.distinguisher);
         put_address(self.address, out);
         out.put_u32(self.asn.0);
         out.put_u32(self.router_id);
@@ -139,9 +147,18 @@ pub fn peer_up(
         out.put_slice(sent);
         out.put_slice(received);
         if header.address.is_none() {
-            // RFC 9069 §5.2.1: the name of the table; "global" is the one for the default instance.
-            put_text(3, "global", out);
+            put_text(TABLE_NAME, LOC_RIB_NAME, out);
         }
+    })
+}
+
+/// The Loc-RIB is told no more under this header (RFC 9069 §5.3).
+#[must_use]
+pub fn loc_rib_down(header: &PeerHeader) -> Bytes {
+    message(PEER_DOWN, |out| {
+        header.encode(out);
+        out.put_u8(6);
+        put_text(TABLE_NAME, LOC_RIB_NAME, out);
     })
 }
 

@@ -121,6 +121,8 @@ pub(crate) struct Monitor {
     /// Names are taken in turns, so that the first ones cannot keep the last ones waiting.
     cursor: Option<(Slot, Entry)>,
     pub(crate) walk: Walk,
+    /// The walk is about the Loc-RIB alone: peers were told of by an earlier one.
+    pub(crate) walks_loc_rib_only: bool,
     pub(crate) next_statistics: Option<Instant>,
     overflown: bool,
 }
@@ -136,6 +138,7 @@ impl Monitor {
             ends: 0,
             cursor: None,
             walk: Walk::At(Family::IPV4_UNICAST, 0),
+            walks_loc_rib_only: false,
             next_statistics: collector.statistics.map(|interval| now + interval),
             overflown: false,
             collector: collector.clone(),
@@ -189,6 +192,13 @@ impl Monitor {
         {
             self.remove(&entry);
         }
+    }
+
+    /// The Loc-RIB is to be told anew, under another header.
+    pub(crate) fn renew_loc_rib(&mut self) {
+        self.forget(LOC_RIB);
+        self.walks_loc_rib_only |= self.walk == Walk::Done;
+        self.walk = Walk::At(Family::IPV4_UNICAST, 0);
     }
 
     fn remove(&mut self, name: &(Slot, Entry)) {

@@ -755,7 +755,13 @@ impl Peer {
             sent.remote,
         ) {
             Ok(negotiated) => Arc::new(negotiated),
-            Err(notification) => return self.refuse(now, direction, notification),
+            Err(notification) => {
+                self.outputs.push_back(PeerOutput::OpenRefused {
+                    direction,
+                    notification: notification.clone(),
+                });
+                return self.refuse(now, direction, notification);
+            }
         };
         for other in Direction::ALL {
             if other == direction {

@@ -56,6 +56,14 @@ pub enum PeerOutput {
     Update(Update),
     /// A request for our routes, or a marker of enhanced refresh, from the Established session.
     RouteRefresh(RouteRefresh),
+    /// The OPEN on a connection is well-formed, and says something we do not take: this is what it is answered with. What becomes
+    /// of the connection follows.
+    OpenRefused {
+        /// On which connection it came.
+        direction: Direction,
+        /// The answer.
+        notification: Notification,
+    },
     /// Something is not as it should be although nothing was refused for it.
     Warning(PeerWarning),
     /// The state people see changed.
@@ -163,6 +171,34 @@ pub enum PeerWarning {
         /// How many routes.
         routes: u64,
     },
+}
+
+impl PeerWarning {
+    /// The kinds of those that hold for a while, as counters are labelled.
+    pub const KINDS: [&str; 7] = [
+        "nobody-calls",
+        "contradicting-as",
+        "prefix-limit",
+        "path-limit",
+        "next-hop-missing",
+        "without-capabilities",
+        "family-disabled",
+    ];
+
+    /// The kind, as counters are labelled.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NobodyCalls => "nobody-calls",
+            Self::ContradictingAs { .. } => "contradicting-as",
+            Self::PrefixLimit { .. } => "prefix-limit",
+            Self::PathLimit(_) => "path-limit",
+            Self::NextHopMissing(_) => "next-hop-missing",
+            Self::WithoutCapabilities => "without-capabilities",
+            Self::FamilyDisabled(_) => "family-disabled",
+            Self::RoutesUnsendable { .. } => "routes-unsendable",
+        }
+    }
 }
 
 impl fmt::Display for PeerWarning {

@@ -36,6 +36,9 @@ use crate::speaker::snapshot::Unusable;
 /// a limit one peer could keep us busy with a single prefix.
 pub(crate) const MAX_PATHS: usize = 64;
 
+/// Paths are usable or not for a reason: see [`PathFlags::reason`].
+const STANDINGS: usize = 8;
+
 /// Paths a sweep looks at for the price of one decision.
 const SWEEP_STRIDE: u32 = 16;
 
@@ -82,6 +85,8 @@ bitflags::bitflags! {
         const REPORTED = 8;
         /// In the list of free places.
         const FREE = 16;
+        /// Had a best path when it was decided last.
+        const CHOSEN = 32;
     }
 }
 
@@ -106,6 +111,11 @@ bitflags::bitflags! {
 }
 
 impl PathFlags {
+    /// Where [`PeerPaths::standing`] counts it.
+    const fn standing(self) -> usize {
+        ((self.bits() & Self::REASON.bits()) >> 4) as usize
+    }
+
     fn reason(self) -> Option<Unusable> {
         match (self & Self::REASON).bits() >> 4 {
             0 => None,
@@ -215,7 +225,8 @@ pub(crate) enum Walk {
 struct PeerPaths {
     head: u32,
     count: usize,
-    accepted: usize,
+    /// Usable ones first, then those that are not, by reason.
+    standing: [usize; STANDINGS],
     /// Prefixes with a path of the current epoch.
     fresh_prefixes: usize,
     epoch: u8,
@@ -232,7 +243,7 @@ impl Default for PeerPaths {
         Self {
             head: NONE,
             count: 0,
-            accepted: 0,
+            standing: [0; STANDINGS],
             fresh_prefixes: 0,
             epoch: 0,
             epochs_open: 0,
@@ -268,6 +279,7 @@ pub(crate) struct Table<F> {
     nets: Vec<Net<F>>,
     free_nets: u32,
     live_nets: usize,
+    chosen_nets: usize,
     index: IdIndex,
     paths: Vec<Path>,
     free_paths: u32,
@@ -295,6 +307,7 @@ impl<F: Key> Table<F> {
             nets: Vec::new(),
             free_nets: NONE,
             live_nets: 0,
+            chosen_nets: 0,
             index: IdIndex::default(),
             paths: Vec::new(),
             free_paths: NONE,
@@ -404,8 +417,14 @@ impl<F: Key> Table<F> {
             .is_some_and(|net| !net.flags.contains(NetFlags::FREE))
     }
 
+    /// Prefixes that have a place: those with paths, usable or not, and those some group has yet to withdraw.
     pub(crate) const fn net_count(&self) -> usize {
         self.live_nets
+    }
+
+    /// Prefixes with a best path.
+    pub(crate) const fn chosen_count(&self) -> usize {
+        self.chosen_nets
     }
 
     pub(crate) const fn path_count(&self) -> usize {
@@ -561,7 +580,9 @@ impl<F: Key> Table<F> {
         let list = self.peer_mut(peer);
         list.head = at;
         list.count += 1;
-        list.accepted += usize::from(incoming.unusable.is_none());
+        if let Some(count) = list.standing.get_mut(flags.standing()) {
+            *count += 1;
+        }
         self.live_paths += 1;
         self.note_watched(net, peer, incoming.path_id);
         self.mark_dirty(net);
@@ -584,6 +605,7 @@ impl<F: Key> Table<F> {
         path.attributes = attributes;
         path.flags.set_reason(unusable);
         path.flags.set(PathFlags::LONG_LIVED, long_lived);
+        let standing = path.flags.standing();
         let changed = old.attributes != attributes || old.flags != path.flags;
         let (net, peer) = (NetId(old.net), old.peer);
         if changed || old.received != received {
@@ -593,8 +615,12 @@ impl<F: Key> Table<F> {
         store.release(old.attributes);
         if changed {
             let list = self.peer_mut(peer);
-            list.accepted += usize::from(unusable.is_none());
-            list.accepted -= usize::from(old.flags.reason().is_none());
+            if let Some(count) = list.standing.get_mut(standing) {
+                *count += 1;
+            }
+            if let Some(count) = list.standing.get_mut(old.flags.standing()) {
+                *count -= 1;
+            }
             self.touch(net, old.flags);
             self.mark_dirty(net);
         }
@@ -652,7 +678,9 @@ impl<F: Key> Table<F> {
             list.cursor = path.peer_next;
         }
         list.count -= 1;
-        list.accepted -= usize::from(path.flags.reason().is_none());
+        if let Some(count) = list.standing.get_mut(path.flags.standing()) {
+            *count -= 1;
+        }
         list.fresh_prefixes -= usize::from(fresh);
         store.release_both(path.received, path.attributes);
         self.touch(net, path.flags);
@@ -889,6 +917,7 @@ impl<F: Key> Table<F> {
 
     /// The net is decided; these of its paths moved.
     fn settled(&mut self, net: NetId, best_moved: bool, used_moved: bool) -> Outcome {
+        let is = self.best(net).is_some();
         let place = self.net_mut(net);
         let outcome = Outcome {
             best_changed: best_moved || place.flags.contains(NetFlags::BEST_TOUCHED),
@@ -896,6 +925,10 @@ impl<F: Key> Table<F> {
             empty: place.first == NONE,
         };
         place.flags -= NetFlags::DIRTY | NetFlags::BEST_TOUCHED | NetFlags::USED_TOUCHED;
+        let was = place.flags.contains(NetFlags::CHOSEN);
+        place.flags.set(NetFlags::CHOSEN, is);
+        self.chosen_nets += usize::from(is);
+        self.chosen_nets -= usize::from(was);
         outcome
     }
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::{Binding, LocalAsMode, Originate, PeerConfig, Remote, SpeakerConfig};
-use super::events::PeerEventKind;
+use super::events::{PeerEventKind, Removal, Subject};
 use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
 use crate::codec::{Aggregator, Communities, LargeCommunities, NextHop, Origin, PathAttributes};
@@ -81,6 +81,9 @@ impl Speaker {
             old.asn != self.config.asn,
             old.router_id != self.config.router_id,
         );
+        if asn_changed || id_changed || old.families != self.config.families {
+            self.renew_loc_rib(old, now);
+        }
         if !asn_changed && !id_changed {
             return;
         }
@@ -434,7 +437,14 @@ impl Speaker {
         let (id, name) = (neighbour.id, Arc::clone(&neighbour.name));
         let neighbour_is_watched = neighbour.liveness.is_some();
         let had_paths = neighbour.established_count > 0;
-        let address = neighbour.address;
+        let about = Subject::of(neighbour);
+        let range = neighbour.range.as_deref();
+        let stays = |peer: &PeerConfig| Some(peer.name.as_str()) == range;
+        let why = if neighbour.leaving && !self.config.peers.iter().any(stays) {
+            Removal::NotConfigured
+        } else {
+            Removal::Left
+        };
         if let Some(deadline) = neighbour.deadline {
             self.timers.remove(&(deadline, slot));
         }
@@ -442,8 +452,12 @@ impl Speaker {
             self.names.remove(&name);
         }
         self.forget_address(slot);
-        if let Some(place) = self.neighbours.get_mut(usize::from(slot)) {
-            *place = None;
+        if let Some(place) = self.neighbours.get_mut(usize::from(slot))
+            && let Some(gone) = place.take()
+        {
+            self.departed.established += gone.established_count;
+            self.departed.lost += gone.established_count;
+            self.departed.messages.add(&gone.counters);
         }
         if neighbour_is_watched {
             self.outputs.push_back(Output::Watch {
@@ -457,8 +471,7 @@ impl Speaker {
         } else {
             self.free_slots.insert(slot);
         }
-        self.events
-            .push(now, &name, address, PeerEventKind::Removed);
+        self.events.push(now, about, PeerEventKind::Removed(why));
         self.outputs.push_back(Output::PeerRemoved { peer: id });
     }
 

@@ -1,8 +1,9 @@
 //! What peers got wrong: counted by kind, with the latest offending messages as they came.
 //!
 //! Counts never grow with what a peer invents: kinds are words of ours, and of attribute types at most [`MAX_KINDS`] are told
-//! apart. Messages are kept for people who have to show the other side's operator what was sent: the last [`RECENT`] of a
-//! peer, each cut to [`KEPT_OCTETS`].
+//! apart. Messages are kept for people who have to show the other side's operator what was sent: at most [`RECENT`] of a peer,
+//! each cut to [`KEPT_OCTETS`]. Of those with the same mistake the last is kept, and the mildest make room first: what
+//! is wrong with every message of a peer does not hide the one that ended its session.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -10,7 +11,9 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::snapshot::{ErrorCount, OffenceSnapshot};
-use crate::codec::{AttributeCode, DecodeError, FaultAction, FaultKind, Update};
+use crate::codec::{
+    AttributeCode, DecodeError, ErrorCode, FaultAction, FaultKind, Notification, Update,
+};
 use crate::prefix::Prefix;
 
 /// Kinds of one peer that are told apart; what comes beyond counts as attribute 0 of its class.
@@ -96,6 +99,16 @@ impl ErrorAction {
             Self::DisableFamily => "disable-family",
         }
     }
+
+    /// More of it costs the peer more.
+    pub(super) const fn severity(self) -> u8 {
+        match self {
+            Self::AttributeDiscard => 0,
+            Self::TreatAsWithdraw => 1,
+            Self::DisableFamily => 2,
+            Self::Reset => 3,
+        }
+    }
 }
 
 impl From<FaultAction> for ErrorAction {
@@ -150,11 +163,12 @@ impl ErrorTotals {
 #[derive(Clone, Debug)]
 pub(super) struct Offence {
     at: Instant,
+    kind: Kind,
     pub(super) reason: String,
     pub(super) action: ErrorAction,
     pub(super) prefixes: Vec<Prefix>,
     pub(super) octets: Bytes,
-    length: usize,
+    pub(super) length: usize,
 }
 
 /// Errors of one peer.
@@ -229,8 +243,14 @@ impl ErrorLog {
             .iter()
             .max_by_key(|fault| fault.action)
             .unwrap_or(first);
+        let kind = Kind {
+            class: ErrorClass::Attribute,
+            attribute: worst.code.0,
+            reason: fault_name(worst.kind),
+            action,
+        };
         let octets = update.malformed.clone().unwrap_or_default();
-        Some(self.keep(worst.to_string(), action, prefixes, &octets, now))
+        Some(self.keep(kind, worst.to_string(), prefixes, &octets, now))
     }
 
     /// Books what the session does not survive.
@@ -249,29 +269,52 @@ impl ErrorLog {
             action: ErrorAction::Reset,
         };
         self.count(kind, totals);
-        self.keep(
-            error.to_string(),
-            ErrorAction::Reset,
-            Vec::new(),
-            octets,
-            now,
-        )
+        self.keep(kind, error.to_string(), Vec::new(), octets, now)
+    }
+
+    /// Books an OPEN that is well-formed and not what we take.
+    pub(super) fn refused(
+        &mut self,
+        notification: &Notification,
+        octets: &[u8],
+        totals: &mut ErrorTotals,
+        now: Instant,
+    ) -> Offence {
+        let kind = Kind {
+            class: ErrorClass::Open,
+            attribute: 0,
+            reason: refusal_name(notification.code),
+            action: ErrorAction::Reset,
+        };
+        self.count(kind, totals);
+        self.keep(kind, notification.code.to_string(), Vec::new(), octets, now)
     }
 
     fn keep(
         &mut self,
+        kind: Kind,
         reason: String,
-        action: ErrorAction,
         prefixes: Vec<Prefix>,
         octets: &[u8],
         at: Instant,
     ) -> Offence {
-        if self.recent.len() >= RECENT {
-            self.recent.pop_front();
+        let alike = self.recent.iter().position(|kept| kept.kind == kind);
+        let mildest = || {
+            let severity = |at: &usize| self.recent.get(*at).map(|kept| kept.action.severity());
+            (0..self.recent.len()).min_by_key(severity)
+        };
+        let gives_way = match alike {
+            None if self.recent.len() >= RECENT => mildest(),
+            alike => alike,
+        };
+        if let Some(place) = gives_way {
+            self.recent.remove(place);
         }
+        let action = kind.action;
         let kept = octets.get(..KEPT_OCTETS).unwrap_or(octets);
         let offence = Offence {
             at,
+            kind,
             reason,
             action,
             prefixes,
@@ -327,6 +370,18 @@ const fn fault_name(kind: FaultKind) -> &'static str {
         FaultKind::AsSet => "as-set",
         FaultKind::Multiprotocol => "multiprotocol",
         FaultKind::Family(_) => "family",
+    }
+}
+
+/// What an OPEN is refused for.
+const fn refusal_name(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BAD_PEER_AS => "peer-as",
+        ErrorCode::BAD_BGP_IDENTIFIER => "router-id",
+        ErrorCode::UNACCEPTABLE_HOLD_TIME => "hold-time",
+        ErrorCode::UNSUPPORTED_CAPABILITY => "families",
+        ErrorCode::ROLE_MISMATCH => "role",
+        _ => "refused",
     }
 }
 
@@ -397,5 +452,34 @@ mod tests {
         assert_eq!(recent[0].octets.len(), KEPT_OCTETS);
         assert_eq!((recent[0].length, recent[0].octets[0]), (5000, 7));
         assert_eq!(recent[3].reason, "message marker is not all ones");
+    }
+
+    #[test]
+    fn what_is_wrong_with_every_message_does_not_hide_what_is_worse() {
+        let (mut log, mut totals) = (ErrorLog::default(), ErrorTotals::default());
+        let now = Instant::now();
+        log.fatal(&DecodeError::Marker, &[0; 19], &mut totals, now);
+        let ignored = |code| {
+            let mut ignored = update(code, FaultKind::Unexpected);
+            ignored.faults[0].action = FaultAction::AttributeDiscard;
+            ignored
+        };
+        for _ in 0..100 {
+            for code in [5, 9, 10] {
+                log.survived(&ignored(code), &mut totals, now);
+            }
+        }
+        log.survived(&update(2, FaultKind::Length), &mut totals, now);
+        for code in 20..40 {
+            log.survived(&ignored(code), &mut totals, now);
+        }
+        let actions: Vec<ErrorAction> = log.recent(now).iter().map(|kept| kept.action).collect();
+        assert_eq!(actions.len(), RECENT);
+        assert!(actions.contains(&ErrorAction::Reset), "{actions:?}");
+        assert!(
+            actions.contains(&ErrorAction::TreatAsWithdraw),
+            "{actions:?}"
+        );
+        assert_eq!(actions.last(), Some(&ErrorAction::AttributeDiscard));
     }
 }

@@ -1,7 +1,8 @@
 //! What happened to peers, in order: every change of state with its reason, and messages that were wrong.
 //!
-//! A ring of the latest [`KEPT`] events, numbered without gaps, so that whoever reads on from a number sees whether anything
-//! was lost in between.
+//! The latest [`KEPT`] events of configured peers and the latest [`KEPT_OF_CALLERS`] of those that call from ranges, which
+//! therefore cannot wash the others out, however many call. All are numbered together and without gaps, so that whoever reads
+//! on from a number sees whether anything was lost in between.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,14 +13,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::errors::ErrorAction;
+use super::neighbour::Neighbour;
 use crate::bfd;
 use crate::codec::{ErrorCode, Notification};
 use crate::fsm::{DownCause, PeerWarning, State};
 use crate::prefix::Prefix;
 
-/// Events kept.
+/// Events kept of configured peers.
 pub const KEPT: usize = 1024;
-/// Of one peer's malformed messages at most one event comes in this time; the counters have them all.
+/// Events kept of peers that called from a range.
+pub const KEPT_OF_CALLERS: usize = 512;
+/// Of one peer's malformed messages at most one event of a kind of consequence comes in this time; the counters have them all.
 pub(super) const MALFORMED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Something happened to a peer.
@@ -59,6 +63,8 @@ pub enum PeerEventKind {
         prefixes: Vec<Prefix>,
         /// The message, cut where it is long.
         octets: Bytes,
+        /// Octets it had.
+        length: usize,
         /// Malformed messages since the last event of this kind that had none of their own.
         more: u64,
     },
@@ -73,9 +79,54 @@ pub enum PeerEventKind {
         to: bfd::State,
         /// Why.
         diagnostic: bfd::Diagnostic,
+        /// Whose doing it was.
+        by: Origin,
     },
-    /// It is no longer known: not configured any more, or a dynamic one that left.
-    Removed,
+    /// It is no longer known.
+    Removed(Removal),
+}
+
+/// Why a peer is no longer known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Removal {
+    /// The configuration does not name it any more.
+    NotConfigured,
+    /// It called from a range and its connection ended.
+    Left,
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotConfigured => "no longer configured",
+            Self::Left => "called from a range and left",
+        })
+    }
+}
+
+impl PeerEventKind {
+    /// Whose doing it was; nothing for a session that gets on.
+    #[must_use]
+    pub fn by(&self) -> Option<Origin> {
+        match self {
+            Self::State { cause, .. } => cause.as_ref().map(Origin::of),
+            Self::Malformed { .. } => Some(Origin::Peer),
+            Self::Warning(warning) => Some(match warning {
+                PeerWarning::NobodyCalls => Origin::Timer,
+                PeerWarning::NextHopMissing(_) | PeerWarning::RoutesUnsendable { .. } => {
+                    Origin::Local
+                }
+                PeerWarning::ContradictingAs { .. }
+                | PeerWarning::PrefixLimit { .. }
+                | PeerWarning::PathLimit(_)
+                | PeerWarning::WithoutCapabilities
+                | PeerWarning::FamilyDisabled(_) => Origin::Peer,
+            }),
+            Self::Path { by, .. } => Some(*by),
+            Self::Removed(Removal::NotConfigured) => Some(Origin::Operator),
+            Self::Removed(Removal::Left) => Some(Origin::Peer),
+        }
+    }
 }
 
 /// Whose doing the end of a session was.
@@ -154,8 +205,28 @@ impl fmt::Display for PeerEventKind {
                 from,
                 to,
                 diagnostic,
+                ..
             } => write!(f, "path {from} -> {to}: {diagnostic}"),
-            Self::Removed => f.write_str("removed"),
+            Self::Removed(why) => write!(f, "removed: {why}"),
+        }
+    }
+}
+
+/// Whom an event is about.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    name: Arc<str>,
+    address: SocketAddr,
+    /// It called from a range.
+    caller: bool,
+}
+
+impl Subject {
+    pub(super) fn of(neighbour: &Neighbour) -> Self {
+        Self {
+            name: Arc::clone(&neighbour.name),
+            address: neighbour.address,
+            caller: neighbour.range.is_some(),
         }
     }
 }
@@ -163,27 +234,27 @@ impl fmt::Display for PeerEventKind {
 /// The latest events.
 #[derive(Debug, Default)]
 pub(super) struct EventLog {
-    ring: VecDeque<PeerEvent>,
+    configured: VecDeque<PeerEvent>,
+    callers: VecDeque<PeerEvent>,
     last: u64,
 }
 
 impl EventLog {
-    pub(super) fn push(
-        &mut self,
-        at: Instant,
-        peer: &Arc<str>,
-        address: SocketAddr,
-        kind: PeerEventKind,
-    ) {
-        if self.ring.len() >= KEPT {
-            self.ring.pop_front();
+    pub(super) fn push(&mut self, at: Instant, about: Subject, kind: PeerEventKind) {
+        let (ring, most) = if about.caller {
+            (&mut self.callers, KEPT_OF_CALLERS)
+        } else {
+            (&mut self.configured, KEPT)
+        };
+        if ring.len() >= most {
+            ring.pop_front();
         }
         self.last += 1;
-        self.ring.push_back(PeerEvent {
+        ring.push_back(PeerEvent {
             sequence: self.last,
             at,
-            peer: Arc::clone(peer),
-            address,
+            peer: about.name,
+            address: about.address,
             kind,
         });
     }
@@ -194,10 +265,17 @@ impl EventLog {
 
     /// Events behind the one of this number, oldest first.
     pub(super) fn after(&self, sequence: u64) -> impl Iterator<Item = &PeerEvent> {
-        let wanted = self.last.saturating_sub(sequence);
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let skip = self.ring.len().saturating_sub(wanted);
-        self.ring.iter().skip(skip)
+        fn behind(ring: &VecDeque<PeerEvent>, sequence: u64) -> impl Iterator<Item = &PeerEvent> {
+            ring.iter()
+                .skip(ring.partition_point(|event| event.sequence <= sequence))
+        }
+        let mut configured = behind(&self.configured, sequence).peekable();
+        let mut callers = behind(&self.callers, sequence).peekable();
+        std::iter::from_fn(move || match (configured.peek(), callers.peek()) {
+            (Some(first), Some(second)) if first.sequence > second.sequence => callers.next(),
+            (Some(_), _) => configured.next(),
+            (None, _) => callers.next(),
+        })
     }
 }
 
@@ -205,13 +283,38 @@ impl EventLog {
 mod tests {
     use super::*;
 
+    fn push(log: &mut EventLog, caller: bool) {
+        let about = Subject {
+            name: Arc::from("a"),
+            address: "10.0.0.1:179".parse().unwrap(),
+            caller,
+        };
+        log.push(Instant::now(), about, PeerEventKind::Removed(Removal::Left));
+    }
+
+    #[test]
+    fn callers_from_ranges_however_many_wash_out_only_their_own_events() {
+        let mut log = EventLog::default();
+        push(&mut log, false);
+        for _ in 0..KEPT * 2 {
+            push(&mut log, true);
+        }
+        push(&mut log, false);
+        push(&mut log, true);
+        let numbers: Vec<u64> = log.after(0).map(|event| event.sequence).collect();
+        assert_eq!(numbers.len(), KEPT_OF_CALLERS + 2);
+        assert_eq!(numbers[0], 1);
+        assert!(numbers.is_sorted());
+        let last = log.last();
+        let read_on: Vec<u64> = log.after(last - 3).map(|event| event.sequence).collect();
+        assert_eq!(read_on, [last - 2, last - 1, last]);
+    }
+
     #[test]
     fn whoever_reads_on_sees_each_event_once_and_what_was_lost() {
         let mut log = EventLog::default();
-        let (peer, address) = (Arc::from("a"), "10.0.0.1:179".parse().unwrap());
-        let now = Instant::now();
         for _ in 0..KEPT + 10 {
-            log.push(now, &peer, address, PeerEventKind::Removed);
+            push(&mut log, false);
         }
         let all: Vec<u64> = log.after(0).map(|event| event.sequence).collect();
         assert_eq!((all.len(), all[0]), (KEPT, 11));

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::neighbour::Neighbour;
 use super::snapshot::{
     BfdSnapshot, GracefulRestartSnapshot, Matching, MemorySnapshot, PathInfo, PeerFamilySnapshot,
-    PeerSnapshot, Retention, RouteInfo, RouteQuery, SpeakerSnapshot, TableSnapshot, Unusable,
+    PeerSnapshot, Retention, RouteInfo, RouteQuery, SpeakerSnapshot, TableSnapshot, Totals,
+    Unusable,
 };
 use super::{Speaker, with_rib_ref};
 use crate::codec::{Capability, HEADER_LEN, Open};
@@ -90,12 +91,23 @@ impl Speaker {
                         .sum::<usize>(),
             },
             errors: self.errors,
+            totals: self.totals(),
             deferring: Family::ALL
                 .into_iter()
                 .filter(|family| with_rib_ref!(self.tables, *family, |rib| rib.is_deferred()))
                 .collect(),
             bfd: crate::bfd::Counters::default(),
         }
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = self.departed;
+        for neighbour in self.neighbours.iter().flatten() {
+            totals.established += neighbour.established_count;
+            totals.lost += neighbour.established_count - u64::from(neighbour.session.is_some());
+            totals.messages.add(&neighbour.counters);
+        }
+        totals
     }
 
     fn peer_snapshot(&self, slot: Slot, neighbour: &Neighbour, now: Instant) -> PeerSnapshot {
@@ -126,7 +138,7 @@ impl Speaker {
                 || neighbour.fsm.last_error().map(ToString::to_string),
                 |trouble| Some(trouble.to_owned()),
             ),
-            warnings: neighbour.warnings.iter().map(ToString::to_string).collect(),
+            warnings: neighbour.warnings.iter().copied().collect(),
             router_id: negotiated.map(|negotiated| negotiated.peer_router_id),
             hold_time: negotiated
                 .map(|negotiated| Duration::from_secs(u64::from(negotiated.hold_time.as_secs()))),
@@ -171,6 +183,7 @@ impl Speaker {
             .session
             .as_ref()
             .and_then(|session| session.family(family));
+        let retention = neighbour.retention.state(family);
         with_rib_ref!(self.tables, family, |rib| {
             let (received, accepted) = rib.table.counts(slot);
             let group = carried.and_then(|carried| rib.group(carried.group));
@@ -180,6 +193,7 @@ impl Speaker {
                 negotiated: carried.is_some(),
                 received,
                 accepted,
+                rejected: rib.table.rejected(slot).collect(),
                 advertised,
                 lag: group
                     .zip(carried)
@@ -188,7 +202,13 @@ impl Speaker {
                 end_of_rib_sent: group
                     .zip(carried)
                     .is_some_and(|(group, carried)| group.end_of_rib_sent(carried.member)),
-                retention: neighbour.retention.state(family),
+                retention,
+                stale: match retention {
+                    Retention::None => 0,
+                    Retention::Stale | Retention::LongLivedStale => {
+                        received.saturating_sub(rib.table.fresh_prefixes(slot))
+                    }
+                },
                 update_group: carried.and_then(|carried| u32::try_from(carried.group).ok()),
                 unsendable: group.map_or(0, |group| group.unsendable),
                 withheld: group.map_or(0, |group| group.withheld),
@@ -479,6 +499,7 @@ fn table_snapshot<F: Key>(rib: &FamilyRib<F>) -> TableSnapshot {
     TableSnapshot {
         family: F::FAMILY,
         prefixes: rib.table.net_count(),
+        best: rib.table.chosen_count(),
         paths: rib.table.path_count(),
         update_groups: rib.groups().count(),
         pending_decisions: rib.table.dirty_count(),

@@ -9,13 +9,12 @@
 //! another one for what we send.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::Remote;
-use super::events::PeerEventKind;
+use super::events::{Origin, PeerEventKind, Subject};
 use super::{Output, PeerId, Speaker};
-use crate::bfd::{Report, SessionConfig, State, Status};
+use crate::bfd::{Diagnostic, Report, SessionConfig, State, Status};
 use crate::fsm::{Event, Shutdown};
 use crate::rib::Slot;
 
@@ -53,31 +52,34 @@ impl Speaker {
             liveness.since = now;
         }
         liveness.status = Some(report.status);
-        // A loss that was over before it was told is told all the same.
-        let lost = report
-            .loss
-            .filter(|_| before == State::Up || after == State::Up);
+        let (lost, status) = (report.loss, &report.status);
+        let (was_up, is_up) = (before == State::Up, after == State::Up);
+        let by = whose(status);
+        // A loss that was over before it was told is told all the same, and what was lost had been up.
         let steps = [
+            (lost.is_some() && !was_up).then_some((before, State::Up, Diagnostic::NONE)),
             lost.map(|loss| (State::Up, State::Down, loss.diagnostic)),
-            (lost.is_none() && before == State::Up && after != State::Up).then_some((
-                before,
-                after,
-                report.status.diagnostic,
-            )),
-            (after == State::Up && (lost.is_some() || before != State::Up)).then_some((
+            (lost.is_none() && was_up && !is_up).then_some((before, after, status.diagnostic)),
+            (is_up && (lost.is_some() || !was_up)).then_some((
                 before.min(State::Init),
                 after,
-                report.status.diagnostic,
+                status.diagnostic,
             )),
         ];
-        let (name, address) = (Arc::clone(&neighbour.name), neighbour.address);
+        let about = Subject::of(neighbour);
         for (from, to, diagnostic) in steps.into_iter().flatten() {
             let kind = PeerEventKind::Path {
                 from,
                 to,
                 diagnostic,
+                // A loss is nobody's will, and neither is that a path comes up.
+                by: if to == after && to != State::Up && lost.is_none() {
+                    by
+                } else {
+                    Origin::Network
+                },
             };
-            self.events.push(now, &name, address, kind);
+            self.events.push(now, about.clone(), kind);
         }
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
@@ -149,7 +151,29 @@ impl Speaker {
         });
         neighbour.hold_unless_live(now);
         let peer = neighbour.id;
+        let about = Subject::of(neighbour);
+        if neighbour.liveness.is_none() && earlier.is_some_and(|earlier| earlier.is_up()) {
+            // The session ends with this, and reports nothing more.
+            let kind = PeerEventKind::Path {
+                from: State::Up,
+                to: State::AdminDown,
+                diagnostic: Diagnostic::ADMINISTRATIVELY_DOWN,
+                by: Origin::Operator,
+            };
+            self.events.push(now, about, kind);
+        }
         self.outputs.push_back(Output::Watch { peer, path: wanted });
+    }
+}
+
+/// Who ended a path that was not lost.
+fn whose(status: &Status) -> Origin {
+    if status.state == State::AdminDown {
+        Origin::Operator
+    } else if status.remote_state == State::AdminDown {
+        Origin::Peer
+    } else {
+        Origin::Network
     }
 }
 

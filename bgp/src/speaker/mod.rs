@@ -60,8 +60,9 @@ use crate::rib::{
 };
 use crate::router_id::RouterId;
 use config::{PeerConfig, SpeakerConfig};
-use errors::ErrorTotals;
-use events::{EventLog, PeerEvent, PeerEventKind};
+use errors::{ErrorLog, ErrorTotals, Offence};
+use events::{EventLog, PeerEvent, PeerEventKind, Subject};
+use snapshot::Totals;
 
 /// A neighbour the speaker knows at present. An id is not used again for another neighbour while events for the old one
 /// may still be on their way.
@@ -233,6 +234,8 @@ pub struct Speaker {
     free_slots: BTreeSet<Slot>,
     events: EventLog,
     errors: ErrorTotals,
+    /// What peers that left did, and what is counted for all at once.
+    departed: Totals,
     /// Collectors that are connected.
     monitors: Vec<Monitor>,
     last_monitor: u64,
@@ -340,6 +343,7 @@ impl Speaker {
             monitors: Vec::new(),
             last_monitor: 0,
             errors: ErrorTotals::default(),
+            departed: Totals::default(),
             ipv6_first: false,
             config: empty,
         };
@@ -764,13 +768,22 @@ impl Speaker {
                 PeerOutput::RouteRefresh(refresh) => self.route_refresh(slot, refresh, now),
                 // Nobody configured it, so nobody expects it to call.
                 PeerOutput::Warning(PeerWarning::NobodyCalls) if neighbour.range.is_some() => {}
+                PeerOutput::OpenRefused {
+                    direction,
+                    notification,
+                } => {
+                    let octets = neighbour.opens(direction).1.clone();
+                    self.book(slot, now, |log, totals| {
+                        log.refused(&notification, &octets, totals, now)
+                    });
+                }
                 PeerOutput::Warning(warning) => self.warn(slot, warning, now),
                 PeerOutput::StateChanged { from, to, cause } => {
                     neighbour.state_since = now;
                     let name = Arc::clone(&neighbour.name);
+                    let about = Subject::of(neighbour);
                     let kind = PeerEventKind::State { from, to, cause };
-                    let address = neighbour.address;
-                    self.events.push(now, &name, address, kind);
+                    self.events.push(now, about, kind);
                     self.outputs.push_back(Output::PeerStateChanged {
                         peer,
                         name,
@@ -795,9 +808,9 @@ impl Speaker {
         };
         if neighbour.warnings.insert(warning) {
             let (peer, name) = (neighbour.id, Arc::clone(&neighbour.name));
-            let address = neighbour.address;
+            let about = Subject::of(neighbour);
             self.events
-                .push(now, &name, address, PeerEventKind::Warning(warning));
+                .push(now, about, PeerEventKind::Warning(warning));
             self.outputs.push_back(Output::PeerWarning {
                 peer,
                 name,
@@ -931,6 +944,17 @@ impl Speaker {
 
     /// Counts what the session does not survive.
     fn book_fatal(&mut self, slot: Slot, error: &DecodeError, octets: &[u8], now: Instant) {
+        self.book(slot, now, |log, totals| {
+            log.fatal(error, octets, totals, now)
+        });
+    }
+
+    fn book(
+        &mut self,
+        slot: Slot,
+        now: Instant,
+        offence: impl FnOnce(&mut ErrorLog, &mut ErrorTotals) -> Offence,
+    ) {
         let Some(neighbour) = self
             .neighbours
             .get_mut(usize::from(slot))
@@ -938,7 +962,7 @@ impl Speaker {
         else {
             return;
         };
-        let offence = neighbour.errors.fatal(error, octets, &mut self.errors, now);
+        let offence = offence(&mut neighbour.errors, &mut self.errors);
         session::tell_offence(neighbour, &offence, &mut self.events, now);
     }
 

@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 
-use super::neighbour::Neighbour;
+use super::config::SpeakerConfig;
+use super::neighbour::{Neighbour, Session};
 use super::{Speaker, with_rib, with_rib_ref};
 use crate::bmp::message::{self, PeerHeader, Statistic, TerminationReason};
 use crate::bmp::{Collector, Entry, LOC_RIB, Monitor, MonitorId, MonitorOutput, Walk};
 use crate::codec::{
-    Capability, CodecContext, NextHop, Nlri, Open, PathId, attributes_block, encode_announcements,
-    encode_end_of_rib, encode_withdrawals,
+    Capability, CodecContext, EncodeError, ExtendedNextHop, NextHop, Nlri, Open, PathId,
+    attributes_block, encode_announcements, encode_end_of_rib, encode_withdrawals,
 };
-use crate::family::{Family, FamilySet};
-use crate::fsm::{DownCause, Negotiated};
+use crate::family::{Afi, Family, FamilySet};
+use crate::fsm::DownCause;
 use crate::prefix::Prefix;
 use crate::rib::attribute_store::{AttrId, AttributeStore};
 use crate::rib::table::{Key, NetId};
@@ -53,20 +54,13 @@ impl Speaker {
         self.last_monitor += 1;
         let id = MonitorId(self.last_monitor);
         let mut monitor = Monitor::new(id, collector, wall, now);
-        let name = self.config.router_id.to_string();
-        monitor.say(message::initiation(
-            &name,
-            concat!("margay ", env!("CARGO_PKG_VERSION")),
-        ));
-        let loc_rib = self.loc_rib_header(&monitor, now);
+        monitor.say(initiation(&self.config));
         if collector.loc_rib {
-            let open = self.loc_rib_open();
-            monitor.say(message::peer_up(&loc_rib, None, (0, 0), &open, &open));
+            monitor.say(loc_rib_up(&self.config, monitor.wall(now)));
         }
         for neighbour in self.neighbours.iter().flatten() {
             if let Some(session) = &neighbour.session {
-                let octets = peer_up(neighbour, &session.negotiated, monitor.wall(now));
-                monitor.say(octets);
+                monitor.say(peer_up(neighbour, session, monitor.wall(now)));
             }
         }
         self.monitors.push(monitor);
@@ -78,6 +72,23 @@ impl Speaker {
     pub fn stop_monitoring(&mut self, id: MonitorId) {
         self.monitors.retain(|monitor| monitor.id != id);
         self.watch_tables();
+    }
+
+    /// Our AS, our identifier or our families are others now: with them the Loc-RIB has another name and is read differently, so that
+    /// the one known to collectors ends and the new one is told whole.
+    pub(super) fn renew_loc_rib(&mut self, old: &SpeakerConfig, now: Instant) {
+        for monitor in &mut self.monitors {
+            if old.router_id != self.config.router_id {
+                // RFC 7854 §4.3: said again where it is no longer true.
+                monitor.say(initiation(&self.config));
+            }
+            if monitor.collector.loc_rib {
+                let wall = monitor.wall(now);
+                monitor.say(message::loc_rib_down(&loc_rib_header(old, wall)));
+                monitor.say(loc_rib_up(&self.config, wall));
+                monitor.renew_loc_rib();
+            }
+        }
     }
 
     /// What to say to a collector before its connection is closed from this side.
@@ -129,8 +140,7 @@ impl Speaker {
         };
         if let Some(session) = &neighbour.session {
             for monitor in &mut self.monitors {
-                let octets = peer_up(neighbour, &session.negotiated, monitor.wall(now));
-                monitor.say(octets);
+                monitor.say(peer_up(neighbour, session, monitor.wall(now)));
             }
         }
     }
@@ -138,13 +148,13 @@ impl Speaker {
     pub(super) fn monitor_down(
         &mut self,
         slot: Slot,
-        negotiated: &Negotiated,
+        session: &Session,
         cause: &DownCause,
         now: Instant,
     ) {
         for monitor in &mut self.monitors {
             monitor.forget(slot);
-            let header = header(negotiated, false, monitor.wall(now));
+            let header = header(session, false, monitor.wall(now));
             monitor.say(message::peer_down(&header, cause));
         }
     }
@@ -183,7 +193,7 @@ impl Speaker {
                 let Some(session) = &neighbour.session else {
                     continue;
                 };
-                let header = header(&session.negotiated, false, monitor.wall(now));
+                let header = header(session, false, monitor.wall(now));
                 let list = self.peer_statistics(slot, neighbour);
                 monitor.say(message::statistics(&header, &list));
             }
@@ -191,7 +201,8 @@ impl Speaker {
                 let counts: Vec<(Family, u64)> = Family::ALL
                     .into_iter()
                     .map(|family| {
-                        let count = with_rib_ref!(self.tables, family, |rib| rib.table.net_count());
+                        let count =
+                            with_rib_ref!(self.tables, family, |rib| rib.table.chosen_count());
                         (family, count as u64)
                     })
                     .collect();
@@ -203,7 +214,7 @@ impl Speaker {
                         .into_iter()
                         .map(|(family, count)| Statistic::FamilyLocRib(family, count)),
                 );
-                let header = self.loc_rib_header(monitor, now);
+                let header = loc_rib_header(&self.config, monitor.wall(now));
                 monitor.say(message::statistics(&header, &list));
             }
         }
@@ -238,38 +249,6 @@ impl Speaker {
             Statistic::PrefixesTreatedAsWithdraw(neighbour.errors.prefixes_withdrawn),
         ]);
         list
-    }
-
-    fn loc_rib_header(&self, monitor: &Monitor, now: Instant) -> PeerHeader {
-        PeerHeader {
-            address: None,
-            asn: self.config.asn,
-            router_id: self.config.router_id.get(),
-            post_policy: false,
-            time: monitor.wall(now),
-        }
-    }
-
-    /// RFC 9069 §5.2: an OPEN that lists what is needed to read the Loc-RIB.
-    fn loc_rib_open(&self) -> Bytes {
-        let mut capabilities: Vec<Capability> = self
-            .config
-            .families
-            .iter()
-            .map(|family| Capability::Multiprotocol(*family))
-            .collect();
-        capabilities.push(Capability::FourOctetAs(self.config.asn));
-        let open = Open {
-            asn: self.config.asn,
-            hold_time: crate::codec::HoldTime::NONE,
-            router_id: self.config.router_id,
-            capabilities,
-            contradicting_as: None,
-        };
-        let mut octets = BytesMut::new();
-        // A few capabilities always fit.
-        drop(open.encode(&mut octets));
-        octets.freeze()
     }
 
     /// What to send to a collector next. Ask only while there is room for it: what pends meanwhile is joined by prefix.
@@ -319,7 +298,7 @@ impl Speaker {
         let Walk::At(family, next) = monitor.walk else {
             return;
         };
-        let peers = monitor.collector.pre_policy || monitor.collector.post_policy;
+        let peers = monitor.tells_peers();
         let (bound, end) = with_rib_ref!(self.tables, family, |rib| {
             let bound = rib.table.net_bound();
             let stride = u32::try_from(WALK_STRIDE).unwrap_or(u32::MAX);
@@ -364,12 +343,12 @@ impl Speaker {
                 monitor.note(LOC_RIB, Entry::EndOfRib(*family));
             }
         }
-        if monitor.collector.pre_policy || monitor.collector.post_policy {
+        if monitor.tells_peers() {
             for (slot, neighbour) in (0..).zip(&self.neighbours) {
                 let families = neighbour
                     .as_ref()
                     .and_then(|neighbour| neighbour.session.as_ref())
-                    .map(super::neighbour::Session::families);
+                    .map(Session::families);
                 for family in families
                     .into_iter()
                     .flat_map(|families| families.families())
@@ -409,16 +388,17 @@ impl Speaker {
         }
         let time = monitor.wall(now);
         let all = FamilySet::all();
+        // As the OPEN of the Loc-RIB says.
         let mut context = CodecContext {
             four_octet_as: true,
             families: all,
             extended_next_hop: true,
-            link_local_next_hop: true,
+            extended_message_send: true,
             ..CodecContext::before_open()
         };
         let store = &self.tables.store;
         if slot == LOC_RIB {
-            let header = self.loc_rib_header(monitor, now);
+            let header = loc_rib_header(&self.config, time);
             return batch.encode(|_| header, &[Stage::PrePolicy], context, store, out);
         }
         let Some(session) = self
@@ -431,6 +411,8 @@ impl Speaker {
         // As its OPENs, which the collector has, say of what we receive.
         context.add_path_send = negotiated.context.add_path_receive;
         context.extended_message_send = negotiated.context.extended_message_receive;
+        context.extended_next_hop = negotiated.context.extended_next_hop;
+        context.link_local_next_hop = negotiated.context.link_local_next_hop;
         let mut stages = Vec::new();
         if monitor.collector.pre_policy {
             stages.push(Stage::PrePolicy);
@@ -438,7 +420,7 @@ impl Speaker {
         if monitor.collector.post_policy {
             stages.push(Stage::PostPolicy);
         }
-        let header = |stage| header(negotiated, stage == Stage::PostPolicy, time);
+        let header = |stage| header(session, stage == Stage::PostPolicy, time);
         batch.encode(header, &stages, context, store, out);
     }
 }
@@ -500,12 +482,16 @@ impl Batch {
         out: &mut BytesMut,
     ) {
         let mut updates = BytesMut::new();
-        for ((stage, family), nlri) in self.withdrawn {
-            updates.clear();
-            // What cannot be written was never told either.
-            if encode_withdrawals(family, nlri, &context, &mut updates).is_ok() {
-                message::route_monitoring(&header(stage), &updates, out);
+        let mut tell = |stage, written: Result<(), EncodeError>, updates: &mut BytesMut| {
+            if written.is_ok() {
+                message::route_monitoring(&header(stage), updates, out);
             }
+            updates.clear();
+            written.is_ok()
+        };
+        for ((stage, family), nlri) in self.withdrawn {
+            let written = encode_withdrawals(family, nlri, &context, &mut updates);
+            tell(stage, written, &mut updates);
         }
         for ((stage, family, id), nlri) in self.announced {
             let data = store.data(id);
@@ -521,27 +507,89 @@ impl Batch {
                     link_local: None,
                 },
             });
-            updates.clear();
+            let names = || nlri.iter().copied();
             let written = attributes_block(&data.attributes, &context).and_then(|block| {
-                encode_announcements(&block, next_hop, family, nlri, &context, &mut updates)
+                encode_announcements(&block, next_hop, family, names(), &context, &mut updates)
             });
-            if written.is_ok() {
-                message::route_monitoring(&header(stage), &updates, out);
+            if !tell(stage, written, &mut updates) {
+                // What policy made of it fits no message, or no next hop the OPENs allow for. What the collector has instead is wrong
+                // in any case.
+                let written = encode_withdrawals(family, names(), &context, &mut updates);
+                tell(stage, written, &mut updates);
             }
         }
         for family in self.ended {
             for stage in stages {
-                updates.clear();
                 encode_end_of_rib(family, &mut updates);
-                message::route_monitoring(&header(*stage), &updates, out);
+                tell(*stage, Ok(()), &mut updates);
             }
         }
     }
 }
 
-fn header(negotiated: &Negotiated, post_policy: bool, time: Duration) -> PeerHeader {
+fn initiation(config: &SpeakerConfig) -> Bytes {
+    let description = concat!("margay ", env!("CARGO_PKG_VERSION"));
+    message::initiation(&config.router_id.to_string(), description)
+}
+
+fn loc_rib_header(config: &SpeakerConfig, time: Duration) -> PeerHeader {
+    PeerHeader {
+        address: None,
+        distinguisher: 0,
+        asn: config.asn,
+        router_id: config.router_id.get(),
+        post_policy: false,
+        time,
+    }
+}
+
+fn loc_rib_up(config: &SpeakerConfig, time: Duration) -> Bytes {
+    let open = loc_rib_open(config);
+    message::peer_up(&loc_rib_header(config, time), None, (0, 0), &open, &open)
+}
+
+/// RFC 9069 §5.2: an OPEN that lists what is needed to read the Loc-RIB, whatever peers agreed on.
+fn loc_rib_open(config: &SpeakerConfig) -> Bytes {
+    let mut capabilities: Vec<Capability> = config
+        .families
+        .iter()
+        .map(|family| Capability::Multiprotocol(*family))
+        .collect();
+    if config.families.contains(&Family::IPV4_UNICAST) {
+        capabilities.push(Capability::ExtendedNextHop(vec![ExtendedNextHop {
+            family: Family::IPV4_UNICAST,
+            next_hop_afi: Afi::IPV6,
+        }]));
+    }
+    capabilities.extend([
+        Capability::ExtendedMessage,
+        Capability::FourOctetAs(config.asn),
+    ]);
+    let open = Open {
+        asn: config.asn,
+        hold_time: crate::codec::HoldTime::NONE,
+        router_id: config.router_id,
+        capabilities,
+        contradicting_as: None,
+    };
+    let mut octets = BytesMut::new();
+    // A few capabilities always fit.
+    drop(open.encode(&mut octets));
+    octets.freeze()
+}
+
+impl Monitor {
+    /// Whether the walk is about the tables of peers as well.
+    const fn tells_peers(&self) -> bool {
+        (self.collector.pre_policy || self.collector.post_policy) && !self.walks_loc_rib_only
+    }
+}
+
+fn header(session: &Session, post_policy: bool, time: Duration) -> PeerHeader {
+    let negotiated = &session.negotiated;
     PeerHeader {
         address: Some(negotiated.remote.ip()),
+        distinguisher: session.distinguisher,
         asn: negotiated.peer_asn,
         router_id: negotiated.peer_router_id.get(),
         post_policy,
@@ -549,10 +597,11 @@ fn header(negotiated: &Negotiated, post_policy: bool, time: Duration) -> PeerHea
     }
 }
 
-fn peer_up(neighbour: &Neighbour, negotiated: &Negotiated, time: Duration) -> Bytes {
+fn peer_up(neighbour: &Neighbour, session: &Session, time: Duration) -> Bytes {
+    let negotiated = &session.negotiated;
     let (sent, received) = neighbour.opens(negotiated.direction);
     message::peer_up(
-        &header(negotiated, false, time),
+        &header(session, false, time),
         Some(negotiated.local.ip()),
         (negotiated.local.port(), negotiated.remote.port()),
         sent,

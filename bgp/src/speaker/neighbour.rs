@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::PeerId;
 use super::config::PeerConfig;
-use super::errors::ErrorLog;
+use super::errors::{ErrorAction, ErrorLog};
 use super::liveness::Liveness;
 use super::snapshot::MessageCounters;
 use crate::family::{Family, FamilySet};
@@ -38,8 +38,8 @@ pub(super) struct Neighbour {
     /// The path to it, where it is watched.
     pub(super) liveness: Option<Liveness>,
     pub(super) errors: ErrorLog,
-    /// When its latest malformed message had an event, and how many had none since.
-    pub(super) malformed_told: Option<Instant>,
+    /// When its latest malformed message had an event, how bad it was, and how many had none since.
+    pub(super) malformed_told: Option<(Instant, ErrorAction)>,
     pub(super) malformed_untold: u64,
     /// Our OPEN and its own on each connection, as they were on the wire.
     opens: [(Bytes, Bytes); 3],
@@ -70,6 +70,8 @@ pub(super) struct Session {
     pub(super) negotiated: Arc<Negotiated>,
     pub(super) ipv4: Option<FamilySession>,
     pub(super) ipv6: Option<FamilySession>,
+    /// Tells it apart for collectors from sessions with the same address; zero where nobody shares it.
+    pub(super) distinguisher: u64,
     /// Families of which nothing is taken any more.
     pub(super) disabled: FamilySet,
     /// What its latest announcement was interned as. It holds no reference: see [`AttributeStore::again`].

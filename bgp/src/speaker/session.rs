@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::errors::Offence;
-use super::events::{EventLog, MALFORMED_INTERVAL, PeerEventKind};
+use super::events::{EventLog, MALFORMED_INTERVAL, PeerEventKind, Subject};
 use super::neighbour::{FamilySession, Neighbour, Session};
 use super::{Output, Speaker, Tables, with_rib};
 use crate::asn::Asn;
@@ -53,6 +53,10 @@ impl Speaker {
     }
 
     pub(super) fn session_up(&mut self, slot: Slot, negotiated: Arc<Negotiated>, now: Instant) {
+        let alone = self
+            .neighbour(slot)
+            .and_then(|neighbour| self.addresses.get(&neighbour.address.ip()))
+            .is_none_or(|sharing| sharing.len() < 2);
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
@@ -73,6 +77,7 @@ impl Speaker {
             negotiated: Arc::clone(&negotiated),
             ipv4: None,
             ipv6: None,
+            distinguisher: if alone { 0 } else { u64::from(neighbour.id.0) },
             disabled: FamilySet::empty(),
             latest: None,
         });
@@ -155,8 +160,7 @@ impl Speaker {
         } = &mut self.tables;
         ipv4.table.begin_epoch(slot, store);
         ipv6.table.begin_epoch(slot, store);
-        let negotiated = Arc::clone(&session.negotiated);
-        self.monitor_down(slot, &negotiated, &reason.cause, now);
+        self.monitor_down(slot, &session, &reason.cause, now);
         self.take_steps(slot, &steps);
         self.refresh_own_addresses();
         self.deferral.lost(slot, now + self.config.connect_grace);
@@ -776,30 +780,31 @@ impl<'a> Ours<'a> {
     }
 }
 
-/// Makes an event of a malformed message, unless the peer had one a moment ago: a peer that sends nothing else must not wash
-/// everything else out of the log.
+/// Makes an event of a malformed message, unless the peer had one a moment ago that was no milder: a peer that sends nothing
+/// else must not wash everything else out of the log.
 pub(super) fn tell_offence(
     neighbour: &mut Neighbour,
     offence: &Offence,
     events: &mut EventLog,
     now: Instant,
 ) {
-    if neighbour
-        .malformed_told
-        .is_some_and(|told| now.saturating_duration_since(told) < MALFORMED_INTERVAL)
-    {
+    if neighbour.malformed_told.is_some_and(|(told, action)| {
+        now.saturating_duration_since(told) < MALFORMED_INTERVAL
+            && offence.action.severity() <= action.severity()
+    }) {
         neighbour.malformed_untold += 1;
         return;
     }
-    neighbour.malformed_told = Some(now);
+    neighbour.malformed_told = Some((now, offence.action));
     let kind = PeerEventKind::Malformed {
         reason: offence.reason.clone(),
         action: offence.action,
         prefixes: offence.prefixes.clone(),
         octets: offence.octets.clone(),
+        length: offence.length,
         more: std::mem::take(&mut neighbour.malformed_untold),
     };
-    events.push(now, &neighbour.name, neighbour.address, kind);
+    events.push(now, Subject::of(neighbour), kind);
 }
 
 fn walk_table<F: Key>(

@@ -17,7 +17,7 @@ use crate::codec::attribute::PathAttributes;
 use crate::codec::{AttributeCode, NextHop};
 use crate::decision::Step;
 use crate::family::Family;
-use crate::fsm::State;
+use crate::fsm::{PeerWarning, State};
 use crate::prefix::Prefix;
 use crate::rib::RouteSource;
 use crate::router_id::RouterId;
@@ -39,10 +39,25 @@ pub struct SpeakerSnapshot {
     pub memory: MemorySnapshot,
     /// Malformed messages of all peers, also of those that left.
     pub errors: ErrorTotals,
+    /// Sessions and messages of all peers, also of those that left.
+    pub totals: Totals,
     /// Selection is still deferred after a restart of ours, for these families.
     pub deferring: Vec<Family>,
     /// Datagrams of BFD, counted by whoever has the sockets.
     pub bfd: bfd::Counters,
+}
+
+/// What all peers did since the speaker started, those that left included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Sessions that were established.
+    pub established: u64,
+    /// Those of them that ended.
+    pub lost: u64,
+    /// What went over them.
+    pub messages: MessageCounters,
+    /// Routes that were not told because their attributes fit no message (RFC 8654 §4); each time and group of peers counts.
+    pub unsendable: u64,
 }
 
 /// Octets held by the structures that grow with routes.
@@ -63,8 +78,10 @@ pub struct MemorySnapshot {
 pub struct TableSnapshot {
     /// Which.
     pub family: Family,
-    /// Prefixes with at least one path.
+    /// Prefixes that have a place in the table: those with a path of any kind, and those that peers have yet to be told are gone.
     pub prefixes: usize,
+    /// Those of them with a best path.
+    pub best: usize,
     /// Paths, rejected and unusable ones included.
     pub paths: usize,
     /// Groups of peers that are told the same.
@@ -105,7 +122,7 @@ pub struct PeerSnapshot {
     /// Why the last session or attempt ended.
     pub last_error: Option<String>,
     /// What an operator should look into although nothing was refused for it.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<PeerWarning>,
     /// Its BGP Identifier, while established.
     pub router_id: Option<RouterId>,
     /// Settled hold time, while established.
@@ -203,6 +220,9 @@ pub struct PeerFamilySnapshot {
     pub received: usize,
     /// Those of them that import policy and loop checks let pass.
     pub accepted: usize,
+    /// The others, by reason; reasons nothing is rejected for are left out. Whether a next hop is reached changes without a word
+    /// of the peer's and is not counted.
+    pub rejected: Vec<(Unusable, usize)>,
     /// Prefixes it was told, or is about to be.
     pub advertised: usize,
     /// Changes it has not been told yet because it reads slowly or just came up.
@@ -213,6 +233,9 @@ pub struct PeerFamilySnapshot {
     pub end_of_rib_sent: bool,
     /// How its routes of an earlier session are kept.
     pub retention: Retention,
+    /// So many paths are of an earlier session. Of a peer that sends several of a prefix (RFC 7911), those repeated beside the first
+    /// are among them.
+    pub stale: usize,
     /// The group of peers it shares its messages with.
     pub update_group: Option<u32>,
     /// Routes the peers of the group were not told because their attributes fit no message (RFC 8654 §4); each time counts.
@@ -266,6 +289,21 @@ pub struct MessageCounters {
     pub excess_paths: u64,
     /// Announced prefixes that were not taken because of the peer's limit.
     pub discarded_prefixes: u64,
+}
+
+impl MessageCounters {
+    /// Adds another peer's.
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.updates_received += other.updates_received;
+        self.announcements_received += other.announcements_received;
+        self.withdrawals_received += other.withdrawals_received;
+        self.attribute_faults += other.attribute_faults;
+        self.octets_sent += other.octets_sent;
+        self.chunks_sent += other.chunks_sent;
+        self.refreshes_received += other.refreshes_received;
+        self.excess_paths += other.excess_paths;
+        self.discarded_prefixes += other.discarded_prefixes;
+    }
 }
 
 /// Which routes to show.
@@ -356,6 +394,33 @@ pub enum Unusable {
     OnlyTold,
     /// Nobody knows a way to the next hop.
     Unreachable,
+}
+
+impl Unusable {
+    /// What a peer's paths are counted by.
+    pub const COUNTED: [Self; 6] = [
+        Self::RejectedByPolicy,
+        Self::AsLoop,
+        Self::OwnOriginator,
+        Self::ClusterLoop,
+        Self::NextHop,
+        Self::RouteLeak,
+    ];
+
+    /// As counters are labelled.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RejectedByPolicy => "policy",
+            Self::AsLoop => "as-loop",
+            Self::OwnOriginator => "own-originator",
+            Self::ClusterLoop => "cluster-loop",
+            Self::NextHop => "next-hop",
+            Self::RouteLeak => "route-leak",
+            Self::OnlyTold => "only-told",
+            Self::Unreachable => "unreachable",
+        }
+    }
 }
 
 impl fmt::Display for Unusable {

@@ -69,6 +69,7 @@ impl Speaker {
             neighbours,
             tables,
             outputs,
+            departed,
             ..
         } = self;
         let Some(neighbour) = neighbours
@@ -112,6 +113,7 @@ impl Speaker {
                 }
                 Some(carried) => ipv4.pull(carried.group, carried.member, store, &view),
             };
+            departed.unsendable += unsendable;
             if unsendable > 0 {
                 outputs.push_back(Output::PeerWarning {
                     peer: neighbour.id,

@@ -779,6 +779,7 @@ impl Driver {
                     action,
                     prefixes,
                     octets,
+                    length,
                     more,
                 } => {
                     let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
@@ -788,6 +789,7 @@ impl Driver {
                         action = action.name(),
                         prefixes = prefixes.join(" "),
                         octets = format!("{octets:x}"),
+                        length,
                         more,
                         "malformed message"
                     );
@@ -798,8 +800,9 @@ impl Driver {
                     from,
                     to,
                     diagnostic,
-                } => info!(peer, %from, %to, %diagnostic, "path"),
-                PeerEventKind::Removed => info!(peer, "removed"),
+                    by,
+                } => info!(peer, %from, %to, by = by.name(), %diagnostic, "path"),
+                PeerEventKind::Removed(why) => info!(peer, %why, "removed"),
             }
         }
         self.logged = last;

@@ -159,6 +159,51 @@ fn every_end_of_a_path_is_an_event_with_its_reason() {
     );
 }
 
+fn paths(lab: &Lab) -> Vec<String> {
+    lab.speaker
+        .events_after(0)
+        .iter()
+        .filter(|event| matches!(event.kind, PeerEventKind::Path { .. }))
+        .map(|event| {
+            let by = event.kind.by().expect("somebody's doing");
+            format!("{} by {}", event.kind, by.name())
+        })
+        .collect()
+}
+
+#[test]
+fn a_path_that_came_up_and_was_lost_between_two_looks_is_told_as_such() {
+    let mut lab = with_bfd(ON);
+    lab.establish(&["a"]);
+    tell(&mut lab, Path::Down, Path::Down, None);
+    lose(&mut lab, false);
+    lab.assert_ended("a", 6, 10, &[]);
+    assert_eq!(
+        paths(&lab),
+        [
+            "path Down -> Up: no diagnostic by network",
+            "path Up -> Down: control detection time expired by network",
+        ]
+    );
+}
+
+#[test]
+fn who_ended_a_path_is_said() {
+    let mut lab = watched(USUAL);
+    tell(&mut lab, Path::Down, Path::AdminDown, None);
+    tell(&mut lab, Path::Up, Path::Up, None);
+    configure(&mut lab, |peer| peer.bfd = None);
+    let told = paths(&lab);
+    assert_eq!(
+        told[1..],
+        [
+            "path Up -> Down: no diagnostic by peer",
+            "path Down -> Up: no diagnostic by network",
+            "path Up -> AdminDown: administratively down by operator",
+        ]
+    );
+}
+
 #[test]
 fn a_path_that_never_came_up_does_not_keep_the_session_from_running() {
     let mut lab = with_bfd(ON);

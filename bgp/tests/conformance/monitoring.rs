@@ -8,12 +8,18 @@
 
 use std::time::Duration;
 
+use margay_bgp::asn::Asn;
 use margay_bgp::bmp::{Collector, MonitorId, MonitorOutput};
-use margay_bgp::codec::{CodecContext, HEADER_LEN, Message, decode};
+use margay_bgp::codec::{Capability, CodecContext, HEADER_LEN, Message, decode};
 use margay_bgp::family::FamilySet;
+use margay_bgp::policy::{Action, Policy, Rule, Verdict};
+use margay_bgp::speaker::config::{PeerConfig, SpeakerConfig};
 
 use super::refresh::GRACEFUL;
-use super::{Lab, announce, attribute, end_of_rib, nlri, update, usual, usual_but, withdraw};
+use super::{
+    KEEPALIVE, Lab, USUAL, address_of, announce, asn_of, attribute, end_of_rib, nlri, open, update,
+    usual, usual_but, withdraw,
+};
 
 const FIRST: &str = "10.1.0.0/16";
 const SECOND_PREFIX: &str = "10.2.0.0/16";
@@ -38,6 +44,7 @@ enum Told {
 struct Whose {
     kind: u8,
     post_policy: bool,
+    distinguisher: u64,
     address: String,
     asn: u32,
     seconds: u32,
@@ -71,7 +78,8 @@ impl<'a> Reader<'a> {
     fn whose(&mut self) -> Whose {
         let (kind, flags) = (self.number(1) as u8, self.number(1) as u8);
         assert_eq!(flags & 0x3f, 0, "no flag of ours");
-        assert_eq!(self.number(8), 0, "no distinguisher");
+        let distinguisher = self.number(8);
+        assert_eq!(kind == 2, distinguisher != 0, "one for local instances");
         let address: [u8; 16] = self.take(16).try_into().unwrap();
         let address = if flags & 0x80 == 0 {
             assert_eq!(address[..12], [0; 12]);
@@ -86,6 +94,7 @@ impl<'a> Reader<'a> {
         Whose {
             kind,
             post_policy: flags & 0x40 != 0,
+            distinguisher,
             address,
             asn,
             seconds,
@@ -149,6 +158,7 @@ fn routes(one: &mut Reader<'_>) -> Told {
     let context = CodecContext {
         four_octet_as: true,
         families: FamilySet::all(),
+        extended_message_receive: true,
         ..CodecContext::before_open()
     };
     let octets = one.bgp();
@@ -286,7 +296,7 @@ fn changes_are_told_as_they_come() {
         "a",
         &update(
             &[],
-            &usual_but("a", &super::as_path(&[super::asn_of("a"), super::OWN_ASN])),
+            &usual_but("a", &super::as_path(&[asn_of("a"), super::OWN_ASN])),
             &nlri(&[FIRST]),
         ),
     );
@@ -382,6 +392,223 @@ fn numbers_come_when_they_are_due() {
         assert!(of_peer.contains(&wanted), "{wanted:?}: {of_peer:?}");
     }
     assert!(numbers(3).contains(&(8, 1)));
+}
+
+#[test]
+fn the_loc_rib_counts_what_it_holds_and_not_what_waits_or_is_rejected() {
+    let mut lab = Lab::established(&["a", "b"]);
+    let looped = super::as_path(&[asn_of("a"), super::OWN_ASN]);
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.say(
+        "a",
+        &update(&[], &usual_but("a", &looped), &nlri(&[SECOND_PREFIX])),
+    );
+    let id = start(&mut lab, |collector| {
+        collector.statistics = Some(Duration::from_secs(10));
+    });
+    let best = |lab: &mut Lab| {
+        lab.now += Duration::from_secs(10);
+        lab.speaker.handle_timeout(lab.now);
+        let told = pull(lab, id);
+        let tables = &lab.speaker.snapshot(lab.now).tables;
+        let counted: Vec<u64> = told
+            .iter()
+            .filter_map(|told| match told {
+                Told::Numbers(whose, numbers) if whose.kind == 3 => Some(numbers),
+                _ => None,
+            })
+            .flatten()
+            .filter(|(kind, _)| [8, 10].contains(kind))
+            .map(|(_, count)| *count)
+            .collect();
+        (counted, tables[0].best, tables[0].prefixes)
+    };
+    assert_eq!(best(&mut lab), (vec![1, 1, 0], 1, 2));
+    lab.say("a", &update(&[], &usual_but("a", &looped), &nlri(&[FIRST])));
+    assert_eq!(best(&mut lab), (vec![0, 0, 0], 0, 2));
+    lab.say("b", &announce("b", &[FIRST]));
+    assert_eq!(best(&mut lab), (vec![1, 1, 0], 1, 2));
+    lab.cut("b");
+    assert_eq!(best(&mut lab), (vec![0, 0, 0], 0, 2));
+}
+
+/// What a collector holds of one table, by its own words.
+fn held(told: &[Told], kind: u8, post_policy: bool) -> Vec<String> {
+    let mut held = std::collections::BTreeSet::new();
+    for message in told {
+        if let Told::Routes(whose, announced, withdrawn) = message
+            && (whose.kind, whose.post_policy) == (kind, post_policy)
+        {
+            for prefix in withdrawn {
+                held.remove(prefix);
+            }
+            held.extend(announced.iter().cloned());
+        }
+    }
+    held.into_iter().collect()
+}
+
+/// So many octets of an attribute nobody knows.
+fn unknown(octets: u16) -> Vec<u8> {
+    let mut attribute = vec![0xd0, 200];
+    attribute.extend(octets.to_be_bytes());
+    attribute.resize(attribute.len() + usize::from(octets), 7);
+    attribute
+}
+
+#[test]
+fn a_route_that_fits_only_an_extended_message_is_told_of_every_table() {
+    let mut lab = Lab::established(&["a"]);
+    let id = start(&mut lab, |collector| collector.post_policy = true);
+    let mut told = pull(&mut lab, id);
+    let Told::Up(_, opens, _) = &told[1] else {
+        panic!("{told:#?}");
+    };
+    let Message::Open(loc_rib) = &opens.0 else {
+        panic!("an OPEN");
+    };
+    assert!(loc_rib.capabilities.contains(&Capability::ExtendedMessage));
+    assert!(
+        loc_rib
+            .capabilities
+            .iter()
+            .any(|capability| matches!(capability, Capability::ExtendedNextHop(_)))
+    );
+    let long = usual_but("a", &unknown(5000));
+    lab.say("a", &update(&[], &long, &nlri(&[FIRST])));
+    told.extend(pull(&mut lab, id));
+    for (kind, post_policy) in [(0, false), (0, true), (3, false)] {
+        assert_eq!(held(&told, kind, post_policy), [FIRST], "{kind}");
+    }
+}
+
+#[test]
+fn a_route_that_no_longer_fits_any_message_does_not_stay_as_it_was() {
+    let mut lab = Lab::established(&["a"]);
+    let id = start(&mut lab, |collector| collector.post_policy = true);
+    lab.say("a", &announce("a", &[FIRST]));
+    let mut told = pull(&mut lab, id);
+    assert_eq!(held(&told, 3, false), [FIRST]);
+    lab.configure(|config| {
+        let prepend = Rule {
+            conditions: Vec::new(),
+            actions: vec![Action::PrependAs(vec![Asn(64999); 17_000])],
+            verdict: Some(Verdict::Accept),
+        };
+        let policy = Policy {
+            rules: vec![prepend],
+            default: Verdict::Reject,
+        };
+        of_a(config).import = policy.into();
+    });
+    told.extend(pull(&mut lab, id));
+    assert_eq!(held(&told, 0, false), [FIRST], "as it came");
+    for kind in [0, 3] {
+        assert_eq!(held(&told, kind, kind == 0), [] as [&str; 0], "{kind}");
+    }
+}
+
+fn of_a(config: &mut SpeakerConfig) -> &mut PeerConfig {
+    &mut config.peers[0]
+}
+
+#[test]
+fn another_as_or_identifier_of_ours_ends_the_loc_rib_and_begins_it_anew() {
+    let mut lab = Lab::with(|config| {
+        // Their sessions do not show the speaker's AS.
+        for peer in &mut config.peers {
+            peer.local_asn = Some(Asn(super::OWN_ASN));
+        }
+    });
+    lab.establish(&["a", "b"]);
+    lab.say("a", &announce("a", &[FIRST]));
+    let id = start(&mut lab, |_| ());
+    pull(&mut lab, id);
+    lab.configure(|config| config.asn = Asn(65_000));
+    let told = pull(&mut lab, id);
+    let of_loc_rib: Vec<&Told> = told
+        .iter()
+        .filter(|told| of(told).is_some_and(|whose| whose.kind == 3))
+        .collect();
+    let [
+        Told::Down(ended, 6, name),
+        Told::Up(begun, opens, _),
+        rest @ ..,
+    ] = &of_loc_rib[..]
+    else {
+        panic!("{of_loc_rib:#?}");
+    };
+    assert_eq!((ended.asn, begun.asn), (super::OWN_ASN, 65_000));
+    assert_eq!(name[..4], [0, 3, 0, 6]);
+    assert!(matches!(&opens.0, Message::Open(open) if open.asn == Asn(65_000)));
+    assert!(
+        matches!(rest, [Told::Routes(whose, announced, _), Told::EndOfRib(..), Told::EndOfRib(..)]
+            if whose.asn == 65_000 && announced == &[FIRST]),
+        "{rest:#?}"
+    );
+    let of_peers = told.iter().filter_map(of).filter(|whose| whose.kind == 0);
+    assert_eq!(of_peers.count(), 0, "their tables are as they were");
+
+    lab.configure(|config| config.router_id = "192.0.2.77".parse().unwrap());
+    let told = pull(&mut lab, id);
+    assert!(
+        matches!(&told[..], [Told::Initiation(texts), Told::Down(..), Told::Up(..), ..]
+            if texts[1].1 == "192.0.2.77"),
+        "{told:#?}"
+    );
+}
+
+#[test]
+fn sessions_from_one_address_are_told_apart() {
+    let mut lab = Lab::with(|config| {
+        let shared = config.peers[0].remote;
+        config.peers[1].remote = shared;
+        config.peers[0].local_address = Some("192.0.2.1".parse().unwrap());
+        config.peers[1].local_address = Some("192.0.2.9".parse().unwrap());
+    });
+    for (name, port, own) in [("a", 40_000, "192.0.2.1"), ("b", 40_001, "192.0.2.9")] {
+        let remote = (address_of("a"), port).into();
+        lab.connect_from(name, remote, format!("{own}:179").parse().unwrap());
+        let id = address_of("a");
+        lab.say(name, &open(asn_of(name), id, 90, USUAL));
+        lab.say(name, &KEEPALIVE);
+    }
+    lab.establish(&["c"]);
+    let id = start(&mut lab, |_| ());
+    let up: Vec<(u8, u64)> = pull(&mut lab, id)
+        .iter()
+        .filter_map(|told| match told {
+            Told::Up(whose, ..) => Some((whose.kind, whose.distinguisher)),
+            _ => None,
+        })
+        .collect();
+    let [(3, 0), (2, first), (2, second), (0, 0)] = up[..] else {
+        panic!("{up:?}");
+    };
+    assert_ne!(first, second);
+    lab.cut("a");
+    let told = pull(&mut lab, id);
+    assert!(matches!(&told[..], [Told::Down(whose, ..), ..] if whose.distinguisher == first));
+}
+
+#[test]
+fn a_lone_link_local_next_hop_is_written_as_the_opens_say_it_is() {
+    let mut lab = Lab::established(&["a"]);
+    let id = start(&mut lab, |collector| collector.loc_rib = false);
+    pull(&mut lab, id);
+    let link_local: std::net::Ipv6Addr = "fe80::1".parse().unwrap();
+    let mut reach = vec![0, 2, 1, 32];
+    reach.extend([link_local.octets(), link_local.octets()].concat());
+    reach.extend([0, 32, 0x20, 0x01, 0x0d, 0xb8]);
+    let mut attributes = attribute(0x80, 14, &reach);
+    attributes.extend(attribute(0x40, 1, &[0]));
+    attributes.extend(super::as_path(&[asn_of("a")]));
+    lab.say("a", &update(&[], &attributes, &[]));
+    while lab.speaker.work(1000, lab.now) {}
+    let MonitorOutput::Octets(octets) = lab.speaker.poll_monitor(id, lab.now) else {
+        panic!("nothing is told");
+    };
+    assert!(octets.windows(reach.len()).any(|window| window == reach));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use margay_bgp::codec::{HoldTime, Message};
+use margay_bgp::codec::{HoldTime, Message, Role};
 
 use super::{
     KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, message, open, over_tcp, paced,
@@ -46,6 +46,32 @@ fn o2_o3_another_as_or_none_is_refused_with_2_2() {
     refused(&open(64601, id(), 90, USUAL), 2, 2, &[]);
     refused(&plain_open(4, 0, id(), 90, &[]), 2, 2, &[]);
     refused(&open(0, id(), 90, USUAL), 2, 2, &[]);
+}
+
+#[test]
+fn an_open_that_is_refused_is_counted_and_kept_as_it_came() {
+    let as_provider = [9, 1, 0];
+    let wrong = [
+        (open(64601, id(), 90, USUAL), "peer-as"),
+        (open(64600, id(), 90, &as_provider), "role"),
+        (open(64600, id(), 90, &[1, 4, 0, 25, 0, 70]), "families"),
+    ];
+    for (octets, reason) in wrong {
+        let mut lab = Lab::with(|config| config.peers[0].role = Some(Role::Provider));
+        lab.connect("a");
+        lab.say("a", &octets);
+        let peer = lab.snapshot("a");
+        let [kind] = &peer.errors[..] else {
+            panic!("{:?}", peer.errors);
+        };
+        assert_eq!(
+            (kind.class.name(), kind.reason, kind.action.name()),
+            ("open", reason, "reset")
+        );
+        assert_eq!(peer.offences[0].octets, octets);
+        let total = lab.speaker.snapshot(lab.now).errors;
+        assert_eq!(total.iter().map(|(.., count)| count).sum::<u64>(), 1);
+    }
 }
 
 #[test]

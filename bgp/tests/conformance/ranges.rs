@@ -138,7 +138,7 @@ fn f15_a_caller_rests_longer_after_each_error_and_fills_no_log() {
     let of = |wanted: fn(&PeerEventKind) -> bool| {
         told.iter().filter(|event| wanted(&event.kind)).count()
     };
-    assert_eq!(of(|kind| matches!(kind, PeerEventKind::Removed)), 0);
+    assert_eq!(of(|kind| matches!(kind, PeerEventKind::Removed(_))), 0);
     // Seven errors within ten seconds of each other at first.
     let malformed = of(|kind| matches!(kind, PeerEventKind::Malformed { .. }));
     assert_eq!(malformed, 4);

@@ -46,7 +46,7 @@ impl From<PeerSnapshot> for Seen {
             hold_time: peer.hold_time,
             keepalive: peer.keepalive,
             last_error: peer.last_error,
-            warnings: peer.warnings,
+            warnings: peer.warnings.iter().map(ToString::to_string).collect(),
             updates_received: peer.messages.updates_received,
             attribute_faults: peer.messages.attribute_faults,
             discarded_prefixes: peer.messages.discarded_prefixes,
@@ -77,6 +77,13 @@ fn named<T: ToString + Copy>(all: &[T], text: &str) -> T {
 
 fn count(value: &Value) -> usize {
     usize::try_from(value.as_u64().unwrap()).unwrap()
+}
+
+fn rejected(rejected: &Value) -> (Unusable, usize) {
+    let reason = rejected["reason"].as_str().unwrap();
+    let mut known = Unusable::COUNTED.into_iter();
+    let reason = known.find(|known| known.name() == reason).unwrap();
+    (reason, count(&rejected["count"]))
 }
 
 impl Seen {
@@ -110,6 +117,13 @@ impl Seen {
             update_group: family["updateGroup"]
                 .as_u64()
                 .map(|group| group.try_into().unwrap()),
+            rejected: family["rejected"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(rejected)
+                .collect(),
+            stale: count(&family["stale"]),
             unsendable: family["unsendable"].as_u64().unwrap(),
             withheld: family["withheld"].as_u64().unwrap(),
             next_hop_missing: family["nextHopMissing"].as_bool().unwrap(),

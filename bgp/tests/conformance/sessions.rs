@@ -424,6 +424,36 @@ fn c7_a_peer_that_we_only_wait_for_and_that_does_not_call_has_a_warning_within_a
     assert_eq!(lab.peer("a").warnings, warnings);
 }
 
+#[test]
+fn what_peers_did_stays_counted_when_they_left() {
+    let mut lab = Lab::established(&["a", "b"]);
+    lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
+    lab.cut("b");
+    let totals = |lab: &Lab| {
+        let totals = lab.speaker.snapshot(lab.now).totals;
+        let announced = totals.messages.announcements_received;
+        (totals.established, totals.lost, announced)
+    };
+    assert_eq!(totals(&lab), (2, 1, 2));
+    lab.configure(|config| config.peers.retain(|peer| peer.name == "d"));
+    assert_eq!(totals(&lab), (2, 2, 2));
+}
+
+#[test]
+fn paths_kept_of_an_earlier_session_are_counted_until_they_are_said_again() {
+    let mut lab = Lab::new();
+    lab.establish_with("a", GRACEFUL);
+    lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
+    lab.cut("a");
+    let stale = |lab: &Lab| lab.peer("a").families[0].stale;
+    assert_eq!(stale(&lab), 2);
+    lab.establish_with("a", GRACEFUL);
+    lab.say("a", &announce("a", &[FIRST]));
+    assert_eq!(stale(&lab), 1);
+    lab.say("a", &end_of_rib());
+    assert_eq!(stale(&lab), 0);
+}
+
 // ---- refresh ------------------------------------------------------------------------------------------------------
 
 #[test]

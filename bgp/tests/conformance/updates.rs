@@ -1,9 +1,14 @@
 //! UPDATE as RFC 7606 wants it, seen from the neighbours: what is withdrawn, what stays, whose session ends.
 
 use margay_bgp::codec::Community;
+use margay_bgp::policy::Policy;
+use margay_bgp::speaker::events::PeerEventKind;
 use margay_bgp::speaker::snapshot::Unusable;
 
-use super::{Lab, announce, as_path, attribute, nlri, prefix, update, usual, usual_but, withdraw};
+use super::{
+    Lab, announce, as_path, attribute, nlri, own_address, prefix, update, usual, usual_but,
+    withdraw,
+};
 
 pub(super) const FIRST: &str = "10.1.0.0/16";
 pub(super) const SECOND_PREFIX: &str = "10.2.0.0/16";
@@ -485,4 +490,82 @@ fn what_a_peer_gets_wrong_is_counted_and_kept_as_it_came() {
         last.starts_with("Established -> Idle: notification sent: "),
         "{last}"
     );
+}
+
+#[test]
+fn what_is_worse_is_told_however_much_else_a_peer_gets_wrong() {
+    let mut lab = Lab::established(&["a"]);
+    let mild = usual_but("a", &attribute(0x40, 5, &[0, 0, 0, 1]));
+    let mild = update(&[], &mild, &nlri(&[FIRST]));
+    let worse = update(
+        &[],
+        &usual_but("a", &attribute(0x40, 1, &[9])),
+        &nlri(&[FIRST]),
+    );
+    for octets in [&mild, &mild, &worse, &mild, &mild, &mild, &mild] {
+        lab.say("a", octets);
+    }
+    let peer = lab.snapshot("a");
+    assert_eq!(peer.offences.len(), 2);
+    assert_eq!(peer.offences[0].octets, worse);
+    let told: Vec<(u64, usize)> = lab
+        .speaker
+        .events_after(0)
+        .iter()
+        .filter_map(|event| {
+            let PeerEventKind::Malformed { more, length, .. } = &event.kind else {
+                return None;
+            };
+            Some((*more, *length))
+        })
+        .collect();
+    assert_eq!(told, [(0, mild.len()), (1, worse.len())]);
+}
+
+#[test]
+fn paths_that_are_not_used_are_counted_by_what_is_wrong_with_them() {
+    let mut lab = Lab::established(&["a", "c"]);
+    let looped = as_path(&[super::asn_of("a"), super::OWN_ASN]);
+    let ours = own_address();
+    let std::net::IpAddr::V4(own) = ours.ip() else {
+        panic!("an IPv4 address");
+    };
+    lab.say(
+        "a",
+        &update(
+            &[],
+            &usual_but("a", &looped),
+            &nlri(&[FIRST, SECOND_PREFIX]),
+        ),
+    );
+    lab.say(
+        "a",
+        &update(
+            &[],
+            &usual_but("a", &attribute(0x40, 3, &own.octets())),
+            &nlri(&["10.9.0.0/16"]),
+        ),
+    );
+    let counted = |lab: &Lab, name| {
+        let family = lab.peer(name).families[0].clone();
+        (family.received, family.accepted, family.rejected)
+    };
+    assert_eq!(
+        counted(&lab, "a"),
+        (3, 0, vec![(Unusable::AsLoop, 2), (Unusable::NextHop, 1)])
+    );
+    lab.say("a", &announce("a", &[FIRST]));
+    lab.say("a", &withdraw(&[SECOND_PREFIX]));
+    assert_eq!(counted(&lab, "a"), (2, 1, vec![(Unusable::NextHop, 1)]));
+    lab.configure(|config| config.peers[0].import = Policy::reject_all().into());
+    assert_eq!(
+        counted(&lab, "a"),
+        (
+            2,
+            0,
+            vec![(Unusable::RejectedByPolicy, 1), (Unusable::NextHop, 1)]
+        )
+    );
+    lab.cut("a");
+    assert_eq!(counted(&lab, "a"), (0, 0, vec![]));
 }

@@ -12,7 +12,18 @@ impl<F: Key> Table<F> {
     /// Paths of a peer, and those of them that are usable.
     pub(crate) fn counts(&self, peer: Slot) -> (usize, usize) {
         self.peer(peer)
-            .map_or((0, 0), |list| (list.count, list.accepted))
+            .map_or((0, 0), |list| (list.count, list.standing[0]))
+    }
+
+    /// Paths of a peer that are not usable, by reason.
+    pub(crate) fn rejected(&self, peer: Slot) -> impl Iterator<Item = (Unusable, usize)> + '_ {
+        let standing = self.peer(peer).map(|list| &list.standing);
+        (0_u8..)
+            .zip(standing.into_iter().flatten())
+            .filter_map(|(code, count)| {
+                let reason = PathFlags::from_bits_truncate(code << 4).reason()?;
+                (*count > 0).then_some((reason, *count))
+            })
     }
 
     /// Prefixes the peer announced in its current session, or since it began to tell everything anew.

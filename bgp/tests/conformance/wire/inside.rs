@@ -70,9 +70,12 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "sessions::f20_",
         "labs change keys of real sockets: x1 and its like",
     ),
+    ("opens::an_open_", LOG),
+    ("updates::what_a_peer_", LOG),
+    ("updates::what_is_worse_", LOG),
     (
-        "updates::what_a_peer_",
-        "it looks at the log of events, which has its own test over the control socket",
+        "sessions::what_peers_did_",
+        "it looks at totals, of which a process makes metrics",
     ),
     (
         "long_lived::the_long_life_runs_on_",
@@ -80,6 +83,7 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
     ),
 ];
 
+const LOG: &str = "it looks at the log of events, which has its own test over the control socket";
 const REACH: &str =
     "it says itself which next hops are reached; a process asks the kernel, as labs do";
 const FORWARDS: &str = "it looks at what whoever forwards is told: x8 and its like";
