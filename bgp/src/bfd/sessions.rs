@@ -70,7 +70,7 @@ pub struct Counters {
     pub malformed: u64,
     /// Dropped: to be authenticated.
     pub authenticated: u64,
-    /// Dropped: came too far.
+    /// Dropped: came too far. What a router passed on to the port of one hop mostly does not get here: the kernel drops it.
     pub ttl: u64,
     /// Dropped: for no session.
     pub unknown: u64,
