@@ -1,4 +1,4 @@
-//! The main job, shown: pods on four nodes reach each other over BGP, and nothing that happens to an agent costs a packet.
+//! Pods on two racks reach each other over BGP, and nothing that happens to an agent costs a packet: shown, step by step.
 
 use std::net::IpAddr;
 use std::path::Path;

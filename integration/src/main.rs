@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Shows the main job and prints a table; exit status 0 only if all of it held.
+    /// Shows pods on two racks reaching each other, through restarts too, and prints a table; exit status 0 only if all of it held.
     Demo,
     /// Lists the scenarios.
     List,

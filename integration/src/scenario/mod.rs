@@ -58,7 +58,7 @@ pub struct Scenario {
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "demo",
-        about: "the main job: four nodes in two racks, IP-in-IP between them, restarts, closed sessions, frozen views",
+        about: "pods on two racks reach each other: four nodes, IP-in-IP between the racks, restarts, closed sessions, frozen views",
         needs: Some(Device::Ipip),
         alone: false,
         run: crate::demo::run,
