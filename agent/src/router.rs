@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::args::Listen;
 use crate::config::ConfigError;
 use crate::config::speaker::SpeakerFile;
 use crate::desired::next_hop::Resolver;
@@ -21,9 +22,11 @@ use crate::desired::{BestRoutes, Settings, router};
 use crate::health::Health;
 use crate::kernel::netlink::{Netlink, NetlinkOptions};
 use crate::kernel::{Kernel, KernelError, MAIN_TABLE, RouteFilter};
+use crate::metrics::{Page, SpeakerMetrics};
 use crate::next_hops::NextHops;
 use crate::reconcile::{Dataplane, DataplaneConfig};
 use crate::routing::{Command, Drained, Routing, apply, interface_name};
+use crate::server::admin;
 use crate::server::control::{self, Control};
 
 /// Runs a speaker until it is told to stop: SIGHUP reads the file again, SIGTERM closes the sessions without a word (peers keep
@@ -31,7 +34,12 @@ use crate::server::control::{self, Control};
 ///
 /// # Errors
 /// A port or socket is taken, or the kernel cannot be spoken to.
-pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf>) -> Result<()> {
+pub async fn speaker(
+    mut file: SpeakerFile,
+    path: &Path,
+    run_dir: Option<PathBuf>,
+    metrics_listen: Listen,
+) -> Result<()> {
     let stop = CancellationToken::new();
     let kernel = match file.kernel.install {
         true => {
@@ -62,6 +70,15 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
     tracing::info!(router_id = name, "speaker runs");
 
     let (routing, mut commands) = Routing::of_speaker(handle.clone());
+    let page = Page::new()?;
+    let metrics = SpeakerMetrics::new(&page)?;
+    let measured = tokio::spawn(admin::serve_speaker(
+        metrics_listen,
+        page,
+        metrics,
+        routing.clone(),
+        stop.clone(),
+    ));
     let served = match &run_dir {
         None => None,
         Some(directory) => {
@@ -134,6 +151,7 @@ pub async fn speaker(mut file: SpeakerFile, path: &Path, run_dir: Option<PathBuf
     if let Some(served) = served {
         served.await?;
     }
+    measured.await?;
     match how {
         Some(how) => {
             handle.shutdown(how).await?;

@@ -466,12 +466,6 @@ impl Task {
                 let established = to == State::Established;
                 if established || from == State::Established {
                     tracing::info!(peer = %name, ?from, ?to, "session");
-                    if established {
-                        &self.parts.metrics.bgp_established
-                    } else {
-                        &self.parts.metrics.bgp_lost
-                    }
-                    .inc();
                 }
                 dirty.sessions |= self.transition.in_progress();
             }

@@ -107,6 +107,9 @@ pub struct SpeakerArgs {
     /// Serve `margay peers` and `margay routes` on control.sock in this directory.
     #[arg(long, env = "MARGAY_RUN_DIR")]
     pub run_dir: Option<PathBuf>,
+    /// Where metrics are served: `ADDRESS:PORT`, or `off`.
+    #[arg(long, env = "MARGAY_METRICS_LISTEN", default_value = "off")]
+    pub metrics_listen: Listen,
     /// What is logged, in the syntax of tracing's EnvFilter.
     #[arg(long, env = "MARGAY_LOG", default_value = "info")]
     pub log: String,
@@ -312,6 +315,7 @@ mod tests {
         for words in [
             "margay agent --datastore directory:/x --node-name n1",
             "margay speaker --config /x",
+            "margay speaker --config /x --metrics-listen 127.0.0.1:9091",
             "margay config show --datastore kubernetes --node-name n1 -o json",
             "margay status",
             "margay peers -o json --run-dir /run/n1",

@@ -10,6 +10,7 @@ mod explain;
 mod ipam;
 mod peers;
 mod routes;
+mod speaker;
 mod status;
 pub mod table;
 
@@ -58,15 +59,16 @@ fn dispatch(command: Command) -> Result<bool> {
         Command::Speaker(args) => {
             let file = crate::config::speaker::read(&args.config)?;
             if args.check {
-                print(&format!(
-                    "{}: {} peers\n",
-                    args.config.display(),
-                    file.speaker.peers.len()
-                ))?;
+                print(&speaker::meaning(&file))?;
                 return Ok(true);
             }
             log(&args.log, false);
-            runtime()?.block_on(crate::speaker(file, &args.config, args.run_dir))?;
+            runtime()?.block_on(crate::speaker(
+                file,
+                &args.config,
+                args.run_dir,
+                args.metrics_listen,
+            ))?;
             Ok(true)
         }
         Command::Config {

@@ -13,10 +13,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use margay_bgp::bfd::State as Path;
 use margay_bgp::family::Family;
-use margay_bgp::fsm::State;
-use margay_bgp::speaker::snapshot::PeerSnapshot;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::args::Listen;
 use crate::config::{Config, HEALTH_PORT, METRICS_PORT, listen_address};
 use crate::health::{Check, Health};
-use crate::metrics::{Metrics, gauge_value, raise};
+use crate::metrics::speaker::family_label;
+use crate::metrics::{Metrics, Page, SpeakerMetrics, gauge_value, raise};
 use crate::model::ClusterState;
 use crate::reconcile::Dataplane;
 use crate::routing::Routing;
@@ -120,6 +118,25 @@ pub async fn serve(config: Config, scrape: Scrape, health: Health, stop: Cancell
     }
 }
 
+/// Serves the metrics of a lone speaker until `stop` is cancelled.
+pub async fn serve_speaker(
+    at: Listen,
+    page: Page,
+    metrics: SpeakerMetrics,
+    routing: Routing,
+    stop: CancellationToken,
+) {
+    let render = move || {
+        let (page, metrics, routing) = (page.clone(), metrics.clone(), routing.clone());
+        async move {
+            metrics.read(routing.snapshot().await.ok().as_ref());
+            as_text(page.render())
+        }
+    };
+    let router = Router::new().route("/metrics", get(render));
+    listen("metrics", at, router, stop).await;
+}
+
 async fn listen(what: &'static str, at: Listen, router: Router, stop: CancellationToken) {
     let Listen::On(address) = at else { return };
     let mut said = false;
@@ -198,21 +215,20 @@ fn probe(checks: &[Check]) -> Response {
 
 async fn render(scrape: Scrape) -> Response {
     scrape.refresh().await;
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        scrape.metrics.render(),
-    )
-        .into_response()
+    as_text(scrape.metrics.render())
+}
+
+fn as_text(page: String) -> Response {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], page).into_response()
 }
 
 impl Scrape {
     /// Reads everything that is a state and not a count.
     pub async fn refresh(&self) {
-        self.sessions().await;
+        let snapshot = self.routing.snapshot().await.ok();
         let metrics = &self.metrics;
+        metrics.speaker.read(snapshot.as_ref());
         let view = self.routing.view().borrow().clone();
         metrics.bgp_originated.set(gauge_value(view.originated));
         metrics.bgp_lingering.set(gauge_value(view.lingering.len()));
@@ -231,16 +247,6 @@ impl Scrape {
                 .kernel_routes
                 .with_label_values(&[family_label(family)])
                 .set(gauge_value(of(family)));
-            let best = view
-                .best
-                .routes
-                .keys()
-                .filter(|prefix| prefix.family() == family)
-                .count();
-            metrics
-                .bgp_best
-                .with_label_values(&[family_label(family)])
-                .set(gauge_value(best));
         }
         let counters = self.dataplane.counters();
         metrics
@@ -279,95 +285,6 @@ impl Scrape {
         self.cluster();
     }
 
-    async fn sessions(&self) {
-        let metrics = &self.metrics;
-        let states = [
-            State::Idle,
-            State::Connect,
-            State::Active,
-            State::OpenSent,
-            State::OpenConfirm,
-            State::Established,
-        ];
-        let snapshot = self.routing.snapshot().await.ok();
-        let peers = || snapshot.iter().flat_map(|speaker| &speaker.peers);
-        for state in states {
-            let count = peers().filter(|peer| peer.state == state).count();
-            metrics
-                .bgp_sessions
-                .with_label_values(&[state_label(state)])
-                .set(gauge_value(count));
-        }
-        let mut stale = 0;
-        for family in Family::ALL {
-            let (mut received, mut accepted, mut advertised) = (0, 0, 0);
-            for entry in peers()
-                .flat_map(|peer| &peer.families)
-                .filter(|entry| entry.family == family)
-            {
-                received += entry.received;
-                accepted += entry.accepted;
-                advertised += entry.advertised;
-                if entry.retention != margay_bgp::speaker::snapshot::Retention::None {
-                    stale += entry.received;
-                }
-            }
-            let label = &[family_label(family)];
-            metrics
-                .bgp_received
-                .with_label_values(label)
-                .set(gauge_value(received));
-            metrics
-                .bgp_accepted
-                .with_label_values(label)
-                .set(gauge_value(accepted));
-            metrics
-                .bgp_advertised
-                .with_label_values(label)
-                .set(gauge_value(advertised));
-        }
-        metrics.bgp_stale.set(gauge_value(stale));
-        for state in [Path::AdminDown, Path::Down, Path::Init, Path::Up] {
-            let there = |peer: &&PeerSnapshot| {
-                peer.bfd.is_some_and(|path| {
-                    path.status.map_or(Path::Down, |status| status.state) == state
-                })
-            };
-            metrics
-                .bfd_sessions
-                .with_label_values(&[path_label(state)])
-                .set(gauge_value(peers().filter(there).count()));
-        }
-        if let Some(speaker) = &snapshot {
-            let bfd = &speaker.bfd;
-            raise(&metrics.bfd_transitions, bfd.transitions);
-            raise(&metrics.bfd_losses, bfd.losses);
-            raise(&metrics.bfd_sent, bfd.sent);
-            raise(&metrics.bfd_received, bfd.received);
-            for (reason, count) in [
-                ("malformed", bfd.malformed),
-                ("authenticated", bfd.authenticated),
-                ("ttl", bfd.ttl),
-                ("unknown", bfd.unknown),
-            ] {
-                raise(&metrics.bfd_dropped.with_label_values(&[reason]), count);
-            }
-        }
-        for (class, action, count) in snapshot.iter().flat_map(|speaker| speaker.errors.iter()) {
-            raise(
-                &metrics
-                    .bgp_errors
-                    .with_label_values(&[class.name(), action.name()]),
-                count,
-            );
-        }
-        metrics.bgp_attribute_sets.set(gauge_value(
-            snapshot
-                .as_ref()
-                .map_or(0, |speaker| speaker.attribute_sets),
-        ));
-    }
-
     fn cluster(&self) {
         let metrics = &self.metrics;
         let cluster = self.cluster.borrow().clone();
@@ -404,33 +321,5 @@ impl Scrape {
             set("free", size.saturating_sub(used));
         }
         metrics.ipam_blocks.set(blocks);
-    }
-}
-
-fn family_label(family: Family) -> &'static str {
-    if family == Family::IPV4_UNICAST {
-        "ipv4-unicast"
-    } else {
-        "ipv6-unicast"
-    }
-}
-
-fn path_label(state: Path) -> &'static str {
-    match state {
-        Path::AdminDown => "admin_down",
-        Path::Down => "down",
-        Path::Init => "init",
-        Path::Up => "up",
-    }
-}
-
-fn state_label(state: State) -> &'static str {
-    match state {
-        State::Idle => "idle",
-        State::Connect => "connect",
-        State::Active => "active",
-        State::OpenSent => "open_sent",
-        State::OpenConfirm => "open_confirm",
-        State::Established => "established",
     }
 }
