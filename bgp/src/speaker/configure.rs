@@ -277,7 +277,7 @@ impl Speaker {
         become_dynamic(&mut config, remote);
         if members >= config.dynamic_limit {
             // Those who did wrong must not keep the others out.
-            let (_, slot) = oldest.ok_or(NoPlace::Full)?;
+            let (_, slot) = oldest.ok_or(NoPlace::Limit)?;
             self.remove(slot, now);
         }
         self.add(config, remote, Some((range, local.ip())), now)
@@ -661,7 +661,9 @@ pub(super) enum NoPlace {
     Stranger,
     /// Too many who only connect are here already.
     HalfOpen,
-    /// There are as many neighbours as there may be.
+    /// The range has as many neighbours as it may.
+    Limit,
+    /// The speaker has as many neighbours as it can tell apart.
     Full,
 }
 

@@ -424,11 +424,13 @@ impl Speaker {
             Some(slot) => slot,
             None => match self.add_dynamic(remote, local, binding, now) {
                 Ok(slot) => slot,
-                // Who would be a neighbour learns why it is none (RFC 4486 §4); the others are answered with silence.
+                // Callers beyond a limit may be many: a reset costs the least. When we run out ourselves we say so (RFC 4486 §4).
                 Err(NoPlace::Full) => {
                     return Accepted::Refused(refusal(ErrorCode::OUT_OF_RESOURCES));
                 }
-                Err(NoPlace::Stranger | NoPlace::HalfOpen) => return Accepted::Refused(None),
+                Err(NoPlace::Stranger | NoPlace::HalfOpen | NoPlace::Limit) => {
+                    return Accepted::Refused(None);
+                }
             },
         };
         let Some(neighbour) = self.neighbour(slot) else {
