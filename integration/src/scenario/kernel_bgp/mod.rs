@@ -56,8 +56,8 @@ const CASES: [(&str, Case); 10] = [
         places::x6_a_peer_in_another_namespace,
     ),
     (
-        "X7 a full range says so",
-        places::x7_a_full_range_says_so_and_ends_the_connection,
+        "X7 a full range answers with a reset",
+        places::x7_a_full_range_answers_with_a_reset,
     ),
     (
         "X8 a replaced route loses no packet",
