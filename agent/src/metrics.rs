@@ -172,8 +172,11 @@ impl Metrics {
     }
 }
 
-/// Raises a counter to a total that is counted elsewhere.
+/// Raises a counter to a total that is counted elsewhere. A total that is lower begins anew, as that of a process that restarted does.
 pub fn raise(counter: &IntCounter, total: u64) {
+    if total < counter.get() {
+        counter.reset();
+    }
     counter.inc_by(total.saturating_sub(counter.get()));
 }
 

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::desired::next_hop::Resolver;
 use crate::desired::peers::{Origin, Session};
-use crate::desired::speaker::{SpeakerPlan, speaker_plan};
+use crate::desired::speaker::{SpeakerPlan, drop_clashes, speaker_plan};
 use crate::desired::state::{DesiredState, Problem, Underlay};
 use crate::desired::{BestRoutes, Learned, LearnedHop, Settings, desired};
 use crate::health::{Heartbeat, Latch};
@@ -536,6 +536,13 @@ impl Task {
             self.wake = Some(self.wake.map_or(look, |wake| wake.min(look)));
         }
         config.peers = outcome.peers;
+        // A session that is only waited for gives way to one that is wanted, to the same neighbour on another port say.
+        config
+            .peers
+            .sort_by_key(|peer| outcome.lingering.contains(&peer.name));
+        for (name, reason) in drop_clashes(&mut config) {
+            tracing::info!(session = name, reason, "ended without waiting for the others");
+        }
         config.cluster_id = outcome.cluster_id;
         config.restarting = self.parts.restarting;
         for peer in &mut config.peers {

@@ -13,7 +13,7 @@ use margay_bgp::policy::{
 };
 use margay_bgp::prefix::Prefix;
 
-use super::advertisements::normal_priority;
+use super::advertisements::{normal_priority, originated};
 use super::peers::{Session, link_of};
 use super::state::{Problem, Underlay};
 use crate::model::{
@@ -194,18 +194,22 @@ pub(super) fn interface_problems(
             ("exportV4", Family::IPV4_UNICAST, &filter.export_v4),
             ("exportV6", Family::IPV6_UNICAST, &filter.export_v6),
         ] {
+            let imports = list.starts_with("import");
             let mut carrying = sessions
                 .iter()
                 .filter(|session| session.families.contains(&family));
             let uses = |session: &Session| session.filters.contains(&filter.name);
             let by_interface = || {
                 let numbered = (1..).zip(rules);
-                numbered.filter(|(_, rule)| rule.interface.is_some())
+                // Routes from peers are never meant by the names of pods' interfaces: those are known.
+                numbered.filter(|(_, rule)| {
+                    let glob = rule.interface.as_deref();
+                    glob.is_some_and(|glob| imports || !glob.starts_with("cali"))
+                })
             };
             if by_interface().next().is_none() || !carrying.clone().any(uses) {
                 continue;
             }
-            let imports = list.starts_with("import");
             let unknown = carrying.find(|session| {
                 (!imports || uses(session)) && link_of(cluster, session, underlay).is_none()
             });
@@ -360,13 +364,16 @@ fn local() -> Condition {
     Condition::Source(std::iter::once(SourceKind::Local).collect())
 }
 
-/// The addresses of pods here whose host interface has a name of this form.
+/// The addresses of pods here whose host interface has a name of this form, as far as they are originated one by one: those
+/// of this node's own blocks are told as blocks, and a pod that comes or goes there changes no policy.
 fn addresses_behind(cluster: &ClusterState, glob: &str) -> PrefixSet {
+    let originated = originated(cluster);
     cluster
         .workloads
         .values()
         .filter(|pod| interface_has_form(&pod.host_interface, glob))
         .flat_map(|pod| pod.addresses.iter().copied().map(Prefix::host))
+        .filter(|address| originated.contains_key(address))
         .collect()
 }
 

@@ -59,17 +59,11 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
         .iter()
         .filter_map(|session| peer_config(cluster, session, underlay, &mut policies, &mut problems))
         .collect();
-    // A session that cannot be had beside another one must not cost the node all of them.
-    while let Err(error) = config.validate() {
-        let (Some(name), _) = error.place() else {
-            break;
-        };
+    for (name, reason) in drop_clashes(&mut config) {
         problems.push(Problem {
             subject: format!("session {name}"),
-            reason: format!("it stays down: {error}"),
+            reason: format!("it stays down: {reason}"),
         });
-        let name = name.to_owned();
-        config.peers.retain(|peer| peer.name != name);
     }
     problems.extend(interface_problems(cluster, &sessions, underlay));
     problems.sort();
@@ -79,6 +73,21 @@ pub fn speaker_plan(cluster: &ClusterState, underlay: &Underlay) -> Option<Speak
         sessions,
         problems,
     })
+}
+
+/// Takes out sessions that cannot be had beside those before them: one clash must not cost the node all of them. Gives back their
+/// names and why.
+pub fn drop_clashes(config: &mut SpeakerConfig) -> Vec<(String, String)> {
+    let mut dropped = Vec::new();
+    while let Err(error) = config.validate() {
+        let (Some(name), _) = error.place() else {
+            break;
+        };
+        let name = name.to_owned();
+        config.peers.retain(|peer| peer.name != name);
+        dropped.push((name, error.to_string()));
+    }
+    dropped
 }
 
 /// The node's BGP Identifier: annotation `margay.io/routerId`, else its IPv4 address, else a number made from its name.
