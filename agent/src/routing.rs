@@ -541,7 +541,11 @@ impl Task {
             .peers
             .sort_by_key(|peer| outcome.lingering.contains(&peer.name));
         for (name, reason) in drop_clashes(&mut config) {
-            tracing::info!(session = name, reason, "ended without waiting for the others");
+            tracing::info!(
+                session = name,
+                reason,
+                "ended without waiting for the others"
+            );
         }
         config.cluster_id = outcome.cluster_id;
         config.restarting = self.parts.restarting;

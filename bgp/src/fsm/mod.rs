@@ -316,7 +316,8 @@ impl Peer {
     #[must_use]
     pub fn admit(&self, now: Instant) -> Admission {
         match self.run {
-            _ if self.held => return Admission::Reject,
+            // Not for long, mostly: whoever is told no rests for a minute, whoever is told nothing comes back.
+            _ if self.held => return Admission::Close,
             Run::Stopped | Run::Limited => return Admission::Reject,
             Run::Resting { admits: false } => return Admission::Close,
             Run::Resting { admits: true } | Run::Running => {}
@@ -462,6 +463,10 @@ impl Peer {
     fn start(&mut self, now: Instant) {
         if self.run == Run::Running || self.speaks_at_all() {
             self.run = Run::Running;
+            if !self.stands_at_all() {
+                self.timers.stop(Timer::Forget);
+                self.idle_backoff.reset();
+            }
             return;
         }
         self.run = Run::Running;

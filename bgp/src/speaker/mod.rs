@@ -455,7 +455,7 @@ impl Speaker {
                 // A dynamic neighbour that never had a connection goes again.
                 if let Some(neighbour) = self.neighbour_mut(slot) {
                     neighbour.was_open = true;
-                    if refused == Admission::Reject && neighbour.config.waits() {
+                    if refused != Admission::Collide && neighbour.config.waits() {
                         // The path that has to be up first is perhaps watched from another address.
                         self.note_called(slot, local.ip(), now);
                     }

@@ -23,8 +23,8 @@ use tracing::{debug, info, warn};
 use super::rtnetlink::{self, Link, News};
 use super::sockopt;
 
-/// Messages taken in before other tasks have their turn.
-const HEARD_AT_ONCE: u64 = 64;
+/// Messages taken in before everything else has its turn.
+const HEARD_AT_ONCE: usize = 64;
 
 /// Errors read from the socket in one go before it is given up.
 const ERRORS: u32 = 16;
@@ -120,6 +120,8 @@ struct Follower {
     radio: Option<AsyncFd<Socket>>,
     /// When it is tried again.
     radio_retry: Option<Instant>,
+    /// There was more to read when others had their turn.
+    radio_waits: bool,
     links: BTreeMap<u32, Link>,
     routers: BTreeMap<u32, Heard>,
     beacons: BTreeMap<u32, Beacon>,
@@ -135,6 +137,7 @@ impl Follower {
             kernel: sockopt::register(kernel)?,
             radio: None,
             radio_retry: None,
+            radio_waits: false,
             links: BTreeMap::new(),
             routers: BTreeMap::new(),
             beacons: BTreeMap::new(),
@@ -221,9 +224,9 @@ impl Follower {
                     Ok(mut guard) => { guard.clear_ready(); self.hear_kernel() }
                     Err(error) => Err(error),
                 },
-                ready = readable(self.radio.as_ref()) => {
+                ready = readable(self.radio.as_ref(), self.radio_waits) => {
                     match ready {
-                        Ok(()) => self.hear_neighbours(&now).await,
+                        Ok(()) => self.hear_neighbours(&now),
                         Err(error) => self.lose_radio(&error),
                     }
                     Ok(())
@@ -355,10 +358,11 @@ impl Follower {
         }
     }
 
-    /// Takes in what waits on the socket. Whoever floods a link must not keep the thread's other tasks from running.
-    async fn hear_neighbours(&mut self, wanted: &Wanted) {
+    /// Takes in what waits on the socket, a part at a time: whoever floods a link must not keep everything else from its turn.
+    fn hear_neighbours(&mut self, wanted: &Wanted) {
         let mut errors = 0;
-        for number in 1_u64.. {
+        self.radio_waits = false;
+        for _ in 0..HEARD_AT_ONCE {
             let Some(radio) = &self.radio else {
                 return;
             };
@@ -369,10 +373,8 @@ impl Follower {
                 Err(_) if errors < ERRORS => errors += 1,
                 Err(error) => return self.lose_radio(&error),
             }
-            if number.is_multiple_of(HEARD_AT_ONCE) {
-                tokio::task::yield_now().await;
-            }
         }
+        self.radio_waits = true;
     }
 
     fn hear_neighbour(&mut self, from: Ipv6Addr, index: u32, kind: u8, wanted: &Wanted) {
@@ -407,9 +409,14 @@ impl Follower {
     }
 }
 
-/// Waits for something to read, for ever where there is no socket.
-async fn readable(radio: Option<&AsyncFd<Socket>>) -> io::Result<()> {
+/// Waits for something to read, for ever where there is no socket; for others to have their turn where there was more to read
+/// the last time.
+async fn readable(radio: Option<&AsyncFd<Socket>>, waits: bool) -> io::Result<()> {
     match radio {
+        Some(_) if waits => {
+            tokio::task::yield_now().await;
+            Ok(())
+        }
         Some(radio) => radio.readable().await.map(|mut guard| guard.clear_ready()),
         None => std::future::pending().await,
     }

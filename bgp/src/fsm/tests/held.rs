@@ -42,7 +42,7 @@ fn nothing_is_begun_while_held_and_everything_at_once_afterwards() {
     lab.wait(SECOND * 600);
     lab.assert_state(State::Idle);
     assert_eq!(lab.connects(), 0);
-    assert_eq!(lab.peer.admit(lab.now), Admission::Reject);
+    assert_eq!(lab.peer.admit(lab.now), Admission::Close);
     hold(&mut lab, false);
     lab.assert_state(State::Connect);
     assert!(admits(&lab));

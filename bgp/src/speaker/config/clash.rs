@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{ConfigError, Listen, PeerConfig, Remote, Secret, socket};
+use super::{ConfigError, Listen, PeerConfig, Remote, Secret};
 use crate::prefix::Prefix;
 
 /// Two peers whose calls one listener cannot take both: the kernel knows a caller by its address, and asks for a signature, or
@@ -34,8 +34,8 @@ pub enum KeyClashKind {
     Unsigned,
     /// One signs with TCP-MD5 and the other with TCP-AO.
     Kinds,
-    /// Both have TCP-AO keys of one id.
-    Ids,
+    /// Both have TCP-AO keys, and the kernel gives a connection those of both.
+    Both,
 }
 
 impl fmt::Display for KeyClash {
@@ -63,10 +63,10 @@ impl fmt::Display for KeyClash {
                 "one of peer {peer} and peer {other}, which is {other_remote}, signs with TCP-MD5 and the other with TCP-AO: expected \
                  one of the two for callers of one address at {listen}"
             ),
-            KeyClashKind::Ids => write!(
+            KeyClashKind::Both => write!(
                 f,
-                "a TCP-AO key of peer {peer} has the id of one of peer {other}, which is {other_remote}: expected other ids, since \
-                 callers of one address may use both at {listen}"
+                "peer {peer} and peer {other}, which is {other_remote}, both have TCP-AO keys, and the kernel gives a caller at {listen} \
+                 those of both: expected a range that does not hold the other, or a localAddress where that range is not heard"
             ),
         }
     }
@@ -93,10 +93,8 @@ fn exclude(outer: &PeerConfig, inner: &PeerConfig) -> Option<KeyClashKind> {
         // The narrower key counts.
         ((None, []), _) | ((Some(_), _), (Some(_), _)) => None,
         (_, (None, [])) => Some(KeyClashKind::Unsigned),
-        ((None, wide), (None, narrow)) => {
-            let all: Vec<_> = wide.iter().chain(narrow).cloned().collect();
-            socket::shared_id(&all).map(|_| KeyClashKind::Ids)
-        }
+        // A connection gets the keys of both, and whoever has the range's could sign as the one in it.
+        ((None, _), (None, _)) => Some(KeyClashKind::Both),
         ((Some(_), _), (None, _)) | ((None, _), (Some(_), _)) => Some(KeyClashKind::Kinds),
     }
 }
@@ -319,10 +317,10 @@ mod tests {
         let range = with_ao(peer("range", "10.1.0.0/16", None), 1);
         assert_eq!(
             kind(valid(&any, &[range, ao.clone()])),
-            Some(KeyClashKind::Ids)
+            Some(KeyClashKind::Both)
         );
         let range = with_ao(peer("range", "10.1.0.0/16", None), 2);
-        assert_eq!(valid(&any, &[range, ao]), Ok(()));
+        assert_eq!(kind(valid(&any, &[range, ao])), Some(KeyClashKind::Both));
     }
 
     #[test]
