@@ -458,7 +458,9 @@ impl Wire {
         self.find_peer(name).unwrap()
     }
 
+    /// Nothing for a name that only a connection has.
     pub(super) fn find_peer(&self, name: &str) -> Option<Seen> {
+        self.config.peers.iter().find(|peer| *peer.name == *name)?;
         let peers = self.ask(&json!({ "ask": "peers", "name": name }));
         peers.get(0).map(Seen::read)
     }
