@@ -443,7 +443,17 @@ impl Wire {
 
     /// Asks the process through its control socket, as the command line does.
     fn ask(&self, request: &Value) -> Value {
-        let stream = UnixStream::connect(self.folder.join("control.sock")).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let stream = loop {
+            match UnixStream::connect(self.folder.join("control.sock")) {
+                Ok(stream) => break stream,
+                Err(error) => {
+                    // It speaks BGP before it answers questions.
+                    assert!(Instant::now() < deadline, "no control socket: {error}");
+                    std::thread::park_timeout(Duration::from_millis(2));
+                }
+            }
+        };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut stream = BufReader::new(stream);
         writeln!(stream.get_mut(), "{request}").unwrap();
