@@ -1,6 +1,6 @@
 //! Datagram sockets as BFD wants them: TTL 255 out, the TTL seen in, many datagrams with one call, and a thread that is not late.
 //!
-//! Beside `sockopt.rs` the only file with `unsafe`: receiving with ancillary data, waiting with a timeout finer than a
+//! Beside the room of `sockopt.rs` the only file with `unsafe`: receiving with ancillary data, waiting with a timeout finer than a
 //! millisecond, and a thread's scheduling have no safe wrapper among our dependencies. Each block passes pointers to plain values
 //! that outlive the call, with their exact sizes.
 
