@@ -240,6 +240,78 @@ impl Peer {
             notice::Meaning::Error => Next::Damp { admits: true },
         }
     }
+
+    pub(super) fn connection_failed(&mut self, now: Instant, direction: Direction) {
+        if matches!(self.peek(direction), Some(Connection::Connecting(_))) {
+            self.take(direction);
+            self.last_error = Some(DownCause::ConnectFailed);
+            self.cause = Some(DownCause::ConnectFailed);
+            // The timer that would have ended the attempt now ends the pause.
+            if !self.timers.runs(Timer::ConnectRetry) {
+                self.then(now, Next::Retry);
+            }
+        }
+    }
+
+    pub(super) fn connection_closed(&mut self, now: Instant, direction: Direction) {
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        let keep = keeps_over_loss(&connection);
+        self.ended(&connection, keep, DownCause::ConnectionLost);
+        let next = match connection {
+            Connection::Connecting(_) | Connection::Delaying(_) | Connection::OpenSent(_) => {
+                Next::Retry
+            }
+            Connection::OpenConfirm(_) => Next::Damp { admits: true },
+            Connection::Established(_) => Next::Reconnect,
+        };
+        self.decide_undecided(now);
+        self.then(now, next);
+    }
+
+    pub(super) fn hold_expired(&mut self, now: Instant, direction: Direction) {
+        if matches!(self.peek(direction), Some(Connection::OpenSent(sent)) if sent.undecided.is_some())
+        {
+            return if self.session().is_some() {
+                // Both sides keep it.
+                self.collide(direction);
+            } else {
+                self.decide_undecided(now);
+            };
+        }
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        self.say_and_close(
+            direction,
+            &connection,
+            &Notification::new(ErrorCode::HOLD_TIMER_EXPIRED),
+        );
+        let keep = notification_keeps(&connection);
+        self.ended(&connection, keep, DownCause::HoldTimeExpired);
+        self.decide_undecided(now);
+        self.then(now, Next::Damp { admits: true });
+    }
+
+    pub(super) fn send_hold_expired(&mut self, now: Instant) {
+        let Some(direction) = self.established().map(|up| up.direction) else {
+            return;
+        };
+        let Some(connection) = self.take(direction) else {
+            return;
+        };
+        // RFC 9687 §4.1 has it tried. It queues behind what the peer does not read, and lingering ends soon.
+        self.say_and_close(
+            direction,
+            &connection,
+            &Notification::new(ErrorCode::SEND_HOLD_TIMER_EXPIRED),
+        );
+        let keep = notification_keeps(&connection);
+        self.ended(&connection, keep, DownCause::SendHoldTimeExpired);
+        self.decide_undecided(now);
+        self.then(now, Next::Damp { admits: true });
+    }
 }
 
 /// Whether the loss of TCP alone keeps routes (RFC 4724 §4.2).

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Read `event.rs` for how these events map to the numbered ones of RFC 4271 §8.1, `negotiation.rs` for what two OPENs settle,
-//! `collision.rs` for §6.8, `ending.rs` for what is said at the end and what follows it.
+//! `collision.rs` for §6.8, `beginning.rs` for who dials and whose calls are taken, `messages.rs` for what each message leads to,
+//! `ending.rs` for what is said at the end and what follows it.
 //!
 //! Departs from RFC 4271 §8.2.2, each as the daemons in the field do:
 //! - incoming connections are taken in Idle unless the neighbour is stopped or resting after an error of its own making:
@@ -38,9 +39,11 @@
 //! What this does not do: parse or write routes, know of tables, keep stale routes. It only says, when a session ends, whether
 //! they are to be kept (RFC 4724 §4.2, RFC 8538 §4).
 
+mod beginning;
 mod collision;
 mod ending;
 mod event;
+mod messages;
 mod negotiation;
 mod notice;
 mod output;
@@ -51,22 +54,19 @@ mod timer;
 mod tests;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::collision::Verdict;
-use self::ending::{Next, keeps_over_loss, notification_keeps};
+use self::ending::Next;
 pub use self::event::{Direction, Event, Shutdown};
-use self::negotiation::Offer;
 pub use self::output::{DownCause, DownReason, Negotiated, PeerOutput, PeerWarning};
 pub use self::state::State;
-use self::state::{Connecting, Connection, Delaying, Established, OpenConfirm, OpenSent, Run};
+use self::state::{Connection, Delaying, Established, OpenConfirm, OpenSent, Run};
 use self::timer::{Backoff, Jitter, Timer, Timers};
 use crate::asn::Asn;
-use crate::codec::{ErrorCode, Message, Notification, Open};
+use crate::codec::{ErrorCode, Notification};
 use crate::router_id::RouterId;
-use crate::speaker::config::{LocalAsMode, PeerConfig};
+use crate::speaker::config::PeerConfig;
 
 /// What our OPENs say of us, the same to every neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,8 @@ pub struct Peer {
     held: bool,
     /// Until when OPENs go without capabilities because the neighbour refused them.
     without_capabilities_until: Option<Instant>,
-    /// With [`LocalAsMode::DualAs`]: it refused the other AS and is shown the speaker's.
+    /// With [`LocalAsMode::DualAs`](crate::speaker::config::LocalAsMode::DualAs): it refused the other AS and is shown the
+    /// speaker's.
     shows_own_asn: bool,
     /// A session was up since the process started.
     was_established: bool,
@@ -458,419 +459,6 @@ impl Peer {
         self.report();
     }
 
-    // Starting and stopping.
-
-    fn start(&mut self, now: Instant) {
-        if self.run == Run::Running || self.speaks_at_all() {
-            self.run = Run::Running;
-            if !self.stands_at_all() {
-                self.timers.stop(Timer::Forget);
-                self.idle_backoff.reset();
-            }
-            return;
-        }
-        self.run = Run::Running;
-        self.timers.stop(Timer::IdleHold);
-        self.timers.stop(Timer::Forget);
-        self.idle_backoff.reset();
-        self.connect_backoff.reset();
-        self.await_call(now);
-        self.dial(now);
-    }
-
-    /// A neighbour that we only wait for, and that never calls, may be waiting for us.
-    fn await_call(&mut self, now: Instant) {
-        if self.waits() && !self.held && !self.config.remote.is_range() && !self.stands_at_all() {
-            self.timers.set(Timer::Call, now + timer::CALL_PATIENCE);
-        }
-    }
-
-    /// A caller from a range that was at fault comes back when it likes: its errors count for as long again as the longest rest.
-    fn remember(&mut self, now: Instant) {
-        let time = timer::bounded(self.config.idle_hold_max);
-        self.timers.set(Timer::Forget, now + time);
-    }
-
-    // Connections coming and going.
-
-    /// Dials, unless there is nobody to dial or no need to.
-    fn dial(&mut self, now: Instant) {
-        if self.run != Run::Running || self.held || self.progressed() {
-            return;
-        }
-        match self.outgoing {
-            Some(Connection::Connecting(_)) => self.abort_dialling(),
-            Some(_) => return,
-            None => {}
-        }
-        if self.waits() {
-            return;
-        }
-        self.outgoing = Some(Connection::Connecting(Connecting));
-        self.outputs.push_back(PeerOutput::Connect);
-        let pause = self.next_retry();
-        self.timers
-            .set(Timer::ConnectRetry, now + self.jitter.apply(pause));
-    }
-
-    /// The pause after one more failed attempt.
-    fn next_retry(&mut self) -> Duration {
-        let pause = self
-            .connect_backoff
-            .next(self.config.connect_retry, self.config.connect_retry_max);
-        self.pause_at_most(pause)
-    }
-
-    fn abort_dialling(&mut self) {
-        self.outgoing = None;
-        self.outputs.push_back(PeerOutput::Close {
-            direction: Direction::Outgoing,
-            linger: false,
-        });
-    }
-
-    /// Whether a connection got so far that dialling another is pointless.
-    fn progressed(&self) -> bool {
-        self.connections()
-            .any(|connection| connection.state() >= State::OpenConfirm)
-    }
-
-    fn connection_up(
-        &mut self,
-        now: Instant,
-        direction: Direction,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) {
-        match direction {
-            Direction::Outgoing => match &self.outgoing {
-                Some(Connection::Connecting(_)) => self.timers.stop(Timer::ConnectRetry),
-                Some(_) => return,
-                None => {
-                    // Given up while it was being established.
-                    self.outputs.push_back(PeerOutput::Close {
-                        direction,
-                        linger: false,
-                    });
-                    return;
-                }
-            },
-            Direction::Incoming | Direction::SecondIncoming => {
-                let accepted = self.admit(now) == Admission::Accept(direction);
-                // The transport replaced what was there before, if anything.
-                let earlier = self.take(direction);
-                if let Some(earlier) = &earlier {
-                    let keep = keeps_over_loss(earlier);
-                    self.ended(earlier, keep, DownCause::ReplacedByPeer);
-                }
-                if !accepted {
-                    self.outputs.push_back(PeerOutput::Close {
-                        direction,
-                        linger: false,
-                    });
-                    if earlier.is_some() {
-                        self.then(now, Next::Reconnect);
-                    }
-                    return;
-                }
-                // A rest that admits calls is over with the first of them. Where nothing comes of it we dial when we would have.
-                self.run = Run::Running;
-                if let Some(at) = self.timers.deadline(Timer::IdleHold)
-                    && !self.waits()
-                {
-                    self.timers.set(Timer::ConnectRetry, at);
-                }
-                self.timers.stop(Timer::IdleHold);
-            }
-        }
-        self.timers.stop(Timer::Call);
-        match self.config.delay_open {
-            None => self.open(now, direction, local, remote),
-            Some(delay) => {
-                self.timers.set(Timer::DelayOpen(direction), now + delay);
-                *self.slot(direction) = Some(Connection::Delaying(Delaying {
-                    local,
-                    remote,
-                    since: now,
-                }));
-            }
-        }
-    }
-
-    /// Sends our OPEN.
-    fn open(&mut self, now: Instant, direction: Direction, local: SocketAddr, remote: SocketAddr) {
-        let without_capabilities = self
-            .without_capabilities_until
-            .is_some_and(|until| now < until);
-        let forwarding_preserved = self.identity.forwarding_preserved || self.was_established;
-        let offer = Offer::new(
-            &self.config,
-            &self.identity,
-            forwarding_preserved,
-            without_capabilities,
-            self.shows_own_asn,
-        );
-        self.outputs.push_back(PeerOutput::Send {
-            direction,
-            bytes: offer.encode(),
-        });
-        self.timers
-            .set(Timer::Hold(direction), now + self.patience());
-        *self.slot(direction) = Some(Connection::OpenSent(OpenSent {
-            local,
-            remote,
-            since: now,
-            offer,
-            undecided: None,
-        }));
-    }
-
-    /// How long a neighbour may take for what completes a session. Whoever is never dialled is a caller from a range: anybody,
-    /// until its OPEN.
-    fn patience(&self) -> Duration {
-        if !self.config.can_dial() || self.session().is_some() {
-            timer::DYNAMIC_OPEN_TIME
-        } else {
-            timer::LARGE_HOLD_TIME
-        }
-    }
-
-    fn connection_failed(&mut self, now: Instant, direction: Direction) {
-        if matches!(self.peek(direction), Some(Connection::Connecting(_))) {
-            self.take(direction);
-            self.last_error = Some(DownCause::ConnectFailed);
-            self.cause = Some(DownCause::ConnectFailed);
-            // The timer that would have ended the attempt now ends the pause.
-            if !self.timers.runs(Timer::ConnectRetry) {
-                self.then(now, Next::Retry);
-            }
-        }
-    }
-
-    fn connection_closed(&mut self, now: Instant, direction: Direction) {
-        let Some(connection) = self.take(direction) else {
-            return;
-        };
-        let keep = keeps_over_loss(&connection);
-        self.ended(&connection, keep, DownCause::ConnectionLost);
-        let next = match connection {
-            Connection::Connecting(_) | Connection::Delaying(_) | Connection::OpenSent(_) => {
-                Next::Retry
-            }
-            Connection::OpenConfirm(_) => Next::Damp { admits: true },
-            Connection::Established(_) => Next::Reconnect,
-        };
-        self.decide_undecided(now);
-        self.then(now, next);
-    }
-
-    // Messages.
-
-    fn message(&mut self, now: Instant, direction: Direction, message: Message) {
-        let Some(connection) = self.peek(direction) else {
-            return;
-        };
-        if let Connection::Delaying(delaying) = connection {
-            let (local, remote) = (delaying.local, delaying.remote);
-            return self.spoken_to_first(now, direction, local, remote, message);
-        }
-        match (connection.state(), message) {
-            (State::Idle | State::Active | State::Connect, _) => {}
-            (_, Message::Notification(notification)) => self.notified(now, direction, notification),
-            (State::OpenSent, Message::Open(open)) => self.opened(now, direction, &open),
-            (State::OpenConfirm, Message::Keepalive) => self.confirmed(now, direction),
-            // Departs from RFC 6608 §3: OpenBGPD (7.7) keeps the OPEN it could not send on a connection that was closed at once,
-            // as one with a restarting neighbour may be, and says it before that of its next connection. A NOTIFICATION would
-            // cost us the routes it keeps for our return.
-            (State::OpenConfirm, Message::Open(open)) if self.repeats(direction, &open) => {}
-            (State::OpenConfirm, Message::Update(update)) => {
-                self.confirmed(now, direction);
-                self.outputs.push_back(PeerOutput::Update(update));
-            }
-            (State::Established, Message::Keepalive) => self.restart_hold(now, direction),
-            (State::Established, Message::Update(update)) => {
-                self.restart_hold(now, direction);
-                self.outputs.push_back(PeerOutput::Update(update));
-            }
-            (State::Established, Message::RouteRefresh(refresh)) => {
-                self.restart_hold(now, direction);
-                // Only what we offered is answered (RFC 2918 §4).
-                if self
-                    .established()
-                    .is_some_and(|up| !up.without_capabilities)
-                {
-                    self.outputs.push_back(PeerOutput::RouteRefresh(refresh));
-                }
-            }
-            (state, unexpected) => {
-                let notification = notice::unexpected_message(state, &unexpected);
-                self.refuse(now, direction, notification);
-            }
-        }
-    }
-
-    /// A message on a connection on which our OPEN is held back (RFC 4271 §8.2.2, events 20 and 24).
-    fn spoken_to_first(
-        &mut self,
-        now: Instant,
-        direction: Direction,
-        local: SocketAddr,
-        remote: SocketAddr,
-        message: Message,
-    ) {
-        match message {
-            Message::Open(open) => {
-                self.timers.stop(Timer::DelayOpen(direction));
-                self.open(now, direction, local, remote);
-                self.opened(now, direction, &open);
-            }
-            Message::Notification(notification) => self.notified(now, direction, notification),
-            unexpected @ (Message::Update(_) | Message::Keepalive | Message::RouteRefresh(_)) => {
-                // Before our OPEN nothing is said.
-                let notification = notice::unexpected_message(State::Connect, &unexpected);
-                self.refuse(now, direction, notification);
-            }
-        }
-    }
-
-    /// The end of one connection may have decided what another one waits for.
-    fn decide_undecided(&mut self, now: Instant) {
-        for direction in Direction::ALL {
-            let undecided = match self.slot(direction) {
-                Some(Connection::OpenSent(sent)) => sent.undecided.take(),
-                _ => None,
-            };
-            if let Some(open) = undecided {
-                self.opened(now, direction, &open);
-            }
-        }
-    }
-
-    /// An OPEN in OpenSent.
-    fn opened(&mut self, now: Instant, direction: Direction, open: &Open) {
-        let Some(Connection::OpenSent(sent)) = self.peek(direction) else {
-            return;
-        };
-        let negotiated = match negotiation::negotiate(
-            &self.config,
-            &sent.offer,
-            open,
-            direction,
-            sent.local,
-            sent.remote,
-        ) {
-            Ok(negotiated) => Arc::new(negotiated),
-            Err(notification) => {
-                self.outputs.push_back(PeerOutput::OpenRefused {
-                    direction,
-                    notification: notification.clone(),
-                });
-                return self.refuse(now, direction, notification);
-            }
-        };
-        for other in Direction::ALL {
-            if other == direction {
-                continue;
-            }
-            if self.is_replaced(now, other, &negotiated) {
-                // RFC 4724 §4.2: the peer restarted without our noticing.
-                if let Some(earlier) = self.take(other) {
-                    self.outputs.push_back(PeerOutput::Close {
-                        direction: other,
-                        linger: false,
-                    });
-                    self.ended(&earlier, true, DownCause::ReplacedByPeer);
-                }
-                continue;
-            }
-            match collision::judge(&negotiated, self.identity.router_id, self.peek(other), now) {
-                Verdict::Both => {}
-                Verdict::Wait => {
-                    if let Some(Connection::OpenSent(sent)) = self.slot(direction) {
-                        sent.undecided = Some(Box::new(open.clone()));
-                    }
-                    self.timers
-                        .set(Timer::Hold(direction), now + timer::COLLISION_GRACE);
-                    return;
-                }
-                Verdict::AbortOther => {
-                    self.take(other);
-                    self.outputs.push_back(PeerOutput::Close {
-                        direction: other,
-                        linger: false,
-                    });
-                }
-                Verdict::CloseOther => self.collide(other),
-                Verdict::CloseThis => return self.collide(direction),
-            }
-        }
-        if let Some(my_as) = open.contradicting_as {
-            let asn = open.asn;
-            self.outputs
-                .push_back(PeerOutput::Warning(PeerWarning::ContradictingAs {
-                    my_as,
-                    asn,
-                }));
-        }
-        self.timers.stop(Timer::ConnectRetry);
-        self.outputs.push_back(PeerOutput::Send {
-            direction,
-            bytes: notice::keepalive(),
-        });
-        self.outputs.push_back(PeerOutput::UseContext {
-            direction,
-            context: negotiated.context,
-            keepalive_interval: negotiated.keepalive_interval,
-        });
-        self.outputs
-            .push_back(PeerOutput::Opened(Arc::clone(&negotiated)));
-        let peer_knows_capabilities = negotiation::has_capabilities(open);
-        *self.slot(direction) = Some(Connection::OpenConfirm(OpenConfirm {
-            negotiated,
-            peer_knows_capabilities,
-            open: Box::new(open.clone()),
-        }));
-        self.restart_hold(now, direction);
-    }
-
-    /// Whether the session on `other` gives way to the call whose OPEN settled `negotiated`: only the neighbour itself can have
-    /// restarted.
-    fn is_replaced(&self, now: Instant, other: Direction, negotiated: &Negotiated) -> bool {
-        matches!(self.peek(other), Some(Connection::Established(up))
-            if negotiated.direction.is_incoming()
-                && gives_way(up, now)
-                && up.negotiated.peer_router_id == negotiated.peer_router_id)
-    }
-
-    /// Whether an OPEN is the one that was accepted on this connection.
-    fn repeats(&self, direction: Direction, open: &Open) -> bool {
-        matches!(self.peek(direction), Some(Connection::OpenConfirm(confirm)) if *confirm.open == *open)
-    }
-
-    /// A KEEPALIVE, or what counts as one, in OpenConfirm.
-    fn confirmed(&mut self, now: Instant, direction: Direction) {
-        let Some(Connection::OpenConfirm(confirm)) = self.slot(direction).take() else {
-            return;
-        };
-        let negotiated = confirm.negotiated;
-        *self.slot(direction) = Some(Connection::Established(Established {
-            negotiated: Arc::clone(&negotiated),
-            since: now,
-        }));
-        self.was_established = true;
-        self.connect_backoff.reset();
-        self.timers.stop(Timer::ConnectRetry);
-        self.timers.set(Timer::Stable, now + timer::STABLE_AFTER);
-        self.restart_hold(now, direction);
-        let without_capabilities = negotiated.without_capabilities;
-        self.outputs.push_back(PeerOutput::Established(negotiated));
-        if without_capabilities {
-            self.outputs
-                .push_back(PeerOutput::Warning(PeerWarning::WithoutCapabilities));
-        }
-        self.restart_send_hold(now, direction);
-    }
-
     fn ask_again(&mut self) {
         let Some((direction, up)) = self.session() else {
             return;
@@ -886,107 +474,7 @@ impl Peer {
         }
     }
 
-    /// A NOTIFICATION; it is never answered (RFC 4271 §6.4).
-    fn notified(&mut self, now: Instant, direction: Direction, notification: Notification) {
-        let Some(connection) = self.take(direction) else {
-            return;
-        };
-        self.outputs.push_back(PeerOutput::Close {
-            direction,
-            linger: false,
-        });
-        let refuses_capabilities = notice::refuses_capabilities(&notification)
-            && match &connection {
-                Connection::OpenSent(sent) => sent.offer.works_without_capabilities(),
-                Connection::OpenConfirm(confirm) => !confirm.peer_knows_capabilities,
-                Connection::Connecting(_)
-                | Connection::Delaying(_)
-                | Connection::Established(_) => false,
-            };
-        let keep = match &connection {
-            Connection::Established(up) => {
-                up.negotiated.notification_graceful && !notice::is_hard_reset(&notification)
-            }
-            Connection::Connecting(_)
-            | Connection::Delaying(_)
-            | Connection::OpenSent(_)
-            | Connection::OpenConfirm(_) => false,
-        };
-        // RFC 7705 §3.4: a neighbour that was moved already knows us by the other number.
-        let refuses_asn = notification.code == ErrorCode::BAD_PEER_AS
-            && self.config.local_asn.is_some()
-            && self.config.local_as_mode == LocalAsMode::DualAs
-            && matches!(
-                connection,
-                Connection::OpenSent(_) | Connection::OpenConfirm(_)
-            );
-        let next = if refuses_asn {
-            self.shows_own_asn = !self.shows_own_asn;
-            // Each number is tried before any rest; a neighbour that knows neither is left alone as always.
-            if self.shows_own_asn {
-                Next::Reconnect
-            } else {
-                self.after_notification(&notification)
-            }
-        } else if refuses_capabilities {
-            self.without_capabilities_until = Some(now + timer::CAPABILITY_AMNESIA);
-            Next::Reconnect
-        } else {
-            self.after_notification(&notification)
-        };
-        self.ended(
-            &connection,
-            keep,
-            DownCause::NotificationReceived(notification),
-        );
-        self.decide_undecided(now);
-        self.then(now, next);
-    }
-
     // Timers.
-
-    fn hold_expired(&mut self, now: Instant, direction: Direction) {
-        if matches!(self.peek(direction), Some(Connection::OpenSent(sent)) if sent.undecided.is_some())
-        {
-            return if self.session().is_some() {
-                // Both sides keep it.
-                self.collide(direction);
-            } else {
-                self.decide_undecided(now);
-            };
-        }
-        let Some(connection) = self.take(direction) else {
-            return;
-        };
-        self.say_and_close(
-            direction,
-            &connection,
-            &Notification::new(ErrorCode::HOLD_TIMER_EXPIRED),
-        );
-        let keep = notification_keeps(&connection);
-        self.ended(&connection, keep, DownCause::HoldTimeExpired);
-        self.decide_undecided(now);
-        self.then(now, Next::Damp { admits: true });
-    }
-
-    fn send_hold_expired(&mut self, now: Instant) {
-        let Some(direction) = self.established().map(|up| up.direction) else {
-            return;
-        };
-        let Some(connection) = self.take(direction) else {
-            return;
-        };
-        // RFC 9687 §4.1 has it tried. It queues behind what the peer does not read, and lingering ends soon.
-        self.say_and_close(
-            direction,
-            &connection,
-            &Notification::new(ErrorCode::SEND_HOLD_TIMER_EXPIRED),
-        );
-        let keep = notification_keeps(&connection);
-        self.ended(&connection, keep, DownCause::SendHoldTimeExpired);
-        self.decide_undecided(now);
-        self.then(now, Next::Damp { admits: true });
-    }
 
     fn restart_hold(&mut self, now: Instant, direction: Direction) {
         self.put_off &= !bit(direction);
