@@ -2,6 +2,7 @@
 
 use margay_bgp::speaker::config::AddPathSend;
 
+use super::sessions::session_text;
 use super::*;
 
 pub(super) fn reflected() -> Vec<Piece> {
