@@ -17,9 +17,9 @@ use margay_bgp_fuzz::{Counting, context, hold_against_reference, memory_of, seve
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Memory an octet of a message may cost: the shortest prefix has one octet there and some forty here, and its list is there
-/// twice while it grows. And what a message takes however short it is.
-const MEMORY: (usize, usize) = (200, 4096);
+/// Memory an octet of a message may cost: the shortest prefix has one octet there and 28 here, and its list is there twice where
+/// it becomes one of withdrawals. And what a message takes however short it is.
+const MEMORY: (usize, usize) = (64, 4096);
 
 fn reread(octets: &[u8], context: &CodecContext) -> Update {
     let mut buffer = BytesMut::from(octets);

@@ -38,17 +38,17 @@ pub(crate) fn read(
     path_ids: bool,
     out: &mut Vec<Nlri>,
 ) -> Result<(), NlriError> {
-    // A /24 takes four octets and a /48 seven; longer lists of shorter prefixes grow once.
+    // A /24 takes four octets and a /48 seven; longer lists of shorter prefixes grow once, and by no more than they need.
     let id_len = if path_ids { 4 } else { 0 };
     match family {
         Family::IPV4_UNICAST => {
-            out.reserve(octets.len().div_ceil(4 + id_len));
+            out.reserve_exact(octets.len().div_ceil(4 + id_len));
             read_list::<4>(octets, path_ids, out, |bits, len| {
                 Prefix::V4(Ipv4Prefix::masked(u32::from_be_bytes(bits), len))
             })
         }
         _ => {
-            out.reserve(octets.len().div_ceil(7 + id_len));
+            out.reserve_exact(octets.len().div_ceil(7 + id_len));
             read_list::<16>(octets, path_ids, out, |bits, len| {
                 Prefix::V6(Ipv6Prefix::masked(u128::from_be_bytes(bits), len))
             })
@@ -64,6 +64,9 @@ fn read_list<const N: usize>(
     prefix: impl Fn([u8; N], u8) -> Prefix,
 ) -> Result<(), NlriError> {
     while !octets.is_empty() {
+        if out.len() == out.capacity() {
+            out.reserve_exact(count(octets, path_ids));
+        }
         let mut path_id = None;
         if path_ids {
             let (&id, rest) = octets.split_first_chunk().ok_or(NlriError::Overrun)?;
@@ -93,6 +96,20 @@ fn read_list<const N: usize>(
         octets = rest;
     }
     Ok(())
+}
+
+/// How many prefixes a list begins with that end in it.
+#[cold]
+fn count(mut octets: &[u8], path_ids: bool) -> usize {
+    let id_len = if path_ids { 4 } else { 0 };
+    let mut count = 0;
+    while let Some(len) = octets.get(id_len)
+        && let Some(rest) = octets.get(id_len + 1 + usize::from(len.div_ceil(8))..)
+    {
+        octets = rest;
+        count += 1;
+    }
+    count
 }
 
 /// The octets followed by zeros.
@@ -195,6 +212,25 @@ mod tests {
             list(Family::IPV4_UNICAST, &hex!("000000"), true),
             Err(NlriError::Overrun)
         );
+    }
+
+    #[test]
+    fn the_shortest_prefixes_take_no_more_room_than_they_need() {
+        for path_ids in [false, true] {
+            let one = if path_ids { &[0; 5][..] } else { &[0] };
+            let octets = one.repeat(4000);
+            let mut out = Vec::new();
+            read(Family::IPV4_UNICAST, &octets, path_ids, &mut out).unwrap();
+            assert_eq!((out.len(), out.capacity()), (4000, 4000));
+            // Behind others, as withdrawals of both kinds are, too.
+            read(Family::IPV6_UNICAST, &octets, path_ids, &mut out).unwrap();
+            assert_eq!((out.len(), out.capacity()), (8000, 8000));
+        }
+        let mut out = Vec::new();
+        let cut_off = [&[0; 100][..], &[24, 1]].concat();
+        let error = read(Family::IPV4_UNICAST, &cut_off, false, &mut out);
+        assert_eq!(error, Err(NlriError::Overrun));
+        assert_eq!(out.len(), 100);
     }
 
     #[test]

@@ -175,8 +175,7 @@ impl Update {
             ));
         }
         if list.treat_as_withdraw() {
-            update.withdrawn.append(&mut classic);
-            update.withdrawn.append(&mut multiprotocol);
+            update.withdraw_too([&mut classic, &mut multiprotocol]);
         }
         if let Some((reach, _)) = reach {
             update.announce(reach.next_hop, multiprotocol);
@@ -204,6 +203,18 @@ impl Update {
         update.disabled = list.disabled;
         update.faults = list.faults;
         Ok(update)
+    }
+
+    /// Makes announcements withdrawals. Where there are many, they must not be there twice.
+    fn withdraw_too(&mut self, lists: [&mut Vec<Nlri>; 2]) {
+        for list in lists {
+            if self.withdrawn.is_empty() {
+                std::mem::swap(&mut self.withdrawn, list);
+            } else {
+                self.withdrawn.reserve_exact(list.len());
+                self.withdrawn.append(list);
+            }
+        }
     }
 
     fn announce(&mut self, next_hop: NextHop, nlri: Vec<Nlri>) {

@@ -15,6 +15,41 @@ use crate::prefix::Prefix;
 use crate::router_id::RouterId;
 use crate::speaker::snapshot::Unusable;
 
+/// An address of ours and the link it is on: zero where it means the same on every link, or the link is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OwnAddress {
+    address: IpAddr,
+    link: u32,
+}
+
+impl OwnAddress {
+    /// One that is good everywhere, or link-local and of no known link.
+    pub(crate) const fn anywhere(address: IpAddr) -> Self {
+        Self { address, link: 0 }
+    }
+
+    pub(crate) const fn is_link_local(self) -> bool {
+        matches!(self.address, IpAddr::V6(address) if address.is_unicast_link_local())
+    }
+
+    pub(crate) const fn address(self) -> IpAddr {
+        self.address
+    }
+}
+
+impl From<SocketAddr> for OwnAddress {
+    fn from(socket: SocketAddr) -> Self {
+        let link = match socket {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => 0,
+        };
+        Self {
+            address: socket.ip(),
+            link,
+        }
+    }
+}
+
 /// What import needs to know of the speaker and the session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ImportContext<'a> {
@@ -34,7 +69,7 @@ pub(crate) struct ImportContext<'a> {
     pub(crate) router_id: RouterId,
     pub(crate) cluster_ids: &'a BTreeSet<RouterId>,
     /// Our addresses, as far as the speaker knows them from its sessions and listeners.
-    pub(crate) own_addresses: &'a BTreeSet<IpAddr>,
+    pub(crate) own_addresses: &'a BTreeSet<OwnAddress>,
     /// Where the peer is on the session.
     pub(crate) remote: SocketAddr,
     /// The subnets shared with a peer that is one hop away; none where that, or they, are not known.
@@ -77,10 +112,17 @@ pub(crate) fn check(
     // Over loopback addresses, as in a lab, they are as good as any.
     let in_lab = context.remote.ip().is_loopback() && address.is_loopback();
     let unusable = next_hop.is_martian() && !in_lab
-        || context.own_addresses.contains(&address)
+        || is_ours(context, address)
         || is_of_no_link(context, next_hop)
         || is_beyond_the_link(context, address);
     unusable.then_some(Unusable::NextHop)
+}
+
+/// Whether a next hop is an address of ours: a link-local one only on its own link, as on every other it is somebody else's.
+fn is_ours(context: &ImportContext<'_>, address: IpAddr) -> bool {
+    let own = context.own_addresses;
+    let on_link = |link| own.contains(&OwnAddress { address, link });
+    on_link(0) || matches!(context.remote, SocketAddr::V6(remote) if on_link(remote.scope_id()))
 }
 
 /// A link-local address alone says nothing where the session does not say which link.

@@ -1,10 +1,11 @@
 //! What happened to peers, in order: every change of state with its reason, and messages that were wrong.
 //!
-//! The latest [`KEPT`] events of configured peers and the latest [`KEPT_OF_CALLERS`] of those that call from ranges, which
-//! therefore cannot wash the others out, however many call. All are numbered together and without gaps, so that whoever reads
-//! on from a number sees whether anything was lost in between.
+//! [`KEPT`] events of configured peers, [`KEPT_OF_CALLERS`] of those that call from ranges, and [`KEPT_OF_STRANGERS`] of those of
+//! them that never had a session: none of the three washes the others out, however many call. Where there is no room, the oldest
+//! event of whoever has the most goes, so that a peer that comes and goes all day long washes out nobody else's either. All are
+//! numbered together and without gaps, so that whoever reads on from a number sees whether anything was lost in between.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use crate::prefix::Prefix;
 
 /// Events kept of configured peers.
 pub const KEPT: usize = 1024;
-/// Events kept of peers that called from a range.
+/// Events kept of peers that called from a range and had a session.
 pub const KEPT_OF_CALLERS: usize = 512;
+/// Events kept of peers that called from a range and never had one.
+pub const KEPT_OF_STRANGERS: usize = 256;
 /// Of one peer's malformed messages at most one event of a kind of consequence comes in this time; the counters have them all.
 pub(super) const MALFORMED_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -217,8 +220,17 @@ impl fmt::Display for PeerEventKind {
 pub(super) struct Subject {
     name: Arc<str>,
     address: SocketAddr,
-    /// It called from a range.
-    caller: bool,
+    standing: Standing,
+}
+
+/// What a peer is to us: whose events make room for its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Configured,
+    /// It called from a range, and has or had a session.
+    Caller,
+    /// It called from a range and never had one. Whoever reaches our port can be one, as often as it likes.
+    Stranger,
 }
 
 impl Subject {
@@ -226,7 +238,11 @@ impl Subject {
         Self {
             name: Arc::clone(&neighbour.name),
             address: neighbour.address,
-            caller: neighbour.range.is_some(),
+            standing: match neighbour.range {
+                None => Standing::Configured,
+                Some(_) if neighbour.established_count > 0 => Standing::Caller,
+                Some(_) => Standing::Stranger,
+            },
         }
     }
 }
@@ -234,29 +250,27 @@ impl Subject {
 /// The latest events.
 #[derive(Debug, Default)]
 pub(super) struct EventLog {
-    configured: VecDeque<PeerEvent>,
-    callers: VecDeque<PeerEvent>,
+    configured: Ring,
+    callers: Ring,
+    strangers: Ring,
     last: u64,
 }
 
 impl EventLog {
     pub(super) fn push(&mut self, at: Instant, about: Subject, kind: PeerEventKind) {
-        let (ring, most) = if about.caller {
-            (&mut self.callers, KEPT_OF_CALLERS)
-        } else {
-            (&mut self.configured, KEPT)
-        };
-        if ring.len() >= most {
-            ring.pop_front();
-        }
         self.last += 1;
-        ring.push_back(PeerEvent {
+        let event = PeerEvent {
             sequence: self.last,
             at,
             peer: about.name,
             address: about.address,
             kind,
-        });
+        };
+        match about.standing {
+            Standing::Configured => self.configured.push(event, KEPT),
+            Standing::Caller => self.callers.push(event, KEPT_OF_CALLERS),
+            Standing::Stranger => self.strangers.push(event, KEPT_OF_STRANGERS),
+        }
     }
 
     pub(super) const fn last(&self) -> u64 {
@@ -265,17 +279,61 @@ impl EventLog {
 
     /// Events behind the one of this number, oldest first.
     pub(super) fn after(&self, sequence: u64) -> impl Iterator<Item = &PeerEvent> {
-        fn behind(ring: &VecDeque<PeerEvent>, sequence: u64) -> impl Iterator<Item = &PeerEvent> {
-            ring.iter()
-                .skip(ring.partition_point(|event| event.sequence <= sequence))
-        }
-        let mut configured = behind(&self.configured, sequence).peekable();
-        let mut callers = behind(&self.callers, sequence).peekable();
-        std::iter::from_fn(move || match (configured.peek(), callers.peek()) {
-            (Some(first), Some(second)) if first.sequence > second.sequence => callers.next(),
-            (Some(_), _) => configured.next(),
-            (None, _) => callers.next(),
+        let rings = [&self.configured, &self.callers, &self.strangers];
+        let mut behind = rings.map(|ring| ring.behind(sequence).peekable());
+        std::iter::from_fn(move || {
+            let next = behind
+                .iter_mut()
+                .filter_map(|ring| ring.peek().map(|event| event.sequence).zip(Some(ring)))
+                .min_by_key(|(sequence, _)| *sequence);
+            next?.1.next()
         })
+    }
+}
+
+/// Events of peers among which each has its share.
+#[derive(Debug, Default)]
+struct Ring {
+    events: VecDeque<PeerEvent>,
+    /// How many of them are a peer's.
+    of_peers: BTreeMap<Arc<str>, usize>,
+}
+
+impl Ring {
+    /// Adds an event, after which there are at most so many.
+    fn push(&mut self, event: PeerEvent, most: usize) {
+        *self.of_peers.entry(Arc::clone(&event.peer)).or_default() += 1;
+        self.events.push_back(event);
+        if self.events.len() > most {
+            self.make_room();
+        }
+    }
+
+    /// Drops the oldest event of a peer that has more than any other; the oldest of all where each has one.
+    fn make_room(&mut self) {
+        let most = self.of_peers.values().copied().max().unwrap_or_default();
+        let position = match self.of_peers.iter().find(|(_, count)| **count == most) {
+            Some((busiest, _)) if most > 1 => {
+                let mut events = self.events.iter();
+                events.position(|event| event.peer == *busiest)
+            }
+            _ => None,
+        };
+        let Some(gone) = self.events.remove(position.unwrap_or_default()) else {
+            return;
+        };
+        if let Some(count) = self.of_peers.get_mut(&gone.peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_peers.remove(&gone.peer);
+            }
+        }
+    }
+
+    /// Those behind the one of this number.
+    fn behind(&self, sequence: u64) -> impl Iterator<Item = &PeerEvent> {
+        let mine = |event: &PeerEvent| event.sequence <= sequence;
+        self.events.iter().skip(self.events.partition_point(mine))
     }
 }
 
@@ -283,38 +341,72 @@ impl EventLog {
 mod tests {
     use super::*;
 
-    fn push(log: &mut EventLog, caller: bool) {
+    fn push(log: &mut EventLog, name: &str, standing: Standing) {
         let about = Subject {
-            name: Arc::from("a"),
+            name: Arc::from(name),
             address: "10.0.0.1:179".parse().unwrap(),
-            caller,
+            standing,
         };
         log.push(Instant::now(), about, PeerEventKind::Removed(Removal::Left));
+    }
+
+    fn kept(log: &EventLog, name: &str) -> Vec<u64> {
+        log.after(0)
+            .filter(|event| &*event.peer == name)
+            .map(|event| event.sequence)
+            .collect()
     }
 
     #[test]
     fn callers_from_ranges_however_many_wash_out_only_their_own_events() {
         let mut log = EventLog::default();
-        push(&mut log, false);
-        for _ in 0..KEPT * 2 {
-            push(&mut log, true);
+        push(&mut log, "tor", Standing::Configured);
+        push(&mut log, "node", Standing::Caller);
+        for number in 0..KEPT * 2 {
+            push(&mut log, &format!("stranger {number}"), Standing::Stranger);
         }
-        push(&mut log, false);
-        push(&mut log, true);
+        push(&mut log, "tor", Standing::Configured);
+        push(&mut log, "node", Standing::Caller);
         let numbers: Vec<u64> = log.after(0).map(|event| event.sequence).collect();
-        assert_eq!(numbers.len(), KEPT_OF_CALLERS + 2);
-        assert_eq!(numbers[0], 1);
+        assert_eq!(numbers.len(), KEPT_OF_STRANGERS + 4);
         assert!(numbers.is_sorted());
         let last = log.last();
+        assert_eq!(kept(&log, "tor"), [1, last - 1]);
+        assert_eq!(kept(&log, "node"), [2, last]);
         let read_on: Vec<u64> = log.after(last - 3).map(|event| event.sequence).collect();
         assert_eq!(read_on, [last - 2, last - 1, last]);
+    }
+
+    #[test]
+    fn a_peer_that_comes_and_goes_all_day_long_washes_out_nobody_elses_events() {
+        for (standing, most) in [
+            (Standing::Configured, KEPT),
+            (Standing::Caller, KEPT_OF_CALLERS),
+            (Standing::Stranger, KEPT_OF_STRANGERS),
+        ] {
+            let mut log = EventLog::default();
+            for number in 0..100 {
+                push(&mut log, &format!("quiet {}", number % 50), standing);
+            }
+            for _ in 0..most * 3 {
+                push(&mut log, "flaps", standing);
+                push(&mut log, "flaps too", standing);
+            }
+            assert_eq!(log.after(0).count(), most);
+            for number in 0..50 {
+                let own = kept(&log, &format!("quiet {number}"));
+                assert_eq!(own, [number + 1, number + 51], "{standing:?}");
+            }
+            let last = log.last();
+            assert_eq!(log.after(last - 10).count(), 10, "the latest are there");
+        }
     }
 
     #[test]
     fn whoever_reads_on_sees_each_event_once_and_what_was_lost() {
         let mut log = EventLog::default();
         for _ in 0..KEPT + 10 {
-            push(&mut log, false);
+            push(&mut log, "a", Standing::Configured);
         }
         let all: Vec<u64> = log.after(0).map(|event| event.sequence).collect();
         assert_eq!((all.len(), all[0]), (KEPT, 11));

@@ -55,6 +55,7 @@ use crate::fsm::{Admission, Direction, Event, LocalIdentity, PeerOutput, PeerWar
 use crate::graceful_restart::Deferral;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
 use crate::rib::attribute_store::AttributeStore;
+use crate::rib::import::OwnAddress;
 use crate::rib::{
     FamilyRib, LOCAL, News, NextHopInterest, NextHopState, PeerFacts, RouteChange, Slot, View,
 };
@@ -217,7 +218,7 @@ pub struct Speaker {
     originated: BTreeMap<Prefix, config::Originate>,
     /// Next hops that routes of ours have.
     named_next_hops: BTreeSet<IpAddr>,
-    own_addresses: BTreeSet<IpAddr>,
+    own_addresses: BTreeSet<OwnAddress>,
     cluster_ids: BTreeSet<RouterId>,
     deferral: Deferral<Slot>,
     /// Selection is or was deferred, and OPENs still say so.

@@ -259,11 +259,11 @@ impl Neighbour {
     }
 
     /// Our address on its session or on the last one: it stays ours while a session is away.
-    pub(super) fn latest_local_address(&self) -> Option<IpAddr> {
-        let address = self.settled.as_ref()?.local.ip();
+    pub(super) fn latest_local_address(&self) -> Option<SocketAddr> {
+        let local = self.settled.as_ref()?.local;
         let wanted = self.config.local_address;
         wanted
-            .is_none_or(|wanted| wanted == address)
-            .then_some(address)
+            .is_none_or(|wanted| wanted == local.ip())
+            .then_some(local)
     }
 }

@@ -20,7 +20,7 @@ use crate::policy::SourceKind;
 use crate::prefix::Prefix;
 use crate::rib::adj_rib_out::Entrance;
 use crate::rib::attribute_store::PathData;
-use crate::rib::import::{self, ImportContext};
+use crate::rib::import::{self, ImportContext, OwnAddress};
 use crate::rib::table::{Incoming, Key, MAX_PATHS, Table, Walk};
 use crate::rib::{PeerFacts, Slot};
 use crate::router_id::RouterId;
@@ -271,25 +271,30 @@ impl Speaker {
         let of_peers = self.neighbours.iter().flatten().flat_map(|neighbour| {
             let local = neighbour.latest_local_address();
             let named = neighbour.config.next_hop_address;
-            local.into_iter().chain(named)
+            local
+                .map(OwnAddress::from)
+                .into_iter()
+                .chain(named.map(OwnAddress::anywhere))
         });
         let listeners = self
             .config
             .listen
             .iter()
             .filter(|listen| listen.binding == Binding::default())
-            .map(|listen| listen.address.ip())
-            .filter(|address| !address.is_unspecified());
+            .filter(|listen| !listen.address.ip().is_unspecified())
+            .map(|listen| listen.address.into());
         let addresses = of_peers.chain(listeners).collect();
         let before = std::mem::replace(&mut self.own_addresses, addresses);
         if before == self.own_addresses {
             return;
         }
-        let changed = |address: IpAddr| {
-            // Link-local ones mean something on their link alone, where the first session brings them ahead of its routes.
-            let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            !link_local && before.contains(&address) != self.own_addresses.contains(&address)
-        };
+        // Link-local ones mean something on their link alone, where the first session brings them ahead of its routes.
+        let changed: BTreeSet<IpAddr> = before
+            .symmetric_difference(&self.own_addresses)
+            .filter(|own| !own.is_link_local())
+            .map(|own| own.address())
+            .collect();
+        let changed = |address: IpAddr| changed.contains(&address);
         if self.tables.store.names_next_hop(changed) {
             for slot in self.slots() {
                 self.queue_import(slot);
@@ -730,7 +735,7 @@ impl Speaker {
 /// What import reads of the speaker.
 struct Ours<'a> {
     config: &'a SpeakerConfig,
-    own_addresses: &'a BTreeSet<IpAddr>,
+    own_addresses: &'a BTreeSet<OwnAddress>,
     cluster_ids: &'a BTreeSet<RouterId>,
 }
 

@@ -527,6 +527,34 @@ mod tests {
         assert!(follower.view(&wanted).contains_key("lo"));
     }
 
+    #[tokio::test]
+    async fn whoever_floods_a_link_waits_for_the_others_and_is_heard_out_without_another_word() {
+        let kernel = sockopt::netlink().expect("anybody may ask");
+        let mut follower = Follower::start(kernel, None).expect("starts");
+        let flood = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let radio = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let at = radio.local_addr().expect("an address");
+        for _ in 0..2 * HEARD_AT_ONCE + 1 {
+            flood.send_to(&[ROUTER_SOLICITATION; 8], at).expect("sent");
+        }
+        let registered = radio
+            .set_nonblocking(true)
+            .and_then(|()| sockopt::register(radio.try_clone()?.into()));
+        follower.radio = Some(registered.expect("registered"));
+        let nobody = Wanted::new();
+        for more in [true, true, false] {
+            let ready = readable(follower.radio.as_ref(), follower.radio_waits);
+            tokio::time::timeout(Duration::from_secs(30), ready)
+                .await
+                .expect("what waits is told of")
+                .expect("the socket stands");
+            follower.hear_neighbours(&nobody);
+            assert_eq!(follower.radio_waits, more);
+        }
+        let all = radio.recv(&mut [0; 8]).expect_err("all of it was read");
+        assert_eq!(all.kind(), io::ErrorKind::WouldBlock);
+    }
+
     #[test]
     fn the_hop_limit_is_read_from_its_control_message() {
         let mut control = 20_usize.to_ne_bytes().to_vec();

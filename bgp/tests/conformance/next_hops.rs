@@ -1,8 +1,8 @@
 //! Which next hops are believed and which are told (RFC 4271 §5.1.3, RFC 2545 §3, RFC 4456 §10, RFC 8950).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use margay_bgp::speaker::config::{Listen, NextHopMode, Originate};
+use margay_bgp::speaker::config::{Listen, NextHopMode, Originate, Remote};
 use margay_bgp::speaker::snapshot::Unusable;
 
 use super::{
@@ -106,7 +106,7 @@ fn e10_a_client_that_takes_ipv6_next_hops_is_told_them_unchanged() {
 fn a14_a_link_local_next_hop_over_a_session_of_no_link_is_unusable() {
     let mut lab = Lab::established(&["a", "b"]);
     for (hop, used) in [("2001:db8::2", true), ("fe80::2", false)] {
-        let hop: std::net::Ipv6Addr = hop.parse().unwrap();
+        let hop: Ipv6Addr = hop.parse().unwrap();
         let mut reach = vec![0, 2, 1, 16];
         reach.extend(hop.octets());
         reach.push(0);
@@ -247,4 +247,41 @@ fn a3_an_address_that_turns_out_to_be_ours_makes_what_was_learned_by_it_unusable
     lab.lacks("c", ROUTE);
     lab.establish(&["b"]);
     lab.holds("c", ROUTE);
+}
+
+#[test]
+fn our_address_on_one_link_is_a_neighbours_on_another() {
+    const OVER: &str = "fd01::/16";
+    const LINKED: [(&str, u32, u16); 2] = [("a", 7, 2), ("b", 8, 1)];
+    let on = |link, last, port| {
+        let address = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
+        SocketAddr::V6(SocketAddrV6::new(address, port, 0, link))
+    };
+    let mut lab = Lab::with(|config| {
+        config.peers.truncate(LINKED.len());
+        for (peer, (_, link, last)) in config.peers.iter_mut().zip(LINKED) {
+            peer.remote = Remote::Address(on(link, last, 179));
+        }
+    });
+    // Whoever is 1 on one link is 2 on the other.
+    for (name, link, last) in LINKED {
+        lab.connect_from(name, on(link, last, 40_000), on(link, 3 - last, 179));
+        let asn = super::asn_of(name);
+        lab.say(name, &super::open(asn, super::address_of(name), 90, USUAL));
+        lab.say(name, &super::KEEPALIVE);
+    }
+    for (name, _, last) in LINKED {
+        for (hop, why) in [(last, None), (3 - last, Some(Unusable::NextHop))] {
+            let mut reach = vec![0, 2, 1, 16, 0xfe, 0x80];
+            reach.extend([0; 12]);
+            reach.extend(hop.to_be_bytes());
+            reach.push(0);
+            reach.extend(nlri(&[OVER]));
+            let reach = attribute(0x80, 14, &reach);
+            lab.say(name, &update(&[], &usual_but(name, &reach), &[]));
+            let paths = lab.paths_of(OVER);
+            let path = paths.iter().find(|path| path.from == name);
+            assert_eq!(path.expect("a path").unusable, why, "{name}: {hop}");
+        }
+    }
 }

@@ -425,3 +425,45 @@ async fn callers_that_are_refused_without_end_are_reset_once_many_of_them_read_w
         .expect("no end of last words");
     assert!(told.len() >= 64, "{} read why", told.len());
 }
+
+#[tokio::test]
+async fn what_came_in_time_counts_although_the_speaker_comes_late_to_read_it() {
+    let mut speaker = speaker("127.0.35.1", "127.0.35.2").await;
+    let mut script = Script::call("127.0.35.2", speaker.address().await).await;
+    let mut theirs = open();
+    theirs.hold_time = HoldTime::from_secs(3).expect("a hold time");
+    script.establish(theirs).await;
+    speaker.wait_for_state(State::Established).await;
+    // The speaker stands still from here on, beyond the hold time, as a paused machine does: it has this thread. Its task is awake
+    // and comes first when it goes on.
+    let mut asked = std::pin::pin!(speaker.handle.snapshot());
+    let asking = std::future::poll_fn(|context| {
+        assert!(asked.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    });
+    asking.await;
+    let stream = script.stream.into_std().expect("a socket");
+    let talking = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let mut stream = stream;
+        stream.set_nonblocking(false).expect("blocking");
+        let pace = Some(Duration::from_millis(500));
+        stream.set_read_timeout(pace).expect("a timeout");
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < Duration::from_secs(4) {
+            stream.write_all(&KEEPALIVE).expect("written");
+            // Says nothing: it stands still.
+            while stream.read(&mut [0; 256]).is_ok_and(|length| length > 0) {}
+        }
+        stream
+    });
+    let _stream = talking.join().expect("it talks until then");
+    asked.await.expect("it runs");
+    // By now it has looked at its timers.
+    let snapshot = speaker.handle.snapshot().await.expect("it runs");
+    let peer = snapshot.peers.first().expect("its peer");
+    assert_eq!(
+        (peer.state, peer.established_count),
+        (State::Established, 1)
+    );
+}

@@ -31,6 +31,10 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "the file refuses a role inside the AS",
     ),
     (
+        "next_hops::our_address_on_one_link_",
+        "it has links with link-local addresses alone: x4",
+    ),
+    (
         "next_hops::a3_an_address_",
         "it has sessions and listeners of an address that the lab's place does not have",
     ),
