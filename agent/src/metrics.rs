@@ -185,3 +185,20 @@ pub fn raise(counter: &IntCounter, total: u64) {
 pub fn gauge_value(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_begins_anew_with_whoever_counts() {
+        let counter = IntCounter::new("things_total", "Things.").expect("a good name");
+        let mut seen = Vec::new();
+        // The speaker is replaced after the third look, and has counted two when it is looked at again.
+        for total in [0, 7, 9, 2, 2, 8, 10] {
+            raise(&counter, total);
+            seen.push(counter.get());
+        }
+        assert_eq!(seen, [0, 7, 9, 2, 2, 8, 10]);
+    }
+}

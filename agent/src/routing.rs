@@ -527,14 +527,9 @@ impl Task {
         let now = Instant::now();
         let nodes = cluster.nodes.keys().cloned().collect();
         let wanted = wanted(&config, &sessions);
-        let outcome = self
+        let mut outcome = self
             .transition
             .plan(now, wanted, config.cluster_id, &nodes, &progress);
-        self.wake = outcome.wake;
-        if !outcome.lingering.is_empty() {
-            let look = now + PROGRESS_INTERVAL;
-            self.wake = Some(self.wake.map_or(look, |wake| wake.min(look)));
-        }
         config.peers = outcome.peers;
         // A session that is only waited for gives way to one that is wanted, to the same neighbour on another port say.
         config
@@ -546,6 +541,13 @@ impl Task {
                 reason,
                 "ended without waiting for the others"
             );
+            self.transition.end(&name);
+            outcome.lingering.retain(|other| *other != name);
+        }
+        self.wake = outcome.wake;
+        if !outcome.lingering.is_empty() {
+            let look = now + PROGRESS_INTERVAL;
+            self.wake = Some(self.wake.map_or(look, |wake| wake.min(look)));
         }
         config.cluster_id = outcome.cluster_id;
         config.restarting = self.parts.restarting;

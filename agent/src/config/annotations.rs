@@ -9,7 +9,7 @@ use margay_bgp::speaker::config::{
     LimitAction, LongLived, MaximumPrefixes, PeerConfig, SpeakerConfig,
 };
 
-use super::contradiction::contradiction;
+use super::contradiction::contradictions;
 use super::scalar::{
     BfdText, Count, FromText, LongLivedTime, MaybeAddPathSend, OfASecond, OneTo255, Pause, Seconds,
 };
@@ -33,17 +33,14 @@ pub fn annotate_peer<'a>(
             false
         }
     });
-    while let Err(found) = contradiction(peer, ours) {
-        let position = found
-            .fields
-            .iter()
-            .find_map(|field| taken.iter().position(|(name, _)| name == field));
-        // What no annotation has said is not for them to mend.
-        let Some(position) = position else {
-            break;
-        };
+    // What no annotation has said is not for them to mend, and hides nothing that one has.
+    while let Some((position, reason)) = contradictions(peer, ours).into_iter().find_map(|found| {
+        let mut fields = found.fields.iter();
+        let position = fields.find_map(|field| taken.iter().position(|(name, _)| name == field))?;
+        Some((position, found.reason))
+    }) {
         let (field, _) = taken.remove(position);
-        refused.push((field, found.reason));
+        refused.push((field, reason));
         peer.clone_from(&plain);
         for (field, text) in &taken {
             // Each was taken before, and none needs another.
@@ -361,5 +358,14 @@ mod tests {
             ["holdTime: expected a `keepalive` of less than the hold time, 60s, found 90s"]
         );
         assert_eq!(odd.keepalive, Some(Duration::from_secs(90)));
+        // Nor does it hide those that annotations made.
+        assert_eq!(
+            refused(&mut odd, &[("strictRole", "true"), ("idleHold", "120")]),
+            [
+                "idleHold: expected an `idleHold` of at most `idleHoldMax`, 60s, found 120s",
+                "strictRole: expected `role` beside it: what we are to the peer",
+            ]
+        );
+        assert!(!odd.strict_role && odd.idle_hold < odd.idle_hold_max);
     }
 }

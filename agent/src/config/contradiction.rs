@@ -12,20 +12,21 @@ pub(super) struct Contradiction {
     pub(super) reason: String,
 }
 
-/// Finds the first contradiction in a peer that is shown `ours` as our AS.
-pub(super) fn contradiction(peer: &PeerConfig, ours: Asn) -> Result<(), Contradiction> {
-    let wrong = |fields, reason: String| Err(Contradiction { fields, reason });
+/// Finds the contradictions in a peer that is shown `ours` as our AS.
+pub(super) fn contradictions(peer: &PeerConfig, ours: Asn) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let mut wrong = |fields, reason| found.push(Contradiction { fields, reason });
     let hold = peer.hold_time.duration();
     if peer.ttl.is_some() && peer.ttl_security.is_some() {
-        return wrong(
+        wrong(
             &["ttl", "ttlSecurity"],
-            "expected no `ttl` beside `ttlSecurity`, which sends with 255".into(),
+            "expected no `ttl` beside `ttlSecurity`, which sends with 255".to_owned(),
         );
     }
     if let (Some(keepalive), Some(hold)) = (peer.keepalive, hold)
         && keepalive >= hold
     {
-        return wrong(
+        wrong(
             &["keepalive", "holdTime"],
             format!(
                 "expected a `keepalive` of less than the hold time, {hold:?}, found {keepalive:?}"
@@ -35,7 +36,7 @@ pub(super) fn contradiction(peer: &PeerConfig, ours: Asn) -> Result<(), Contradi
     if let (Some(minimum), Some(hold)) = (peer.minimum_hold_time.duration(), hold)
         && minimum > hold
     {
-        return wrong(
+        wrong(
             &["minimumHoldTime", "holdTime"],
             format!(
                 "expected a `minimumHoldTime` of at most the hold time, {hold:?}, found {minimum:?}"
@@ -43,7 +44,7 @@ pub(super) fn contradiction(peer: &PeerConfig, ours: Asn) -> Result<(), Contradi
         );
     }
     if peer.idle_hold > peer.idle_hold_max {
-        return wrong(
+        wrong(
             &["idleHold", "idleHoldMax"],
             format!(
                 "expected an `idleHold` of at most `idleHoldMax`, {:?}, found {:?}",
@@ -52,7 +53,7 @@ pub(super) fn contradiction(peer: &PeerConfig, ours: Asn) -> Result<(), Contradi
         );
     }
     if peer.connect_retry > peer.connect_retry_max {
-        return wrong(
+        wrong(
             &["connectRetry", "connectRetryMax"],
             format!(
                 "expected a `connectRetry` of at most `connectRetryMax`, {:?}, found {:?}",
@@ -65,75 +66,74 @@ pub(super) fn contradiction(peer: &PeerConfig, ours: Asn) -> Result<(), Contradi
             .long_lived
             .is_some_and(|long_lived| !long_lived.stale_time.is_zero())
     {
-        return wrong(
+        wrong(
             &["longLived"],
-            "expected no `longLived` without `gracefulRestart`, which it continues".into(),
+            "expected no `longLived` without `gracefulRestart`, which it continues".to_owned(),
         );
     }
     if peer.strict_role && peer.role.is_none() {
-        return wrong(
+        wrong(
             &["strictRole"],
-            "expected `role` beside it: what we are to the peer".into(),
+            "expected `role` beside it: what we are to the peer".to_owned(),
         );
     }
     if peer.local_as_mode != LocalAsMode::default() && peer.local_asn.is_none() {
-        return wrong(
+        wrong(
             &["localAsMode"],
             "expected `localAsn` beside it: an AS other than the speaker's, which it is about"
-                .into(),
+                .to_owned(),
         );
     }
     if peer.local_as_mode == LocalAsMode::DualAs && peer.remote.is_range() {
-        return wrong(
+        wrong(
             &["localAsMode"],
-            "expected another mode for a range: dualAs needs one neighbour".into(),
+            "expected another mode for a range: dualAs needs one neighbour".to_owned(),
         );
     }
-    of_the_as(peer, ours)?;
+    found.extend(of_the_as(peer, ours));
     if let Some(address) = peer.next_hop_address
         && address.is_ipv4() == over_ipv4(peer)
     {
-        return wrong(
-            &["nextHopAddress"],
-            format!(
+        found.push(Contradiction {
+            fields: &["nextHopAddress"],
+            reason: format!(
                 "expected an address of the family that the session is not over, found `{address}`"
             ),
-        );
+        });
     }
-    Ok(())
+    found
 }
 
 /// What only a peer inside our AS can be told, or only one outside.
-fn of_the_as(peer: &PeerConfig, ours: Asn) -> Result<(), Contradiction> {
-    let wrong = |fields, reason: &str| {
-        let reason = format!("{reason}, and AS {ours} is ours here");
-        Err(Contradiction { fields, reason })
-    };
-    if peer.route_reflector_client && !peer.asn.accepts(ours, ours) {
-        return wrong(
+fn of_the_as(peer: &PeerConfig, ours: Asn) -> impl Iterator<Item = Contradiction> {
+    let outside = peer.asn.is_external(ours);
+    let cases: [(bool, &'static [&'static str], &str); 4] = [
+        (
+            peer.route_reflector_client && !peer.asn.accepts(ours, ours),
             &["routeReflectorClient", "asn"],
             "expected `routeReflectorClient` only for a peer of our own AS",
-        );
-    }
-    if peer.asn.is_external(ours) {
-        return Ok(());
-    }
-    if peer.as_override {
-        return wrong(
+        ),
+        (
+            peer.as_override && !outside,
             &["asOverride"],
             "expected `asOverride` only for a peer of another AS",
-        );
-    }
-    if peer.remove_private_as.is_some() {
-        return wrong(
+        ),
+        (
+            peer.remove_private_as.is_some() && !outside,
             &["removePrivateAs"],
             "expected `removePrivateAs` only for a peer of another AS",
-        );
-    }
-    if peer.role.is_some() {
-        return wrong(&["role"], "expected `role` only for a peer of another AS");
-    }
-    Ok(())
+        ),
+        (
+            peer.role.is_some() && !outside,
+            &["role"],
+            "expected `role` only for a peer of another AS",
+        ),
+    ];
+    let wrong = cases.into_iter().filter(|(wrong, ..)| *wrong);
+    wrong.map(move |(_, fields, reason)| Contradiction {
+        fields,
+        reason: format!("{reason}, and AS {ours} is ours here"),
+    })
 }
 
 fn over_ipv4(peer: &PeerConfig) -> bool {

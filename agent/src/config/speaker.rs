@@ -38,7 +38,7 @@ use serde::Deserialize;
 use self::parts::{AggregateItem, CollectorSection, ListenItem, OriginateItem};
 pub(super) use self::peer::Wrong;
 use self::peer::{PeerSection, Shared};
-use super::contradiction::contradiction;
+use super::contradiction::contradictions;
 use super::policy::{Known, NamedPolicy};
 use super::scalar::{Count, Seconds, SpeakersAs, Text};
 use super::yaml::{self, Fault, Node, Step};
@@ -250,12 +250,14 @@ impl File {
             let peer = section
                 .into_peer(&speaker, &shared)
                 .map_err(|(field, reason)| Fault::new(tree.find(&at, field), reason))?;
-            contradiction(&peer, peer.local_asn.unwrap_or(speaker.asn)).map_err(|found| {
+            let ours = peer.local_asn.unwrap_or(speaker.asn);
+            // The others are found when this one was cut out.
+            if let Some(found) = contradictions(&peer, ours).into_iter().next() {
                 let mut fields = found.fields.iter();
                 let written = fields.find(|field| tree.has(&at, field));
                 let field = written.or_else(|| found.fields.first()).unwrap_or(&"");
-                Fault::new(tree.find(&at, field), found.reason)
-            })?;
+                return Err(Fault::new(tree.find(&at, field), found.reason));
+            }
             if places.contains_key(&peer.name) {
                 let reason = if tree.has(&at, "name") {
                     format!("expected a name of its own, found `{}` again", peer.name)

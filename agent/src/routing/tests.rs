@@ -227,6 +227,93 @@ async fn a_restarted_node_removes_nothing_before_its_peers_have_told_everything(
     two.end().await;
 }
 
+/// A speaker of another make at 127.77.`net`.2, which waits for `n1` and originates one prefix.
+async fn neighbour(net: u8, port: u16, originates: &str) -> SpeakerHandle {
+    use margay_bgp::policy::Policy;
+    use margay_bgp::speaker::config::{Originate, PeerConfig, Remote};
+
+    let own = Ipv4Addr::new(127, 77, net, 2);
+    let asn = ClusterState::default().bgp.asn;
+    let router_id = own.try_into().expect("an identifier");
+    let mut config = SpeakerConfig::new(asn, router_id);
+    config
+        .listen
+        .push(std::net::SocketAddr::from((own, port)).into());
+    config.originate.push(Originate::new(prefix(originates)));
+    let n1 = std::net::SocketAddr::from(([127, 77, net, 1], port));
+    let all = Arc::new(Policy::accept_all());
+    config.peers.push(PeerConfig {
+        passive: true,
+        ..PeerConfig::new("n1", Remote::Address(n1), asn, Arc::clone(&all), all)
+    });
+    let (handle, mut events, _join) = transport::start(config, SpeakerOptions::default())
+        .await
+        .expect("it starts");
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    handle
+}
+
+/// `n1` alone, with a BGPPeer at this port of 127.77.`net`.2 to which the path is watched.
+fn peering(net: u8, own_port: u16, port: u16) -> ClusterState {
+    use crate::model::{
+        BgpPeer, LocalSide, NextHopMode, RemoteSide, ReversePeering, SourceAddress,
+    };
+
+    let mut cluster = cluster("n1", net, own_port);
+    cluster.nodes.remove("n2");
+    let peer = BgpPeer {
+        name: "other".into(),
+        local: LocalSide::AllNodes,
+        remote: RemoteSide::Address {
+            address: Ipv4Addr::new(127, 77, net, 2).into(),
+            port: Some(port),
+            asn: Some(cluster.bgp.asn),
+        },
+        local_asn: None,
+        next_hop_mode: NextHopMode::Auto,
+        keep_original_next_hop: false,
+        password: None,
+        source_address: SourceAddress::UseNodeIp,
+        max_restart_time: None,
+        keepalive_time: None,
+        num_allowed_local_as_numbers: 0,
+        ttl_security: None,
+        reachable_by: None,
+        filters: Vec::new(),
+        reverse_peering: ReversePeering::Auto,
+        margay: [("bfd".to_owned(), "true".to_owned())].into(),
+    };
+    cluster.peers.insert(peer.name.clone(), peer);
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_only_waited_for_ends_where_the_wanted_one_cannot_be_had_beside_it() {
+    let [port, before, after] = std::array::from_fn(|_| free_port());
+    let _neighbours = [
+        neighbour(4, before, "10.66.1.0/24").await,
+        neighbour(4, after, "10.66.2.0/24").await,
+    ];
+    let mut one = start(peering(4, port, before), false);
+    one.until("the route by the first port", |state| {
+        has(state, "10.66.1.0/24")
+    })
+    .await;
+    // There is one BFD session between two addresses, so one of the two ports cannot be watched.
+    one.cluster.send_replace(Arc::new(peering(4, port, after)));
+    let mut views = one.routing.view();
+    let wanted = |view: &View| view.sessions.iter().any(|session| session.port == after);
+    let changed = tokio::time::timeout(PATIENCE, views.wait_for(|view| wanted(view)));
+    let view = Arc::clone(&changed.await.expect("in time").expect("it runs"));
+    assert_eq!(view.lingering, [""; 0]);
+    assert!(view.problems.is_empty(), "{:?}", view.problems);
+    one.until("the route by the other port and no other", |state| {
+        has(state, "10.66.2.0/24") && !has(state, "10.66.1.0/24")
+    })
+    .await;
+    one.end().await;
+}
+
 #[tokio::test]
 async fn without_a_datastore_nothing_is_desired_and_no_session_runs() {
     let mut state = cluster("n1", 3, free_port());

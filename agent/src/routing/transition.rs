@@ -143,6 +143,12 @@ impl Transition {
         self.answer(now, cluster_id)
     }
 
+    /// A session that is no longer configured was not kept after all.
+    pub fn end(&mut self, name: &str) {
+        self.sessions
+            .retain(|known, held| known != name || held.leaving.is_none());
+    }
+
     fn want(&mut self, now: Instant, wanted: Wanted, first: bool) {
         // What a starting daemon finds is no change: there is nothing it could replace.
         let since = if first {
