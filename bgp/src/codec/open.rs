@@ -95,8 +95,10 @@ impl Open {
         if version != VERSION {
             return Err(DecodeError::Version(version));
         }
-        let mut capabilities = Vec::new();
+        // None takes less than two octets, so that this is room for all and the list never grows.
+        let mut capabilities = Vec::with_capacity(parameters.len() / 2);
         read_parameters(opt_len, parameters, &mut capabilities)?;
+        capabilities.shrink_to_fit();
 
         let my_as = u16::from_be_bytes([as_high, as_low]);
         let mut asn = Asn(u32::from(my_as));

@@ -50,6 +50,22 @@ fn fixed_fields_that_name_nobody_are_refused() {
 }
 
 #[test]
+fn capabilities_take_no_more_room_than_they_need_however_many_they_are() {
+    // One more than a list that doubles has room for.
+    let many = [200, 0].repeat(1025);
+    let length = |octets: usize| u16::try_from(octets).unwrap().to_be_bytes();
+    let parameters = [
+        &[0xff, 0xff][..],
+        &length(many.len() + 3),
+        &[2],
+        &length(many.len()),
+        &many,
+    ];
+    let capabilities = open(&open_with(&parameters.concat())).capabilities;
+    assert_eq!((capabilities.len(), capabilities.capacity()), (1025, 1025));
+}
+
+#[test]
 fn hold_times_of_zero_and_three_are_fine() {
     assert_eq!(
         open(&hex!("04 fc00 0000 0a000001 00")).hold_time,
