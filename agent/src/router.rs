@@ -111,8 +111,8 @@ pub async fn speaker(
                 Ok(mut file) => {
                     file.speaker.restarting = restarting;
                     told.file = file.speaker;
-                    tracing::info!("read the file again");
                     configure(&handle, &told).await;
+                    tracing::info!("read the file again");
                 }
                 Err(ConfigError::Mistakes(mistakes)) => {
                     for mistake in &mistakes.0 {

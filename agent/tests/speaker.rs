@@ -106,7 +106,7 @@ fn a_file_with_another_kernel_section_is_refused_whole_and_what_runs_goes_on() {
             .iter()
             .map(|peer| {
                 format!(
-                    "- {{ name: {peer}, address: 192.0.2.{}, asn: 2, passive: true }}\n",
+                    "- {{ name: {peer}, address: 192.0.2.{}, asn: 2, enabled: false }}\n",
                     peer.len()
                 )
             })
@@ -117,7 +117,7 @@ fn a_file_with_another_kernel_section_is_refused_whole_and_what_runs_goes_on() {
     assert_eq!(speaker.peers(), ["a"]);
     speaker.reload(&text(&["a", "bb"], "kernel: { install: true }\n"));
     let line = speaker.logged("the file is not taken, and what runs goes on");
-    let reason = "speaker.yaml:6:21: expected `install: false`, with which this process was started, found `true`";
+    let reason = "speaker.yaml:6:20: field `kernel.install`: expected `install: false`, with which this process was started, found `true`";
     assert!(line.contains(reason), "{line}");
     assert_eq!(speaker.peers(), ["a"]);
     // Without it the rest of the change is taken.

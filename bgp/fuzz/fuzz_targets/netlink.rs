@@ -41,10 +41,7 @@ fn noise(choices: &mut Choices<'_>) -> Vec<u8> {
     if choices.flag() {
         return Vec::new();
     }
-    attribute(
-        1000 + u16::from(choices.octet()),
-        choices.octets(20),
-    )
+    attribute(1000 + u16::from(choices.octet()), choices.octets(20))
 }
 
 /// A message, and what it says, if that is anything.

@@ -219,9 +219,7 @@ fn is_in(set: &PrefixSet, prefix: Prefix) -> bool {
 fn fits(form: &[u8], name: &[u8]) -> bool {
     match (form, name) {
         ([], name) => name.is_empty(),
-        ([b'*', form @ ..], name) => {
-            (0..=name.len()).any(|skipped| fits(form, &name[skipped..]))
-        }
+        ([b'*', form @ ..], name) => (0..=name.len()).any(|skipped| fits(form, &name[skipped..])),
         ([b'?', form @ ..], [_, name @ ..]) => fits(form, name),
         ([wanted, form @ ..], [found, name @ ..]) => wanted == found && fits(form, name),
         (_, []) => false,
