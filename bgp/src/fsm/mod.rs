@@ -281,6 +281,16 @@ impl Peer {
         Some(&self.session()?.1.negotiated)
     }
 
+    /// Whether this connection is Established.
+    pub(crate) const fn is_session(&self, direction: Direction) -> bool {
+        matches!(self.peek(direction), Some(Connection::Established(_)))
+    }
+
+    /// Whether [`Peer::poll_output`] has a request.
+    pub(crate) fn is_asking(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
     fn session(&self) -> Option<(Direction, &Established)> {
         Direction::ALL
             .into_iter()
@@ -476,7 +486,8 @@ impl Peer {
 
     // Timers.
 
-    fn restart_hold(&mut self, now: Instant, direction: Direction) {
+    /// The neighbour spoke on this connection.
+    pub(crate) fn restart_hold(&mut self, now: Instant, direction: Direction) {
         self.put_off &= !bit(direction);
         let hold_time = match self.peek(direction) {
             // Without a hold time its KEEPALIVE is awaited as long as its OPEN was.

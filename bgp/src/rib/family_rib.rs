@@ -260,6 +260,15 @@ impl<F: Key> FamilyRib<F> {
 
     // ---- deciding ---------------------------------------------------------------------------------------------
 
+    /// Whether [`Self::work`] has nothing to do: mostly one family's, while a change of the other is handled.
+    pub(crate) fn rests(&self) -> bool {
+        self.completion == Completion::Told
+            && self.table.dirty_count() == 0
+            && !self.table.has_gone()
+            && !self.table.is_sweeping()
+            && !self.groups.iter().flatten().any(Group::is_filling)
+    }
+
     /// Decides dirty prefixes and computes what groups tell, `budget` prefixes at most. True while more is left.
     pub(crate) fn work(
         &mut self,
@@ -507,20 +516,15 @@ impl<F: Key> FamilyRib<F> {
         true
     }
 
-    /// Peers with something new to be told.
-    pub(crate) fn take_woken(&mut self, woken: &mut Vec<Slot>) {
+    /// Peers with something new to be told, and those that are not told of a route because there is no next hop for it and do
+    /// not know yet.
+    pub(crate) fn take_woken(&mut self, woken: &mut Vec<Slot>, withheld: &mut Vec<Slot>) {
         for group in self.groups.iter_mut().flatten() {
             if group.take_news() {
                 woken.extend(group.members());
             }
-        }
-    }
-
-    /// Peers that are not told of a route because there is no next hop for it, and do not know yet.
-    pub(crate) fn take_withheld(&mut self, slots: &mut Vec<Slot>) {
-        for group in self.groups.iter_mut().flatten() {
             if group.withheld > 0 && !std::mem::replace(&mut group.withheld_told, true) {
-                slots.extend(group.members());
+                withheld.extend(group.members());
             }
         }
     }

@@ -48,7 +48,9 @@ use self::neighbour::Neighbour;
 use crate::bfd::SessionConfig;
 use crate::bmp::Monitor;
 use crate::codec::error::DecodeError;
-use crate::codec::{CodecContext, ErrorCode, HEADER_LEN, Message, MessageType, Notification};
+use crate::codec::{
+    CodecContext, ErrorCode, HEADER_LEN, Message, MessageType, Notification, Update,
+};
 use crate::decision::Options;
 use crate::family::Family;
 use crate::fsm::{Admission, Direction, Event, LocalIdentity, PeerOutput, PeerWarning, State};
@@ -227,6 +229,8 @@ pub struct Speaker {
     reporting: bool,
     outputs: VecDeque<Output>,
     timers: BTreeSet<(Instant, Slot)>,
+    /// Connections whose UPDATEs were taken in while their neighbours' machines do not know yet.
+    heard: Vec<(PeerId, Direction, Instant)>,
     /// Peers to be given octets.
     ready: VecDeque<Slot>,
     /// Slots of peers that left, until nothing refers to them.
@@ -337,6 +341,7 @@ impl Speaker {
             reporting: true,
             outputs: VecDeque::new(),
             timers: BTreeSet::new(),
+            heard: Vec::new(),
             ready: VecDeque::new(),
             retired: Vec::new(),
             free_slots: BTreeSet::new(),
@@ -532,6 +537,7 @@ impl Speaker {
     }
 
     fn event(&mut self, peer: PeerId, event: Event, now: Instant) {
+        self.settle();
         let Some(slot) = self.known(peer) else {
             return;
         };
@@ -596,7 +602,51 @@ impl Speaker {
                 neighbour.opens_mut(direction).1 = octets.freeze();
             }
         }
+        if let Some(slot) = self.known(peer).filter(|slot| self.is_up(*slot, direction))
+            && let Message::Update(update) = message
+        {
+            return self.take_update(slot, peer, direction, update, now);
+        }
         self.event(peer, Event::Message { direction, message }, now);
+    }
+
+    /// The short way of a session's UPDATE: it changes nothing of the neighbour's machine but the hold timer, and that can wait
+    /// until others were told of the routes.
+    fn take_update(
+        &mut self,
+        slot: Slot,
+        peer: PeerId,
+        direction: Direction,
+        update: Update,
+        now: Instant,
+    ) {
+        self.import(slot, update, now);
+        match self.heard.last_mut() {
+            Some((latest, way, at)) if (*latest, *way) == (peer, direction) => *at = now,
+            _ => self.heard.push((peer, direction, now)),
+        }
+        let asking = |neighbour: &Neighbour| neighbour.fsm.is_asking();
+        if self.neighbour(slot).is_some_and(asking) {
+            self.settle();
+        }
+    }
+
+    /// Whether this connection is the neighbour's session.
+    fn is_up(&self, slot: Slot, direction: Direction) -> bool {
+        self.neighbour(slot)
+            .is_some_and(|neighbour| neighbour.fsm.is_session(direction))
+    }
+
+    /// Does what was put off in [`Self::take_update`]. To be called before a neighbour's machine or its timers are asked anything.
+    fn settle(&mut self) {
+        while let Some((peer, direction, at)) = self.heard.pop() {
+            if let Some(slot) = self.known(peer) {
+                if let Some(neighbour) = self.neighbour_mut(slot) {
+                    neighbour.fsm.restart_hold(at, direction);
+                }
+                self.drain(slot, at);
+            }
+        }
     }
 
     /// An OPEN came in these octets, and is about to be handed over: whoever monitors the session is shown it as it came.
@@ -684,6 +734,7 @@ impl Speaker {
 
     /// Deadlines that passed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.settle();
         while let Some((deadline, slot)) = self.timers.first().copied() {
             if deadline > now {
                 break;
@@ -910,6 +961,7 @@ impl Speaker {
     /// The half nobody waits for: collectors are fed, and what everybody was told is forgotten. To be called after every
     /// [`Self::advance`].
     pub fn tidy(&mut self) {
+        self.settle();
         self.feed_monitors();
         self.tables.ipv4.trim();
         self.tables.ipv6.trim();
@@ -931,8 +983,8 @@ impl Speaker {
             ipv6,
         } = &mut self.tables;
         let view = View { facts, options };
-        let more_ipv4 = ipv4.work(left, self.reporting, store, &view);
-        let more_ipv6 = ipv6.work(left, self.reporting, store, &view);
+        let more_ipv4 = !ipv4.rests() && ipv4.work(left, self.reporting, store, &view);
+        let more_ipv6 = !ipv6.rests() && ipv6.work(left, self.reporting, store, &view);
         if !ipv4.table.is_sweeping() && !ipv6.table.is_sweeping() {
             store.next_hops_mut().settle();
         }

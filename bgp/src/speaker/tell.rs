@@ -27,16 +27,14 @@ impl Speaker {
 
     /// Wakes the peers of groups that have news, and warns those of groups that keep something back.
     pub(super) fn wake(&mut self, now: Instant) {
-        let mut warned = Vec::new();
+        let (mut woken, mut withheld) = (Vec::new(), Vec::new());
         for family in Family::ALL {
-            with_rib!(self.tables, family, |rib| rib.take_withheld(&mut warned));
-            for slot in warned.drain(..) {
+            with_rib!(self.tables, family, |rib| rib
+                .take_woken(&mut woken, &mut withheld));
+            for slot in withheld.drain(..) {
                 self.warn(slot, PeerWarning::NextHopMissing(family), now);
             }
         }
-        let mut woken = Vec::new();
-        self.tables.ipv4.take_woken(&mut woken);
-        self.tables.ipv6.take_woken(&mut woken);
         for slot in woken {
             self.make_ready(slot);
         }
