@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::bfd_socket::{self, Batch, Place, SOURCE_PORTS};
+use super::scheduling;
 use crate::bfd::{Counters, MULTIHOP_PORT, Output, Report, SessionConfig, Sessions};
 use crate::speaker::PeerId;
 
@@ -290,7 +291,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        let scheduling = bfd_socket::hurry();
+        let scheduling = scheduling::hurry();
         info!(?scheduling, "BFD runs");
         loop {
             let written = match self.wait() {

@@ -1,12 +1,12 @@
-//! Datagram sockets as BFD wants them: TTL 255 out, the TTL seen in, many datagrams with one call, and a thread that is not late.
+//! Datagram sockets as BFD wants them: TTL 255 out, the TTL seen in, many datagrams with one call.
 //!
-//! Beside the room of `sockopt.rs` the only file with `unsafe`: receiving with ancillary data, waiting with a timeout finer than a
-//! millisecond, and a thread's scheduling have no safe wrapper among our dependencies. Each block passes pointers to plain values
+//! Beside the room of `sockopt.rs` and `scheduling.rs` the only file with `unsafe`: receiving with ancillary data and waiting with a
+//! timeout finer than a millisecond have no safe wrapper among our dependencies. Each block passes pointers to plain values
 //! that outlive the call, with their exact sizes.
 
 #![expect(
     unsafe_code,
-    reason = "recvmmsg, ppoll and scheduling have no safe wrapper, see above"
+    reason = "recvmmsg and ppoll have no safe wrapper, see above"
 )]
 
 use std::io;
@@ -30,8 +30,6 @@ const CONTROL: usize = 128;
 pub(super) const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 /// Octets of packets the kernel keeps for us: as many as thousands of sessions send while we are held up for a moment.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
-/// Above ordinary work and below what keeps a kernel alive.
-const REALTIME_PRIORITY: libc::c_int = 20;
 
 /// Where a listening socket is bound: to one address of ours, or to all of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -395,38 +393,6 @@ pub(super) fn wait(
         return Ok(vec![false; descriptors.len()]);
     }
     Ok(polled.iter().map(|entry| entry.revents != 0).collect())
-}
-
-/// How a thread is scheduled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheduling {
-    /// Before all ordinary work.
-    RealTime,
-    /// With a larger share than others.
-    Nice,
-    /// Like any other.
-    Ordinary,
-}
-
-/// Has the calling thread run before ordinary work, as far as this process may: a busy machine must not look like a dead path.
-pub(super) fn hurry() -> Scheduling {
-    // SAFETY: `sched_param` is plain integers, for which all zeroes is a value.
-    let mut parameters: libc::sched_param = unsafe { mem::zeroed() };
-    parameters.sched_priority = REALTIME_PRIORITY;
-    // SAFETY: the parameters outlive the call, which is about the calling thread alone.
-    let realtime = unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameters)
-    };
-    if realtime == 0 {
-        return Scheduling::RealTime;
-    }
-    // SAFETY: no pointers; on Linux 0 means the calling thread.
-    let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-    if nice == 0 {
-        Scheduling::Nice
-    } else {
-        Scheduling::Ordinary
-    }
 }
 
 #[cfg(test)]

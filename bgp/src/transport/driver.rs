@@ -309,21 +309,31 @@ impl Driver {
 
     /// A slice of the speaker's work, and what it asks for. True while more is left.
     fn work(&mut self) -> bool {
-        let busy = self.speaker.advance(SLICE, now());
         // Peers first.
+        let busy = self.speaker.advance(SLICE, now());
         self.carry_out();
+        self.tell_others() || busy
+    }
+
+    /// What comes once peers were told. True while more is left.
+    fn tell_others(&mut self) -> bool {
         self.speaker.tidy();
         self.log_events();
         let feeding = self.collectors.feed(&mut self.speaker);
         self.tell();
         self.active = Instant::now();
-        busy || feeding
+        feeding
     }
 
     /// Handles messages while the task waits. What does not fit into a slice, and what the task must know, it is woken for.
     fn at_once(&mut self, report: Report) {
         self.report(report);
-        let busy = self.work();
+        let mut busy = self.speaker.advance(SLICE, now());
+        if self.carry_out() {
+            // We come before ordinary work. Whoever was told something and shares our processor shall not wait for what follows.
+            std::thread::yield_now();
+        }
+        busy |= self.tell_others();
         self.written();
         let sooner = match (self.deadline(), self.armed) {
             (Some(deadline), Some(armed)) => deadline < armed,
@@ -698,8 +708,9 @@ impl Driver {
         }
     }
 
-    /// Does what the speaker asks for.
-    fn carry_out(&mut self) {
+    /// Does what the speaker asks for; says whether a peer was told something.
+    fn carry_out(&mut self) -> bool {
+        let mut told = false;
         while let Some(output) = self.speaker.poll_output() {
             match output {
                 Output::Connect {
@@ -712,6 +723,7 @@ impl Driver {
                     direction,
                     chunks,
                 } => {
+                    told = true;
                     if let Some(live) = self.connections.get(&(peer, direction)) {
                         live.shared.send(chunks);
                     }
@@ -757,6 +769,7 @@ impl Driver {
                 }
             }
         }
+        told
     }
 
     /// Writes the events since the last call to the log, and wakes whoever follows them.

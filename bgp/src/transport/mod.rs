@@ -30,6 +30,7 @@ mod driver;
 mod links;
 mod listener;
 mod rtnetlink;
+mod scheduling;
 mod sockopt;
 
 use std::collections::BTreeSet;
@@ -247,7 +248,11 @@ pub async fn start(
     };
     std::thread::Builder::new()
         .name("speaker".to_owned())
-        .spawn(move || runtime.block_on(life))
+        .spawn(move || {
+            let scheduling = scheduling::favour();
+            tracing::info!(?scheduling, "the speaker runs");
+            runtime.block_on(life);
+        })
         .map_err(StartError::Thread)?;
     let (handle, events) = starting.await.map_err(|_| Ended)??;
     let join = tokio::spawn(async move {

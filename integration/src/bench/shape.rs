@@ -15,7 +15,7 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
 pub const CLIENT_RANGE: &str = "10.100.128.0/17";
 
 /// Prefixes announced one at a time.
-pub const SINGLES: usize = 20;
+pub const SINGLES: usize = 50;
 
 /// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
