@@ -18,11 +18,11 @@ use smallvec::SmallVec;
 use self::net::{Net, address, originate, peer_config, prefix, speaker_config};
 use super::config::{LimitAction, MaximumPrefixes, NextHopMode, Originate, Remote, SpeakerConfig};
 use super::snapshot::{PathInfo, Unusable};
-use super::{Accepted, Clear, Speaker};
+use super::{Accepted, Clear, PeerId, Speaker};
 use crate::asn::Asn;
-use crate::codec::{Community, LocalPref, Message, NextHop, PathAttributes};
+use crate::codec::{Community, LocalPref, Message, NextHop, PathAttributes, Update};
 use crate::decision::Step;
-use crate::fsm::State;
+use crate::fsm::{Direction, State};
 use crate::policy::{Action, Condition, Policy, Rule, SourceKind, Verdict};
 use crate::router_id::RouterId;
 
@@ -697,6 +697,34 @@ fn a_peer_is_covered_when_all_it_teaches_is_taught_by_those_that_stay() {
     // What is only kept for a return covers nothing.
     net.cut(0, 2);
     assert_eq!(uncovered(&net, &["n2"], &["n3"]), named(&["n2"]));
+}
+
+#[test]
+fn an_update_keeps_a_session_alive_that_has_not_been_worked_on_since() {
+    let mut net = mesh(2);
+    let hold_time = net.peer(0, "n2").hold_time.unwrap();
+    let mut now = net.now;
+    let speaker = net.speaker(0);
+    let peer = speaker.peer_named("n2").unwrap();
+    let direction = Direction::ALL
+        .into_iter()
+        .find(|direction| is_session(speaker, peer, *direction))
+        .unwrap();
+    for _ in 0..3 {
+        now += hold_time * 2 / 3;
+        let update = Message::Update(Update::default());
+        speaker.handle_message(peer, direction, update, now);
+        // The deadline of before is over: whoever looks at it must know what was heard since.
+        speaker.handle_timeout(now + hold_time / 2);
+        assert!(is_session(speaker, peer, direction));
+    }
+    speaker.handle_timeout(now + hold_time);
+    assert!(!is_session(speaker, peer, direction));
+}
+
+fn is_session(speaker: &Speaker, peer: PeerId, direction: Direction) -> bool {
+    let slot = speaker.known(peer).unwrap();
+    speaker.is_up(slot, direction)
 }
 
 // ---- telling --------------------------------------------------------------------------------------------------------
