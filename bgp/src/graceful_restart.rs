@@ -427,6 +427,33 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// What a peer with IPv4 alone says of its restarts.
+    fn capability(restart_time: u16, forwarding: bool) -> GracefulRestartCapability {
+        GracefulRestartCapability {
+            restarting: false,
+            notification: true,
+            restart_time,
+            families: vec![GracefulRestartFamily {
+                family: Family::IPV4_UNICAST,
+                forwarding,
+            }],
+        }
+    }
+
+    /// What is kept of a peer that was lost at `now`.
+    fn lost(now: Instant, restart_time: u16, stale_time: Duration) -> Retention {
+        let terms = Terms {
+            capability: &capability(restart_time, true),
+            long_lived: None,
+            notification: true,
+            stale_time,
+            long_lived_limit: None,
+        };
+        let mut retention = Retention::default();
+        retention.lost(now, FamilySet::IPV4_UNICAST, Some(&terms));
+        retention
+    }
+
     #[test]
     fn a_peer_with_a_session_is_awaited_until_the_deferral_ends() {
         let now = Instant::now();
@@ -460,15 +487,7 @@ mod tests {
     fn stale_routes_of_an_absent_peer_become_long_lived_whichever_timer_is_first() {
         let now = Instant::now();
         let family = Family::IPV4_UNICAST;
-        let capability = GracefulRestartCapability {
-            restarting: false,
-            notification: true,
-            restart_time: 120,
-            families: vec![GracefulRestartFamily {
-                family,
-                forwarding: true,
-            }],
-        };
+        let capability = capability(120, true);
         let long_lived = [LongLivedFamily {
             family,
             forwarding: true,
@@ -507,24 +526,7 @@ mod tests {
     fn a_peers_longer_restart_time_does_not_outlast_the_stale_time() {
         let now = Instant::now();
         let family = Family::IPV4_UNICAST;
-        let capability = GracefulRestartCapability {
-            restarting: false,
-            notification: true,
-            restart_time: 4095,
-            families: vec![GracefulRestartFamily {
-                family,
-                forwarding: true,
-            }],
-        };
-        let terms = Terms {
-            capability: &capability,
-            long_lived: None,
-            notification: true,
-            stale_time: 60 * SECOND,
-            long_lived_limit: None,
-        };
-        let mut retention = Retention::default();
-        retention.lost(now, FamilySet::of(family), Some(&terms));
+        let mut retention = lost(now, 4095, 60 * SECOND);
         assert_eq!(retention.deadline(), Some(now + 60 * SECOND));
         assert!(retention.expire(now + 59 * SECOND).is_empty());
         assert_eq!(
@@ -537,25 +539,7 @@ mod tests {
     #[test]
     fn a_shorter_stale_time_holds_for_what_is_kept_already_and_a_longer_one_does_not() {
         let now = Instant::now();
-        let family = Family::IPV4_UNICAST;
-        let capability = GracefulRestartCapability {
-            restarting: false,
-            notification: true,
-            restart_time: 120,
-            families: vec![GracefulRestartFamily {
-                family,
-                forwarding: true,
-            }],
-        };
-        let terms = Terms {
-            capability: &capability,
-            long_lived: None,
-            notification: true,
-            stale_time: 180 * SECOND,
-            long_lived_limit: None,
-        };
-        let mut retention = Retention::default();
-        retention.lost(now, FamilySet::of(family), Some(&terms));
+        let mut retention = lost(now, 120, 180 * SECOND);
         retention.limit_stale(500 * SECOND, now);
         assert_eq!(retention.deadline(), Some(now + 120 * SECOND));
         retention.limit_stale(30 * SECOND, now + 10 * SECOND);
@@ -663,16 +647,10 @@ mod tests {
             let mut story = Story::default();
             for happening in happenings {
                 let up = story.away_since.is_none();
-                let capability = |forwarding| GracefulRestartCapability {
-                    restarting: false,
-                    notification: true,
-                    restart_time: restart,
-                    families: vec![GracefulRestartFamily { family, forwarding }],
-                };
                 match happening {
                     Happening::Lost { notification } if up => {
                         let terms = Terms {
-                            capability: &capability(true),
+                            capability: &capability(restart, true),
                             long_lived: long_lived.then_some(&grant),
                             notification,
                             stale_time,
@@ -682,7 +660,7 @@ mod tests {
                         story.lost(now);
                     }
                     Happening::Back { forwarding } if !up => {
-                        retention.opened(families, Some(&capability(forwarding)), Some(&grant));
+                        retention.opened(families, Some(&capability(restart, forwarding)), Some(&grant));
                         retention.established();
                         story.away_since = None;
                         // What is long-lived stale goes by the other capability, which says that it forwards.

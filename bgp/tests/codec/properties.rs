@@ -18,7 +18,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::{bytes_of, message, shapes};
+use crate::reference::hold_against_reference;
+use crate::{bytes_of, message};
 
 /// Contexts in which both directions agreed to the same.
 pub(crate) fn contexts() -> impl Strategy<Value = CodecContext> {
@@ -334,7 +335,7 @@ fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
 fn reread(octets: &[u8], context: &CodecContext) {
     let result = decode(octets, context);
     if octets[18] == 2 && octets.len() >= 23 {
-        shapes::hold_against_reference(octets, context, &result);
+        hold_against_reference(octets, context, &result);
     }
     let first = match result {
         Ok(message) => message,

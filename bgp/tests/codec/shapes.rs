@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 
 use margay_bgp::asn::Asn;
-use margay_bgp::codec::{CodecContext, DecodeError, Decoder, Message, decode};
+use margay_bgp::codec::{CodecContext, Decoder, decode};
 use margay_bgp::family::FamilySet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use crate::reference::{self, Verdict};
+use crate::reference::{self, Verdict, hold_against_reference};
 use crate::{external, internal, update_message};
 
 /// An attribute to be written, right or wrong.
@@ -110,22 +110,6 @@ fn classic(context: &CodecContext) -> Vec<u8> {
     octets.truncate(4 * usize::from(context.add_path_receive.contains(FamilySet::IPV4_UNICAST)));
     octets.extend([26, 10, 65, 0, 0]);
     octets
-}
-
-/// # Panics
-/// The codec reads the UPDATE otherwise than the reference.
-#[track_caller]
-pub(crate) fn hold_against_reference(
-    octets: &[u8],
-    context: &CodecContext,
-    result: &Result<Message, DecodeError>,
-) {
-    let expected = reference::read(octets, &context.into());
-    let seen = reference::seen(result);
-    assert!(
-        expected.allows(&seen),
-        "{octets:02x?}\nin {context:?}\nis {expected:?}\nfor the reference, and\n   {seen:?}"
-    );
 }
 
 /// Compares, and counts what became of the messages.

@@ -96,8 +96,8 @@ fn f3_an_open_without_a_keepalive_is_told_4_0_at_the_hold_time() {
     lab.assert_ended("a", 4, 0, &[]);
 }
 
-#[test]
-fn f8_who_reads_nothing_for_the_send_hold_time_is_told_8_0_and_left() {
+/// A peer "a" that reads no more, with little room on the way to it.
+fn deaf() -> Lab {
     let mut lab = Lab::with(|config| {
         if over_tcp() {
             config.peers[0].send_hold = Some(4 * SECOND);
@@ -107,6 +107,12 @@ fn f8_who_reads_nothing_for_the_send_hold_time_is_told_8_0_and_left() {
     lab.establish(&["b"]);
     hold(&mut lab, if over_tcp() { 3 } else { 90 }, USUAL);
     lab.stop_reading("a");
+    lab
+}
+
+#[test]
+fn f8_who_reads_nothing_for_the_send_hold_time_is_told_8_0_and_left() {
+    let mut lab = deaf();
     let mark = lab.mark();
     lab.say("b", &many(20_000));
     lab.until((mark, paced(480, 4)), &[], "the end", |lab| {
@@ -123,15 +129,7 @@ fn f8_who_reads_nothing_for_the_send_hold_time_is_told_8_0_and_left() {
 
 #[test]
 fn f9_who_reads_slowly_is_kept() {
-    let mut lab = Lab::with(|config| {
-        if over_tcp() {
-            config.peers[0].send_hold = Some(4 * SECOND);
-        }
-    });
-    lab.narrow();
-    lab.establish(&["b"]);
-    hold(&mut lab, if over_tcp() { 3 } else { 90 }, USUAL);
-    lab.stop_reading("a");
+    let mut lab = deaf();
     lab.say("b", &many(20_000));
     // The kernel tells of room when there is enough of it for a segment.
     let octets = if over_tcp() { 4096 } else { 1024 };

@@ -712,6 +712,22 @@ pub(crate) fn seen(result: &Result<Message, DecodeError>) -> Verdict {
     }))
 }
 
+/// # Panics
+/// The codec reads the UPDATE otherwise than the reference.
+#[track_caller]
+pub(crate) fn hold_against_reference(
+    octets: &[u8],
+    context: &CodecContext,
+    result: &Result<Message, DecodeError>,
+) {
+    let expected = read(octets, &context.into());
+    let seen = seen(result);
+    assert!(
+        expected.allows(&seen),
+        "{octets:02x?}\nin {context:?}\nis {expected:?}\nfor the reference, and\n   {seen:?}"
+    );
+}
+
 impl Verdict {
     /// Whether the codec's verdict is one this allows: of several reasons to end the session it names one.
     pub(crate) fn allows(&self, seen: &Self) -> bool {

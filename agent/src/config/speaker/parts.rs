@@ -150,16 +150,8 @@ impl OriginateItem {
             Self::Section(section) => Originate {
                 prefix: section.prefix.0,
                 next_hop: section.next_hop.map(|hop| hop.0),
-                communities: section
-                    .communities
-                    .into_iter()
-                    .map(|value| value.0)
-                    .collect(),
-                large_communities: section
-                    .large_communities
-                    .into_iter()
-                    .map(|value| value.0)
-                    .collect(),
+                communities: plain(section.communities),
+                large_communities: plain(section.large_communities),
                 local_pref: section.local_pref.map(|value| LocalPref(value.0)),
                 med: section.med.map(|value| Med(value.0)),
             },

@@ -53,6 +53,27 @@ fn await_routes(machine: &Machine, far: &Machine) -> Result<()> {
     })
 }
 
+/// `far` originates the routes and `near` has them in its kernel: the speakers of both.
+fn feed(far: &Machine, near: &Machine, folder: &Path) -> Result<[Speaker; 2]> {
+    let telling = originator(far, near, folder)?;
+    let installing = near.speaker(
+        &format!("kernel: {{ install: true }}\n{}", peer("a", far)),
+        folder,
+    )?;
+    await_routes(near, far)?;
+    Ok([telling, installing])
+}
+
+fn clear(machines: [Machine; 2], speakers: [Speaker; 2]) -> Result<()> {
+    for mut speaker in speakers {
+        speaker.kill()?;
+    }
+    for machine in machines {
+        machine.netns.delete()?;
+    }
+    Ok(())
+}
+
 /// The table of the one the routes are told to.
 fn learned(far: &Machine) -> Table {
     rows(prefixes(), Some(&far.address)).collect()
@@ -61,12 +82,7 @@ fn learned(far: &Machine) -> Table {
 /// The interface that every next hop is behind goes down and up; the kernel forgets routes each time and says nothing.
 pub(super) fn flapping(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
     let [a, b] = [hub.machine("calm", 41)?, hub.machine("flaps", 42)?];
-    let mut far = originator(&a, &b, folder)?;
-    let mut near = b.speaker(
-        &format!("kernel: {{ install: true }}\n{}", peer("a", &a)),
-        folder,
-    )?;
-    await_routes(&b, &a)?;
+    let [far, near] = feed(&a, &b, folder)?;
     for _ in 0..scale.rounds {
         for _ in 0..10 {
             b.netns.ip("link set eth0 down")?;
@@ -78,11 +94,7 @@ pub(super) fn flapping(hub: &Hub, folder: &Path, scale: Scale) -> Result<String>
     }
     await_established(&near, 1, 30)?;
     await_table(&near, &learned(&a), 30)?;
-    near.kill()?;
-    far.kill()?;
-    for machine in [a, b] {
-        machine.netns.delete()?;
-    }
+    clear([a, b], [far, near])?;
     Ok(format!(
         "{} times ten flaps, {ROUTES} routes after each",
         scale.rounds
@@ -94,12 +106,7 @@ pub(super) fn flapping(hub: &Hub, folder: &Path, scale: Scale) -> Result<String>
 pub(super) fn flooded(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
     const FOREIGN: u32 = 100_000;
     let [a, b] = [hub.machine("quiet", 71)?, hub.machine("flooded", 72)?];
-    let mut far = originator(&a, &b, folder)?;
-    let mut near = b.speaker(
-        &format!("kernel: {{ install: true }}\n{}", peer("a", &a)),
-        folder,
-    )?;
-    await_routes(&b, &a)?;
+    let [far, near] = feed(&a, &b, folder)?;
     let before = established_count(&near, "a")?;
     let lines: Vec<_> = (0..FOREIGN)
         .map(|number| {
@@ -129,11 +136,7 @@ pub(super) fn flooded(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> 
             .args(["-4", "route", "show", "proto", "static"]),
     )?;
     ensure!(left.trim().is_empty(), "{left}");
-    near.kill()?;
-    far.kill()?;
-    for machine in [a, b] {
-        machine.netns.delete()?;
-    }
+    clear([a, b], [far, near])?;
     Ok(format!(
         "{FOREIGN} routes came and went ({seen}), ours are as they were"
     ))
@@ -142,26 +145,17 @@ pub(super) fn flooded(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> 
 /// The machine at the other end is gone with its wire, and one like it is plugged in later.
 pub(super) fn vanished(hub: &Hub, folder: &Path) -> Result<String> {
     let [a, b] = [hub.machine("ghost", 51)?, hub.machine("stays", 52)?];
-    let mut far = originator(&a, &b, folder)?;
-    let mut near = b.speaker(
-        &format!("kernel: {{ install: true }}\n{}", peer("a", &a)),
-        folder,
-    )?;
-    await_routes(&b, &a)?;
+    let [mut far, near] = feed(&a, &b, folder)?;
     // Killed, and its namespace with it: nobody answers, not even with a reset.
     a.netns.ip("link set eth0 down")?;
     far.kill()?;
     a.netns.delete()?;
     await_established(&near, 0, 30)?;
     let a = hub.machine("ghost2", 51)?;
-    let mut far = originator(&a, &b, folder)?;
+    let far = originator(&a, &b, folder)?;
     await_established(&near, 1, 40)?;
     await_table(&near, &learned(&a), 20)?;
     await_routes(&b, &a)?;
-    near.kill()?;
-    far.kill()?;
-    for machine in [a, b] {
-        machine.netns.delete()?;
-    }
+    clear([a, b], [far, near])?;
     Ok("dropped, and back with every route".to_owned())
 }
