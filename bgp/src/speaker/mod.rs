@@ -16,9 +16,12 @@
 //! more when [`Speaker::handle_written`] says they went out, and a change leaves at once where nothing is queued. Changes for
 //! whoever forwards are fetched the same way. Both therefore cost memory by prefix, never by event.
 //!
-//! `neighbour.rs` holds one peer, `liveness.rs` what BFD says of the path to it, `session.rs` what its sessions do to the tables, `configure.rs` changes of configuration,
-//! `tell.rs` the way out to peers, `inspect.rs` what can be asked, `operate.rs` what operators do, `deferral.rs` a restart of ours.
+//! `neighbour.rs` holds one peer, `calls.rs` says whose an accepted connection is, `requests.rs` does what a peer's machine asks for,
+//! `liveness.rs` what BFD says of the path to it, `session.rs` what its sessions do to the tables, `configure.rs` changes of
+//! configuration, `tell.rs` the way out to peers, `inspect.rs` what can be asked, `operate.rs` what operators do, `deferral.rs` a restart
+//! of ours.
 
+mod calls;
 pub mod config;
 mod configure;
 mod deferral;
@@ -30,6 +33,7 @@ mod liveness;
 mod monitoring;
 mod neighbour;
 mod operate;
+mod requests;
 mod session;
 pub mod snapshot;
 mod tell;
@@ -42,18 +46,15 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use self::configure::NoPlace;
 pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
 use crate::bfd::SessionConfig;
 use crate::bmp::Monitor;
 use crate::codec::error::DecodeError;
-use crate::codec::{
-    CodecContext, ErrorCode, HEADER_LEN, Message, MessageType, Notification, Update,
-};
+use crate::codec::{CodecContext, Message, Update};
 use crate::decision::Options;
 use crate::family::Family;
-use crate::fsm::{Admission, Direction, Event, LocalIdentity, PeerOutput, PeerWarning, State};
+use crate::fsm::{Direction, Event, LocalIdentity, PeerWarning, State};
 use crate::graceful_restart::Deferral;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
 use crate::rib::attribute_store::AttributeStore;
@@ -64,7 +65,7 @@ use crate::rib::{
 use crate::router_id::RouterId;
 use config::{PeerConfig, SpeakerConfig};
 use errors::{ErrorLog, ErrorTotals, Offence};
-use events::{EventLog, PeerEvent, PeerEventKind, Subject};
+use events::{EventLog, PeerEvent};
 use snapshot::Totals;
 
 /// A neighbour the speaker knows at present. An id is not used again for another neighbour while events for the old one
@@ -408,111 +409,6 @@ impl Speaker {
 
     // ---- what happens ---------------------------------------------------------------------------------------------
 
-    /// Whose connection a newly accepted one is: the peer of that address, else a new one of the narrowest range that
-    /// holds it.
-    pub fn accept(&mut self, remote: SocketAddr, local: SocketAddr, now: Instant) -> Accepted {
-        self.accept_on(remote, local, &config::Binding::default(), now)
-    }
-
-    /// The same for a connection of a listener that is bound to a device or in another network namespace: it is one of a peer
-    /// with the same binding or of nobody.
-    pub fn accept_on(
-        &mut self,
-        remote: SocketAddr,
-        local: SocketAddr,
-        binding: &config::Binding,
-        now: Instant,
-    ) -> Accepted {
-        if self.stopped {
-            return Accepted::Refused(None);
-        }
-        let slot = match self.expected(remote, local, binding, now) {
-            Some(slot) => slot,
-            None => match self.add_dynamic(remote, local, binding, now) {
-                Ok(slot) => slot,
-                // Callers beyond a limit may be many: a reset costs the least. When we run out ourselves we say so (RFC 4486 §4).
-                Err(NoPlace::Full) => {
-                    return Accepted::Refused(refusal(ErrorCode::OUT_OF_RESOURCES));
-                }
-                Err(NoPlace::Stranger | NoPlace::HalfOpen | NoPlace::Limit) => {
-                    return Accepted::Refused(None);
-                }
-            },
-        };
-        let Some(neighbour) = self.neighbour(slot) else {
-            return Accepted::Refused(None);
-        };
-        let peer = neighbour.id;
-        match neighbour.fsm.admit(now) {
-            Admission::Accept(direction) => {
-                if neighbour.is_open(direction) {
-                    self.outputs.push_back(Output::Close {
-                        peer,
-                        direction,
-                        linger: false,
-                    });
-                }
-                if let Some(neighbour) = self.neighbour_mut(slot) {
-                    neighbour.set_open(direction, true);
-                }
-                Accepted::Peer(peer, direction)
-            }
-            refused @ (Admission::Close | Admission::Reject | Admission::Collide) => {
-                // A dynamic neighbour that never had a connection goes again.
-                if let Some(neighbour) = self.neighbour_mut(slot) {
-                    neighbour.was_open = true;
-                    if refused != Admission::Collide && neighbour.config.waits() {
-                        // The path that has to be up first is perhaps watched from another address.
-                        self.note_called(slot, local.ip(), now);
-                    }
-                }
-                self.retire_if_gone(slot, now);
-                Accepted::Refused(match refused {
-                    Admission::Accept(_) | Admission::Close => None,
-                    Admission::Reject => refusal(ErrorCode::CONNECTION_REJECTED),
-                    Admission::Collide => refusal(ErrorCode::CONNECTION_COLLISION),
-                })
-            }
-        }
-    }
-
-    /// The neighbour of this address; of several, the one whose own address was called and that has room.
-    fn expected(
-        &self,
-        remote: SocketAddr,
-        local: SocketAddr,
-        binding: &config::Binding,
-        now: Instant,
-    ) -> Option<Slot> {
-        let fits = |slot: &&Slot| {
-            self.neighbour(**slot).is_some_and(|neighbour| {
-                let config = &neighbour.config;
-                let scope = match (remote, config.remote) {
-                    (SocketAddr::V6(calling), config::Remote::Address(SocketAddr::V6(known))) => {
-                        known.scope_id() == 0 || known.scope_id() == calling.scope_id()
-                    }
-                    _ => true,
-                };
-                scope
-                    && config.binding == *binding
-                    && config
-                        .local_address
-                        .is_none_or(|address| address == local.ip())
-            })
-        };
-        let slots = self.addresses.get(&remote.ip())?;
-        let takes = |slot: &&Slot| {
-            self.neighbour(**slot)
-                .is_some_and(|neighbour| matches!(neighbour.fsm.admit(now), Admission::Accept(_)))
-        };
-        let mut fitting = slots.iter().filter(fits);
-        fitting
-            .clone()
-            .find(takes)
-            .or_else(|| fitting.next())
-            .copied()
-    }
-
     /// The configuration of a neighbour that is known.
     #[must_use]
     pub fn peer_config(&self, peer: PeerId) -> Option<&Arc<PeerConfig>> {
@@ -768,136 +664,6 @@ impl Speaker {
             .min()
     }
 
-    /// Takes what a neighbour's machine asks for, and notes when it wants to be woken.
-    fn drain(&mut self, slot: Slot, now: Instant) {
-        while let Some(neighbour) = self.neighbour_mut(slot) {
-            let Some(output) = neighbour.fsm.poll_output() else {
-                break;
-            };
-            let peer = neighbour.id;
-            match output {
-                PeerOutput::Connect => {
-                    let config = Arc::clone(&neighbour.config);
-                    if let config::Remote::Address(remote) = config.remote {
-                        self.outputs.push_back(Output::Connect {
-                            peer,
-                            remote,
-                            config,
-                        });
-                    }
-                }
-                PeerOutput::Send { direction, bytes } => {
-                    if bytes.get(HEADER_LEN - 1) == Some(&(MessageType::Open as u8)) {
-                        *neighbour.opens_mut(direction) = (bytes.clone(), Bytes::new());
-                    }
-                    *neighbour.queued_mut(direction) += bytes.len();
-                    self.outputs.push_back(Output::Send {
-                        peer,
-                        direction,
-                        chunks: vec![bytes],
-                    });
-                }
-                PeerOutput::Close { direction, linger } => {
-                    neighbour.set_open(direction, false);
-                    self.outputs.push_back(Output::Close {
-                        peer,
-                        direction,
-                        linger,
-                    });
-                }
-                PeerOutput::UseContext {
-                    direction,
-                    context,
-                    keepalive_interval,
-                } => self.outputs.push_back(Output::UseContext {
-                    peer,
-                    direction,
-                    context,
-                    keepalive_interval,
-                }),
-                PeerOutput::Opened(negotiated) => self.session_opened(slot, &negotiated),
-                PeerOutput::Established(negotiated) => self.session_up(slot, negotiated, now),
-                PeerOutput::Down(reason) => self.session_down(slot, &reason, now),
-                PeerOutput::Update(update) => self.import(slot, update, now),
-                PeerOutput::RouteRefresh(refresh) => self.route_refresh(slot, refresh, now),
-                // Nobody configured it, so nobody expects it to call.
-                PeerOutput::Warning(PeerWarning::NobodyCalls) if neighbour.range.is_some() => {}
-                PeerOutput::OpenRefused {
-                    direction,
-                    notification,
-                } => {
-                    let octets = neighbour.opens(direction).1.clone();
-                    self.book(slot, now, |log, totals| {
-                        log.refused(&notification, &octets, totals, now)
-                    });
-                }
-                PeerOutput::Warning(warning) => self.warn(slot, warning, now),
-                PeerOutput::StateChanged { from, to, cause } => {
-                    neighbour.state_since = now;
-                    let name = Arc::clone(&neighbour.name);
-                    let about = Subject::of(neighbour);
-                    let kind = PeerEventKind::State { from, to, cause };
-                    self.events.push(now, about, kind);
-                    self.outputs.push_back(Output::PeerStateChanged {
-                        peer,
-                        name,
-                        from,
-                        to,
-                    });
-                }
-            }
-        }
-        if let Some(neighbour) = self.neighbour_mut(slot) {
-            let urgent = neighbour.retention.is_urgent();
-            neighbour.fsm.set_urgent(now, urgent);
-        }
-        self.set_timer(slot);
-        self.retire_if_gone(slot, now);
-    }
-
-    /// Tells of something once, and shows it until it is over.
-    fn warn(&mut self, slot: Slot, warning: PeerWarning, now: Instant) {
-        let Some(neighbour) = self.neighbour_mut(slot) else {
-            return;
-        };
-        if neighbour.warnings.insert(warning) {
-            let (peer, name) = (neighbour.id, Arc::clone(&neighbour.name));
-            let about = Subject::of(neighbour);
-            self.events
-                .push(now, about, PeerEventKind::Warning(warning));
-            self.outputs.push_back(Output::PeerWarning {
-                peer,
-                name,
-                warning,
-            });
-        }
-    }
-
-    /// Moves a neighbour's timer where it became earlier. A later deadline is found out when the earlier one passes:
-    /// the hold timer moves with every message.
-    fn set_timer(&mut self, slot: Slot) {
-        let Some(neighbour) = self
-            .neighbours
-            .get_mut(usize::from(slot))
-            .and_then(Option::as_mut)
-        else {
-            return;
-        };
-        let Some(next) = neighbour.next_deadline() else {
-            return;
-        };
-        match neighbour.deadline {
-            Some(set) if set <= next => {}
-            set => {
-                if let Some(set) = set {
-                    self.timers.remove(&(set, slot));
-                }
-                self.timers.insert((next, slot));
-                neighbour.deadline = Some(next);
-            }
-        }
-    }
-
     // ---- what is done ---------------------------------------------------------------------------------------------
 
     /// The next thing to do; call until there is none, after every `handle_*` and [`Speaker::work`].
@@ -1033,13 +799,6 @@ impl Speaker {
     pub const fn last_event(&self) -> u64 {
         self.events.last()
     }
-}
-
-/// The octets of a NOTIFICATION for a connection nobody takes.
-fn refusal(code: ErrorCode) -> Option<Bytes> {
-    Message::Notification(Notification::new(code))
-        .to_bytes(&CodecContext::before_open())
-        .ok()
 }
 
 #[cfg(test)]
