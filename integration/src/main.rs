@@ -76,7 +76,7 @@ enum Action {
         #[arg(long, default_value_t = 2)]
         jobs: usize,
     },
-    /// Runs one scenario, in the emulated machine where it needs IP-in-IP and this kernel has none.
+    /// Runs one scenario, in the emulated machine where this kernel lacks what it needs.
     Scenario {
         /// Its name.
         name: String,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::eventually::eventually;
@@ -75,9 +76,20 @@ impl Speaker {
     /// # Errors
     /// When none runs.
     pub fn reload(&self, config: &str) -> Result<()> {
-        fs::write(&self.config, config)?;
+        // In one step: it may just be reading what the last call wrote.
+        let new = self.config.with_extension("new");
+        fs::write(&new, config)?;
+        fs::rename(&new, &self.config)?;
         let daemon = self.daemon.as_ref().context("no speaker runs")?;
         daemon.signal(Signal::SIGHUP)
+    }
+
+    /// Its process, as the lab's PID namespace numbers it.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn pid(&self) -> Result<Pid> {
+        Ok(self.daemon.as_ref().context("no speaker runs")?.pid())
     }
 
     /// Kills it with SIGKILL.

@@ -1,7 +1,7 @@
 //! Runs a lab inside Debian's own kernel under QEMU's software emulation, on this machine's file system.
 //!
-//! Some kernels lack what a lab needs, IP-in-IP above all. `integration/setup` then unpacks a distribution kernel into
-//! `integration/cache/vm`; this module boots it with the host's root as its root file system (9p), runs this very
+//! Some kernels lack what a lab needs, IP-in-IP above all, and no machine wants its clock set. `integration/setup` unpacks a
+//! distribution kernel into `integration/cache/vm`; this module boots it with the host's root as its root file system (9p), runs this very
 //! program there and takes the verdict from a file the guest writes. QEMU's own exit status says nothing, and a missing
 //! file is a failure. The guest works in memory; its logs are copied to the lab's folder at the end.
 
@@ -31,23 +31,26 @@ pub fn is_guest() -> bool {
     std::env::var_os(GUEST_VARIABLE).is_some()
 }
 
-/// A kind of device that some kernels lack.
+/// What some kernels lack, or do not let a lab have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
+pub enum Feature {
     /// A tunnel of IP in IP.
     Ipip,
     /// A table of routes with devices of its own.
     Vrf,
+    /// A clock on the wall that may be set, and control groups that are the lab's own: only in the emulated machine.
+    Clock,
 }
 
-/// Whether the running kernel can make such a device, tried in a namespace of the lab.
+/// Whether the running kernel has it for the lab; devices are tried in a namespace of the lab.
 ///
 /// # Errors
 /// When not even a namespace can be made.
-pub fn kernel_has(device: Device) -> Result<bool> {
-    let kind = match device {
-        Device::Ipip => "ipip local 192.0.2.1 remote 192.0.2.2",
-        Device::Vrf => "vrf table 100",
+pub fn kernel_has(feature: Feature) -> Result<bool> {
+    let kind = match feature {
+        Feature::Ipip => "ipip local 192.0.2.1 remote 192.0.2.2",
+        Feature::Vrf => "vrf table 100",
+        Feature::Clock => return Ok(is_guest()),
     };
     let probe = Netns::create("probe")?;
     let made = probe

@@ -25,7 +25,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::report::Report;
-use crate::vm::Device;
+use crate::vm::Feature;
 
 /// What running a scenario came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// One line about it.
     pub about: &'static str,
-    /// A kind of device it needs; where this kernel has none it runs in the emulated machine.
-    pub needs: Option<Device>,
+    /// What it needs that a kernel may lack; it then runs in the emulated machine.
+    pub needs: Option<Feature>,
     /// Whether nothing may run beside it: it measures times, or leaves others none.
     pub alone: bool,
     /// Its body.
@@ -59,7 +59,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "demo",
         about: "pods on two racks reach each other: four nodes, IP-in-IP between the racks, restarts, closed sessions, frozen views",
-        needs: Some(Device::Ipip),
+        needs: Some(Feature::Ipip),
         alone: false,
         run: crate::demo::run,
     },
@@ -108,7 +108,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "vrf",
         about: "a listener in a VRF, which ignores callers in the default one",
-        needs: Some(Device::Vrf),
+        needs: Some(Feature::Vrf),
         alone: false,
         run: kernel_bgp::run_vrf,
     },
@@ -184,10 +184,17 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "chaos",
-        about: "crowds, no descriptors, frozen processes, flapping links, damaged octets, BIRDs replaced one by one",
+        about: "crowds, no descriptors or memory, slow readers, frozen processes, flapping links, damaged octets, BIRDs replaced one by one",
         needs: None,
         alone: false,
         run: chaos::run,
+    },
+    Scenario {
+        name: "chaos-vm",
+        about: "a wall clock that jumps by hours, and more callers than a control group has memory for",
+        needs: Some(Feature::Clock),
+        alone: false,
+        run: chaos::run_emulated,
     },
     Scenario {
         name: "cni",

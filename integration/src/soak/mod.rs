@@ -63,7 +63,7 @@ pub const ALL: &[Soak] = &[
     },
     Soak {
         name: "chaos",
-        about: "crowds of thousands, frozen processes, passwords, reloads, flapping links, damaged octets, a fleet replaced",
+        about: "crowds of thousands, no memory, slow readers, frozen processes, passwords, reloads, flapping links, damaged octets, a fleet replaced",
         run: crate::scenario::chaos::soak,
     },
 ];

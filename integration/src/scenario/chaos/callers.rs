@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
@@ -14,21 +14,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::Scale;
 use super::hub::{Hub, Machine, Table, await_established, await_table, established};
+use super::played::{
+    PREFIXES, address, announcement, any_message, call_until, counted, framed, next_hop, prefixes,
+};
 use crate::eventually::{eventually, idle};
 use crate::{exec, link, pace};
 
 /// What listens to the crowd.
-const RANGE: &str = "peers:\n  - { name: crowd, range: 10.99.128.0/17, asn: 64512, routeReflectorClient: true, passive: true, dynamicLimit: 6000, gracefulRestart: false }\n";
-
-/// The first caller's prefix.
-const PREFIXES: u32 = 0x1400_0000;
+pub(super) const RANGE: &str = "peers:\n  - { name: crowd, range: 10.99.128.0/17, asn: 64512, routeReflectorClient: true, passive: true, dynamicLimit: 6000, gracefulRestart: false }\n";
 
 /// The prefix all of them flap, how often each says something about it, and who keeps it.
 const FLAPPED: u32 = 0x1500_0000;
@@ -37,7 +36,7 @@ const KEEPER: usize = 7;
 
 /// What callers do besides calling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Play {
+pub(super) enum Play {
     /// Nothing.
     Plain,
     /// Every tenth has its predecessor's identifier.
@@ -46,86 +45,9 @@ enum Play {
     Flap(usize),
 }
 
-fn address(caller: usize) -> Result<Ipv4Addr> {
-    Ok(Ipv4Addr::from(0x0a63_8001 + u32::try_from(caller)?))
-}
-
-fn framed(kind: u8, body: &[u8]) -> Result<Vec<u8>> {
-    let mut octets = vec![0xff; 16];
-    octets.extend(u16::try_from(19 + body.len())?.to_be_bytes());
-    octets.push(kind);
-    octets.extend(body);
-    Ok(octets)
-}
-
-async fn any_message(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<(u8, Vec<u8>)> {
-    let mut header = [0; 19];
-    stream.read_exact(&mut header).await?;
-    let [.., high, low, kind] = header;
-    let mut body = vec![0; usize::from(u16::from_be_bytes([high, low])).saturating_sub(19)];
-    stream.read_exact(&mut body).await?;
-    Ok((kind, body))
-}
-
-async fn message(stream: &mut TcpStream) -> Result<u8> {
-    let (kind, body) = any_message(stream).await?;
-    if kind == 3 {
-        bail!("NOTIFICATION {body:?}");
-    }
-    Ok(kind)
-}
-
-/// The body of an UPDATE that announces one address.
-fn announcement(next_hop: Ipv4Addr, prefix: u32) -> Vec<u8> {
-    let mut update = vec![0, 0, 0, 21, 0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4];
-    update.extend(next_hop.octets());
-    update.extend([0x40, 5, 4, 0, 0, 0, 100, 32]);
-    update.extend(prefix.to_be_bytes());
-    update
-}
-
-/// A session, with one prefix of its own announced.
-async fn call(caller: usize, identifier: Ipv4Addr) -> Result<TcpStream> {
-    let from = address(caller)?;
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((from, 0)))?;
-    let server = SocketAddr::from(([10, 99, 0, 1], 179));
-    let mut stream = socket.connect(server).await.context("connect")?;
-    let mut open = vec![4, 0xfc, 0, 0, 240];
-    open.extend(identifier.octets());
-    open.extend([14, 2, 12, 1, 4, 0, 1, 0, 1, 65, 4, 0, 0, 0xfc, 0]);
-    stream.write_all(&framed(1, &open)?).await?;
-    ensure!(
-        message(&mut stream).await.context("their OPEN")? == 1,
-        "no OPEN"
-    );
-    stream.write_all(&framed(4, &[])?).await?;
-    ensure!(
-        message(&mut stream).await.context("their KEEPALIVE")? == 4,
-        "no KEEPALIVE"
-    );
-    // Some prefix that is the caller's alone.
-    let update = announcement(from, PREFIXES + u32::try_from(caller)?);
-    stream.write_all(&framed(2, &update)?).await?;
-    Ok(stream)
-}
-
-/// A connection that was refused or cut is tried again, as any neighbour would.
-async fn call_until(caller: usize, identifier: Ipv4Addr, deadline: Instant) -> Result<TcpStream> {
-    loop {
-        match call(caller, identifier).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error.context(format!("caller {caller}")));
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
-}
-
 /// What the callers hold together, by what they were told.
 #[derive(Debug, Default)]
-struct Ledger {
+pub(super) struct Ledger {
     /// Prefixes, counted once for each caller that holds one.
     held: AtomicUsize,
     /// Callers that hold the prefix all of them flap.
@@ -136,7 +58,7 @@ struct Ledger {
 
 impl Ledger {
     /// Waits until every caller holds every other caller's prefix, and `flapped` of them the one they flap.
-    fn await_full(&self, callers: usize, flapped: usize, seconds: u64) -> Result<()> {
+    pub(super) fn await_full(&self, callers: usize, flapped: usize, seconds: u64) -> Result<()> {
         eventually(
             "every caller knows every other",
             pace::seconds(seconds),
@@ -199,42 +121,6 @@ impl Told {
             _ => &self.ledger.held,
         }
     }
-}
-
-/// A part with its length before it, and what comes behind.
-fn counted(octets: &[u8]) -> Result<(&[u8], &[u8])> {
-    let (length, rest) = octets.split_first_chunk().context("no length")?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
-        .context("a part that is cut short")
-}
-
-/// Prefixes of 32 bits; there are no others here.
-fn prefixes(octets: &[u8]) -> Result<Vec<u32>> {
-    octets
-        .chunks(5)
-        .map(|chunk| match *chunk {
-            [32, a, b, c, d] => Ok(u32::from_be_bytes([a, b, c, d])),
-            _ => bail!("{chunk:?} is no /32"),
-        })
-        .collect()
-}
-
-fn next_hop(mut attributes: &[u8]) -> Option<Ipv4Addr> {
-    while let [flags, code, rest @ ..] = attributes {
-        let (length, rest) = match flags & 0x10 {
-            0 => (usize::from(*rest.first()?), rest.get(1..)?),
-            _ => {
-                let (length, rest) = rest.split_first_chunk()?;
-                (usize::from(u16::from_be_bytes(*length)), rest)
-            }
-        };
-        let (value, rest) = rest.split_at_checked(length)?;
-        if *code == 3 {
-            return <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from);
-        }
-        attributes = rest;
-    }
-    None
 }
 
 /// Reads until the session ends, which is an error.
@@ -347,7 +233,7 @@ fn during<T>(
 }
 
 /// The same with a ledger that others write in as well.
-fn during_with<T>(
+pub(super) fn during_with<T>(
     load: &Machine,
     callers: Range<usize>,
     play: Play,
@@ -376,7 +262,7 @@ fn during_with<T>(
 
 /// A machine with the callers' addresses, which `server` reaches through it: as neighbours on the link they would fill a table
 /// that all namespaces of a kernel share (`gc_thresh3`).
-fn crowd_machine(
+pub(super) fn crowd_machine(
     hub: &Hub,
     name: &str,
     number: u8,
@@ -447,7 +333,7 @@ pub(super) fn flappers(hub: &Hub, folder: &Path, scale: Scale) -> Result<String>
 }
 
 /// The speaker's table when every caller's prefix is known.
-fn all_rows(callers: usize) -> Result<Table> {
+pub(super) fn all_rows(callers: usize) -> Result<Table> {
     (0..callers)
         .map(|caller| {
             let prefix = Ipv4Addr::from(PREFIXES + u32::try_from(caller)?);
@@ -463,8 +349,7 @@ pub(super) fn descriptors(hub: &Hub, folder: &Path) -> Result<String> {
     let server = hub.machine("scarce", 1)?;
     let load = crowd_machine(hub, "callers", 2, ALL, &server)?;
     let mut speaker = server.speaker(RANGE, folder)?;
-    let process = exec::check(Command::new("ip").args(["netns", "pids", server.netns.name()]))?;
-    let process = process.trim().to_owned();
+    let process = speaker.pid()?.to_string();
     let limit = |descriptors: usize| {
         let both = format!("--nofile={descriptors}:4096");
         exec::check(Command::new("prlimit").args(["--pid", &process, &both]))

@@ -1,15 +1,20 @@
-//! Misfortune with real sockets and kernels: thousands of callers at once, no descriptors left, a frozen process, passwords
-//! that change in the wrong order, links that flap, a flood of foreign routes, a peer's machine that vanishes, octets damaged on the
-//! way, a fleet of BIRDs replaced one by one. Each case ends with every table compared with the one it should be, row by row.
+//! Misfortune with real sockets and kernels: thousands of callers at once, no descriptors or memory left, a peer that hardly reads, a
+//! frozen process, a clock that jumps, passwords that change in the wrong order, links that flap, a flood of foreign routes, a peer's
+//! machine that vanishes, octets damaged on the way, a fleet of BIRDs replaced one by one. Each case ends with every table compared
+//! with the one it should be, row by row.
 //!
 //! What needs no socket is told on the invented clock, in `bgp/src/speaker/tests/chaos.rs`.
 
 mod callers;
+mod clock;
 mod damage;
 mod fleet;
 mod hub;
 mod links;
+mod memory;
+mod played;
 mod process;
+mod slow;
 
 use std::path::Path;
 use std::time::Duration;
@@ -45,6 +50,21 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// The cases that need the emulated machine: a clock that may be set, and a limit on memory that counts the kernel's as well.
+///
+/// # Errors
+/// When there is no switch.
+pub fn run_emulated(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    let hub = hub::Hub::new()?;
+    report.check("the wall clock jumps by hours, ahead and back", || {
+        clock::jumps(&hub, folder)
+    });
+    report.check("more callers than memory.max has room for", || {
+        memory::flooded(&hub, folder, memory::Flood::EMULATED)
+    });
+    Ok(Outcome::Passed)
+}
+
 /// Every case for about so long: the soak named `chaos`. From five minutes on with 5,000 callers.
 ///
 /// # Errors
@@ -74,6 +94,13 @@ fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
         || callers::descriptors(&hub, folder),
     );
     report.check(
+        "more callers than there is memory for: sessions stay, and others come in afterwards",
+        || memory::flooded(&hub, folder, memory::Flood::of(scale)?),
+    );
+    report.check("one of 500 peers reads 1 KiB/s while routes change", || {
+        slow::reader(&hub, folder, scale)
+    });
+    report.check(
         "a process stopped for less than the hold time, then for longer",
         || process::frozen(&hub, folder, scale),
     );
@@ -82,11 +109,19 @@ fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
         || process::frozen_gracefully(&hub, folder, scale),
     );
     report.check(
+        "a reflector killed and started again while routes change",
+        || process::killed(&hub, folder, scale),
+    );
+    report.check(
         "a new password in half of a mesh first: no session ends",
         || process::passwords(&hub, folder, scale),
     );
     report.check(
-        "policies reloaded over 50,000 routes beside a session of 3 s hold time",
+        "a peer deleted and added again within a tenth of a second",
+        || process::readded(&hub, folder, scale),
+    );
+    report.check(
+        "policies reloaded over 100,000 routes beside a session of 3 s hold time",
         || process::reloads(&hub, folder, scale),
     );
     report.check("a link that flaps ten times a second", || {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Scale;
 use super::hub::{
@@ -216,25 +217,135 @@ pub(super) fn passwords(hub: &Hub, folder: &Path, scale: Scale) -> Result<String
     ))
 }
 
+/// A reflector is killed and started again while what it reflects changes. What does not change is forwarded by all along, and what
+/// does is right in the end.
+pub(super) fn killed(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
+    // A round of a soak takes the twenty seconds that CI has not.
+    let pause = if scale.rounds > 3 { 10 } else { 1 };
+    let [middle, source, reader] = [
+        hub.machine("reborn", 17)?,
+        hub.machine("churns", 18)?,
+        hub.machine("learns", 19)?,
+    ];
+    let reflector = middle.yaml(&format!(
+        "peers:\n{}{}",
+        peer("source", &source.address, ""),
+        peer("reader", &reader.address, "")
+    ));
+    let prefixes = |turn: usize| ["10.1.0.0/16".to_owned(), format!("10.9.{}.0/24", turn % 3)];
+    let churn = |turn: usize| {
+        source.yaml(&format!(
+            "originate: [{}]\npeers:\n{}",
+            prefixes(turn).join(", "),
+            peer("middle", &middle.address, "")
+        ))
+    };
+    let mut first = Speaker::start(&middle.netns, &reflector, folder)?;
+    let mut second = Speaker::start(&source.netns, &churn(0), folder)?;
+    let mut third = reader.speaker(
+        &format!(
+            "kernel: {{ install: true }}\npeers:\n{}",
+            peer("middle", &middle.address, "")
+        ),
+        folder,
+    )?;
+    let forwards = || -> Result<()> {
+        let routes = link::routes(&reader.netns, 4)?;
+        let route = routes.iter().find(|route| route.prefix == "10.1.0.0/16");
+        ensure!(
+            route.is_some_and(|route| route.goes_via(&source.address)),
+            "{route:?} in the kernel"
+        );
+        Ok(())
+    };
+    let rounds = scale.rounds.min(6);
+    for round in 0..=rounds {
+        let wanted: Table = rows(prefixes(2 * round), Some(&source.address)).collect();
+        for speaker in [&first, &third] {
+            await_table(speaker, &wanted, 40)?;
+        }
+        eventually("it forwards", pace::seconds(10), forwards)?;
+        if round == rounds {
+            break;
+        }
+        first.kill()?;
+        throughout(pause, forwards)?;
+        // One change that it never hears of, and one while it comes back.
+        second.reload(&churn(2 * round + 1))?;
+        // Nothing in its kernel tells it that it was there before.
+        first.run(&format!("restarting: true\n{reflector}"))?;
+        second.reload(&churn(2 * round + 2))?;
+        throughout(pause, forwards)?;
+    }
+    for speaker in [&mut first, &mut second, &mut third] {
+        speaker.kill()?;
+    }
+    for machine in [middle, source, reader] {
+        machine.netns.delete()?;
+    }
+    Ok(format!("{rounds} times, forwarded by all along"))
+}
+
+/// A peer is taken out of the configuration and put back within a tenth of a second, again and again; the other side sees each time
+/// a session end and another one come.
+pub(super) fn readded(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
+    let more = ", holdTime: 9";
+    let [(a, first), (b, second)] = two(hub, ["gone", "back"], [15, 16], more, folder)?;
+    let yaml = |peers: &str| {
+        a.yaml(&format!(
+            "originate: [{{ prefix: 10.1.0.0/16 }}]\npeers:{peers}\n"
+        ))
+    };
+    let (with, without) = (
+        yaml(&format!("\n{}", peer("b", &b.address, more))),
+        yaml(" []"),
+    );
+    let times = 5 * scale.rounds.min(10);
+    for turn in 0..times {
+        first.reload(&without)?;
+        idle(Duration::from_millis(if turn % 2 == 0 { 30 } else { 90 }));
+        first.reload(&with)?;
+        // Mostly there is only the beginning of a session to end.
+        if turn % 5 == 0 {
+            await_established(&first, 1, 20)?;
+        }
+        idle(Duration::from_millis(60));
+    }
+    await_established(&first, 1, 20)?;
+    await_both(&[&a, &b], &[&first, &second])?;
+    let events = first.ask(&["events"])?;
+    let events = events.as_array().context("no list of events")?;
+    let removed = events
+        .iter()
+        .filter(|event| event.get("kind").is_some_and(|kind| kind == "removed"))
+        .count();
+    // Two signals that come close together are one.
+    ensure!(removed > times / 3, "removed {removed} times of {times}");
+    for (machine, mut speaker) in [(a, first), (b, second)] {
+        speaker.kill()?;
+        machine.netns.delete()?;
+    }
+    Ok(format!("removed {removed} times, both tables as before"))
+}
+
 /// A policy that changes over a large table does not cost a session with the shortest hold time its KEEPALIVEs.
 pub(super) fn reloads(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> {
     const KEPT_BACK: usize = 1 << 15;
-    // A file may hold little more; the shorter run is CI's.
-    let all = if scale.rounds > 3 { 99_000 } else { 50_000 };
+    const ALL: usize = 100_000;
     let [server, source, witness] = [
         hub.machine("server", 31)?,
         hub.machine("source", 32)?,
         hub.machine("witness", 33)?,
     ];
     let prefixes = |from: usize| {
-        (from..all).map(|number| {
+        (from..ALL).map(|number| {
             let [high, low] = [number >> 8 & 255, number & 255];
             format!("20.{}.{high}.{low}/32", number >> 16)
         })
     };
     let mut routes = String::from("originate:\n");
     for prefix in prefixes(0) {
-        routes.push_str(&format!("  - {{ prefix: {prefix} }}\n"));
+        routes.push_str(&format!("  - {prefix}\n"));
     }
     let told = |from: usize| -> Table { rows(prefixes(from), Some(&source.address)).collect() };
     // Every second time, a third of them or more is not for the witness.
@@ -269,7 +380,7 @@ pub(super) fn reloads(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> 
     await_established(&reflector, 2, 30)?;
     // Reading the whole table takes a while: it is asked for when it should be complete.
     let settled = |from: usize| -> Result<()> {
-        await_received(&reader, "server", all - from, 60)?;
+        await_received(&reader, "server", ALL - from, 60)?;
         await_table(&reader, &told(from), 60)
     };
     settled(0)?;
@@ -292,5 +403,5 @@ pub(super) fn reloads(hub: &Hub, folder: &Path, scale: Scale) -> Result<String> 
     for machine in [server, source, witness] {
         machine.netns.delete()?;
     }
-    Ok(format!("{} over {all} routes", scale.rounds))
+    Ok(format!("{} over {ALL} routes", scale.rounds))
 }
