@@ -1,9 +1,9 @@
 //! Sockets as BGP wants them: how far a peer may be, how long silence is borne, in which namespace it all is. Who may sign is said in
 //! `sockopt/signature.rs`.
 //!
-//! Beside `bfd_socket.rs` the only room of the crate with `unsafe`: the kernel's TCP-MD5, TCP-AO and minimum-TTL options and `setns`
-//! have no safe wrapper among our dependencies. Each block passes the address and the exact size of a plain value that outlives the
-//! call, to a descriptor that the borrowed socket or file keeps open.
+//! Beside `bfd_socket.rs` and `scheduling.rs` the only room of the crate with `unsafe`: the kernel's TCP-MD5, TCP-AO and minimum-TTL
+//! options and `setns` have no safe wrapper among our dependencies. Each block passes the address and the exact size of a plain value
+//! that outlives the call, to a descriptor that the borrowed socket or file keeps open.
 
 #![expect(
     unsafe_code,
