@@ -446,6 +446,22 @@ impl FromText for Milliseconds {
     }
 }
 
+/// Over how many hops BFD goes; nothing for the same link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Multihop(pub(super) Option<u8>);
+
+impl FromText for Multihop {
+    const WANTED: &'static str =
+        "the number of hops to the peer from 1 to 255, true for any number, or false";
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "true" => Some(Self(Some(Bfd::ANY_HOPS))),
+            "false" => Some(Self(None)),
+            number => number.parse().ok().map(|hops| Self(Some(hops))),
+        }
+    }
+}
+
 /// BFD in one line; nothing where it is turned off.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BfdText(pub(super) Option<Bfd>);
@@ -467,7 +483,7 @@ impl FromText for BfdText {
                 "minTx" => bfd.min_tx = Milliseconds::from_text(value)?.0,
                 "minRx" => bfd.min_rx = Milliseconds::from_text(value)?.0,
                 "multiplier" => bfd.multiplier = value.parse().ok()?,
-                "multihop" => bfd.multihop = Some(value.parse().ok()?),
+                "multihop" => bfd.multihop = Multihop::from_text(value)?.0,
                 "strict" => bfd.strict = value.parse().ok()?,
                 _ => return None,
             }

@@ -10,8 +10,8 @@
 //! [`Sessions::poll_output`], and woken at [`Sessions::poll_timeout`]. `packet.rs` holds the format, `session.rs` the machine of
 //! one session, `sessions.rs` all of them and whose a packet is.
 //!
-//! Asynchronous mode over one hop (RFC 5881: port 3784, TTL 255 and no less) or several (RFC 5883: port 4784, a least TTL). Both
-//! sides are active. Every octet received is hostile until a session took it: what fits none is counted and forgotten, costs no
+//! Asynchronous mode over one hop (RFC 5881: port 3784, TTL 255 and no less) or several (RFC 5883: port 4784, a least TTL where
+//! the number of hops is given). Both sides are active. Every octet received is hostile until a session took it: what fits none is counted and forgotten, costs no
 //! memory, and is never answered.
 //!
 //! Not done: authentication (packets with the A bit are dropped and counted, as RFC 5880 §6.8.6 has it for sessions without),
@@ -90,11 +90,12 @@ impl SessionConfig {
         }
     }
 
-    /// Whether both are sessions over the same path, so that one can become the other by a poll sequence.
+    /// Whether both are sessions over the same path, so that one can become the other by a poll sequence. How many hops it may
+    /// have is nothing the other end has to know.
     #[must_use]
     pub fn same_path(&self, other: &Self) -> bool {
-        (self.remote, self.scope, self.local, self.multihop)
-            == (other.remote, other.scope, other.local, other.multihop)
+        (self.remote, self.scope, self.local, self.port())
+            == (other.remote, other.scope, other.local, other.port())
     }
 }
 

@@ -42,6 +42,16 @@ pub enum Output<K> {
         /// What is new.
         report: Report,
     },
+    /// The first of a session's packets that came from too far away, and was dropped as all of them are: worth a word, since
+    /// the path looks like one over which nothing comes.
+    TooFar {
+        /// Who sent it.
+        remote: IpAddr,
+        /// The TTL it came with.
+        ttl: u8,
+        /// The smallest one allowed.
+        least: u8,
+    },
 }
 
 /// Where a datagram came from and how.
@@ -91,6 +101,8 @@ struct Entry<K> {
     until: Option<Instant>,
     /// When it will be looked at next; its real deadline may be later.
     deadline: Option<Instant>,
+    /// It was told that packets come from too far away.
+    too_far: bool,
 }
 
 /// Every session, by names of the caller's.
@@ -127,6 +139,7 @@ impl<K: Ord + Copy> Sessions<K> {
             if let Some(entry) = self.entries.get_mut(&id)
                 && entry.session.config().same_path(&config)
             {
+                entry.too_far &= entry.session.config().multihop == config.multihop;
                 if *entry.session.config() != config && entry.session.reconfigure(config) {
                     self.send(id, false, now);
                 }
@@ -155,6 +168,7 @@ impl<K: Ord + Copy> Sessions<K> {
             counted: 0,
             until: None,
             deadline: None,
+            too_far: false,
         };
         self.entries.insert(id, entry);
         self.keys.insert(key, id);
@@ -243,11 +257,16 @@ impl<K: Ord + Copy> Sessions<K> {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        if arrival
-            .ttl
-            .is_none_or(|ttl| ttl < entry.session.config().least_ttl())
-        {
+        let least = entry.session.config().least_ttl();
+        if arrival.ttl.is_none_or(|ttl| ttl < least) {
             self.counters.ttl += 1;
+            if let (Some(ttl), false) = (arrival.ttl, std::mem::replace(&mut entry.too_far, true)) {
+                self.outputs.push_back(Output::TooFar {
+                    remote: arrival.source,
+                    ttl,
+                    least,
+                });
+            }
             return;
         }
         self.counters.received += 1;

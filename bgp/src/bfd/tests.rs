@@ -98,7 +98,7 @@ impl Wire {
                     }
                 }
                 Output::Report { report, .. } => end.reports.push((now, report)),
-                Output::Open { .. } | Output::Close { .. } => {}
+                Output::Open { .. } | Output::Close { .. } | Output::TooFar { .. } => {}
             }
         }
     }
@@ -406,7 +406,10 @@ impl Solo {
     fn sent(&mut self) -> Vec<ControlPacket> {
         let sent = |output| match output {
             Output::Send { octets, .. } => ControlPacket::decode(&octets).ok(),
-            Output::Open { .. } | Output::Close { .. } | Output::Report { .. } => None,
+            Output::Open { .. }
+            | Output::Close { .. }
+            | Output::Report { .. }
+            | Output::TooFar { .. } => None,
         };
         self.outputs().into_iter().filter_map(sent).collect()
     }
@@ -526,6 +529,56 @@ fn several_hops_cost_as_much_ttl_as_configured() {
     assert_eq!(solo.sessions.counters().unknown, 1, "the port of one hop");
     solo.hear(&from(253), &packet(State::Down, 0));
     assert_eq!(solo.status().state, State::Init);
+}
+
+#[test]
+fn a_path_that_may_have_more_hops_than_before_is_the_same_session() {
+    let far = |hops| SessionConfig {
+        multihop: Some(hops),
+        ..config(2)
+    };
+    let from = |ttl| Arrival {
+        ttl: Some(ttl),
+        multihop: true,
+        ..arrival(2)
+    };
+    let mut solo = Solo::new(far(2));
+    let discriminator = solo.discriminator();
+    solo.hear(&from(254), &packet(State::Down, 0));
+    solo.hear(&from(254), &packet(State::Init, discriminator));
+    assert_eq!(solo.status().state, State::Up);
+    solo.outputs();
+    solo.sessions.configure(0, far(3), solo.now);
+    assert_eq!(solo.discriminator(), discriminator);
+    assert_eq!(solo.status().state, State::Up);
+    assert!(solo.sent().is_empty(), "the other end has nothing to know");
+    solo.hear(&from(253), &packet(State::Up, discriminator));
+    assert_eq!(solo.sessions.counters().ttl, 0);
+    solo.sessions.configure(0, far(1), solo.now);
+    for _ in 0..2 {
+        solo.hear(&from(254), &packet(State::Up, discriminator));
+    }
+    assert_eq!(solo.sessions.counters().ttl, 2, "the least TTL is in force");
+    assert_eq!(solo.status().state, State::Up, "and says nothing itself");
+    let told = |outputs: Vec<Output<u8>>| {
+        let too_far = |output: &Output<u8>| {
+            matches!(
+                output,
+                Output::TooFar {
+                    ttl: 254,
+                    least: 255,
+                    ..
+                }
+            )
+        };
+        outputs.iter().filter(|output| too_far(output)).count()
+    };
+    assert_eq!(told(solo.outputs()), 1, "once");
+    // BIRD sends with 64.
+    solo.sessions.configure(0, far(Bfd::ANY_HOPS), solo.now);
+    solo.hear(&from(63), &packet(State::Down, discriminator));
+    assert_eq!(solo.status().state, State::Down);
+    assert_eq!(solo.sessions.counters().ttl, 2);
 }
 
 #[test]

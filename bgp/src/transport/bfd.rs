@@ -408,6 +408,10 @@ impl Worker {
                 Output::Open { session, config } => self.open(session, config),
                 Output::Send { session, octets } => self.send(session, &octets),
                 Output::Close { session } => self.close(session),
+                Output::TooFar { remote, ttl, least } => warn!(
+                    %remote, ttl, least,
+                    "dropped a BFD packet that came too far for the hops configured, and will drop all its like without a word"
+                ),
                 Output::Report { key, report } => {
                     let joined = match self.untold.remove(&key) {
                         Some(earlier) => report.after(&earlier),

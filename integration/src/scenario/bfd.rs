@@ -68,7 +68,7 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
                 plan.bfd = "{ minTx: 250, minRx: 200, multiplier: 4 }".into()
             })?;
             await_interval(paths, 250)?;
-            paths.reconfigure(|plan| plan.bfd = Plan::default().bfd)?;
+            paths.reconfigure(|plan| plan.bfd = plan.usual_bfd())?;
             await_interval(paths, 100)?;
             let after = all_counts(paths)?;
             ensure!(before == after, "{before:?} became {after:?}");
@@ -113,7 +113,7 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
                 ensure!(established(paths)? == before, "a session was lost");
                 Ok(())
             })?;
-            paths.reconfigure(|plan| plan.bfd = Plan::default().bfd)?;
+            paths.reconfigure(|plan| plan.bfd = plan.usual_bfd())?;
             for kind in Kind::ALL {
                 paths.await_up(kind)?;
             }
@@ -187,7 +187,7 @@ static REPEATED: AtomicU32 = AtomicU32::new(0);
 
 /// A check whose outcome a machine that stands still for a third of a second spoils: then it is made once more, and a third
 /// time. What a test can say for sure, those of `margay-bgp` say on an invented clock.
-fn undisturbed(
+pub(super) fn undisturbed(
     report: &mut Report,
     paths: &mut Paths,
     what: &str,
@@ -205,7 +205,7 @@ fn undisturbed(
                 paths.mend(kind)?;
             }
             shut_frr(paths, false)?;
-            paths.reconfigure(|plan| plan.bfd = Plan::default().bfd)?;
+            paths.reconfigure(|plan| plan.bfd = plan.usual_bfd())?;
             for kind in Kind::ALL {
                 paths.await_up(kind)?;
             }
@@ -214,7 +214,7 @@ fn undisturbed(
     });
 }
 
-fn all_counts(paths: &Paths) -> Result<Vec<(u64, u64)>> {
+pub(super) fn all_counts(paths: &Paths) -> Result<Vec<(u64, u64)>> {
     Kind::ALL
         .map(|kind| paths.counts(kind))
         .into_iter()
@@ -252,7 +252,7 @@ fn await_interval(paths: &Paths, milliseconds: u64) -> Result<()> {
     Ok(())
 }
 
-fn await_path(paths: &Paths, kind: Kind, state: &str) -> Result<()> {
+pub(super) fn await_path(paths: &Paths, kind: Kind, state: &str) -> Result<()> {
     eventually(
         format!("the path to {} is {state}", kind.name()),
         pace::seconds(15),
@@ -272,7 +272,7 @@ fn neighbour(paths: &Paths, kind: Kind) -> Result<&Neighbour> {
 }
 
 /// What the other end says of its session.
-fn seen_by(paths: &Paths, kind: Kind) -> Result<String> {
+pub(super) fn seen_by(paths: &Paths, kind: Kind) -> Result<String> {
     match neighbour(paths, kind)? {
         Neighbour::Bird(bird) => {
             let sessions = bird.ask("show bfd sessions")?;
@@ -305,9 +305,10 @@ fn shut_frr(paths: &Paths, shut: bool) -> Result<()> {
     let Neighbour::Frr(frr) = neighbour(paths, Kind::Frr)? else {
         bail!("no FRR");
     };
-    frr.configure(&[
-        "bfd",
-        "peer 10.0.2.1 interface to-frr",
-        if shut { "shutdown" } else { "no shutdown" },
-    ])
+    let ours = paths.plan.our_address(Kind::Frr);
+    let peer = match paths.plan.routed {
+        true => format!("peer {ours} multihop local-address {}", Kind::Frr.address()),
+        false => format!("peer {ours} interface to-frr"),
+    };
+    frr.configure(&["bfd", &peer, if shut { "shutdown" } else { "no shutdown" }])
 }

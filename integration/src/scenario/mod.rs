@@ -6,6 +6,7 @@
 )]
 
 pub mod bfd;
+pub mod bfd_routed;
 pub mod bmp;
 pub mod calico_bird;
 pub mod chaos;
@@ -83,6 +84,13 @@ pub const ALL: &[Scenario] = &[
         needs: None,
         alone: true,
         run: bfd::run,
+    },
+    Scenario {
+        name: "bfd-multihop",
+        about: "the same over two hops (RFC 5883): cut behind a router, and no farther away than configured",
+        needs: None,
+        alone: true,
+        run: bfd_routed::run,
     },
     Scenario {
         name: "bfd-load",

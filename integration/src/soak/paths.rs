@@ -6,6 +6,14 @@
 //!   └── m-twin ═ br-twin ═ p-twin ── twin (another margay)
 //! ```
 //!
+//! With [`Plan::routed`] a router stands between, so that both ends are two hops apart (RFC 5883):
+//!
+//! ```text
+//!   m ── r ── m-bird ═ br-bird ═ p-bird ── bird
+//!        │── m-frr  ═ br-frr  ═ p-frr  ── frr
+//!        └── m-twin ═ br-twin ═ p-twin ── twin
+//! ```
+//!
 //! Times are of one clock: when the switch was told, when margay logged that the path is down, when the kernel told
 //! `ip monitor` that the route is gone.
 
@@ -63,17 +71,14 @@ impl Kind {
         }
     }
 
-    const fn asn(self) -> u32 {
-        64_600 + self.number() as u32
-    }
-
     /// Its address.
     #[must_use]
     pub fn address(self) -> String {
         format!("10.0.{}.2", self.number())
     }
 
-    fn our_address(self) -> String {
+    /// The other address of its subnet: margay's, or the router's.
+    fn gateway(self) -> String {
         format!("10.0.{}.1", self.number())
     }
 
@@ -99,7 +104,15 @@ pub struct Plan {
     pub install: bool,
     /// A second session with the twin, over link-local addresses and without routes.
     pub link: bool,
+    /// A router between margay and all of them; BIRD and the twin are in margay's AS then.
+    pub routed: bool,
 }
+
+/// margay's AS.
+const OWN_ASN: u32 = 64_512;
+
+/// margay's address where a router stands between, and the router's towards it.
+const BEHIND: [&str; 2] = ["10.0.0.1", "10.0.0.254"];
 
 impl Default for Plan {
     fn default() -> Self {
@@ -110,16 +123,60 @@ impl Default for Plan {
             more: String::new(),
             install: true,
             link: false,
+            routed: false,
         }
     }
 }
 
 impl Plan {
+    /// With a router between.
+    #[must_use]
+    pub fn routed() -> Self {
+        Self {
+            bfd: "{ minTx: 100, minRx: 100, multiplier: 3, multihop: 2 }".to_owned(),
+            routed: true,
+            ..Self::default()
+        }
+    }
+
+    /// margay's BFD as it is when nothing is tried out.
+    #[must_use]
+    pub fn usual_bfd(&self) -> String {
+        match self.routed {
+            true => Self::routed().bfd,
+            false => Self::default().bfd,
+        }
+    }
+
+    /// margay's BFD towards a neighbour: over several hops BIRD sends with a TTL of 64, which says nothing of how far it is.
+    fn bfd_towards(&self, kind: Kind) -> String {
+        match self.bfd.split_once("multihop") {
+            Some((before, _)) if kind == Kind::Bird => format!("{before}multihop: true }}"),
+            _ => self.bfd.clone(),
+        }
+    }
+
+    /// margay's address towards a neighbour.
+    #[must_use]
+    pub fn our_address(&self, kind: Kind) -> String {
+        match self.routed {
+            true => BEHIND[0].to_owned(),
+            false => kind.gateway(),
+        }
+    }
+
+    fn asn(&self, kind: Kind) -> u32 {
+        match (self.routed, kind) {
+            (true, Kind::Bird | Kind::Twin) => OWN_ASN,
+            (true, Kind::Frr) | (false, _) => 64_600 + u32::from(kind.number()),
+        }
+    }
+
     /// margay's file.
     #[must_use]
     pub fn config(&self) -> String {
         let mut text = format!(
-            "asn: 64512\nrouterId: 10.100.0.1\nlisten: [\"0.0.0.0:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\nkernel: {{ install: {} }}\npeers:\n",
+            "asn: {OWN_ASN}\nrouterId: 10.100.0.1\nlisten: [\"0.0.0.0:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\nkernel: {{ install: {} }}\npeers:\n",
             self.install
         );
         for kind in &self.kinds {
@@ -127,18 +184,18 @@ impl Plan {
                 "  - {{ name: {}, address: {}, asn: {}, localAddress: {}, families: [ipv4-unicast], connectRetry: 500ms, gracefulRestart: {}{} }}\n",
                 kind.name(),
                 kind.address(),
-                kind.asn(),
-                kind.our_address(),
+                self.asn(*kind),
+                self.our_address(*kind),
                 self.graceful,
                 if self.bfd.is_empty() {
                     String::new()
                 } else {
-                    format!(", bfd: {}", self.bfd)
+                    format!(", bfd: {}", self.bfd_towards(*kind))
                 }
             ));
         }
         if self.link {
-            text.push_str(&self.over_the_link(2, Kind::Twin.asn()));
+            text.push_str(&self.over_the_link(2, self.asn(Kind::Twin)));
         }
         text.push_str(&self.more);
         text
@@ -160,25 +217,38 @@ impl Plan {
     fn bird(&self, kind: Kind) -> String {
         format!(
             "router id {address};\nprotocol device {{ scan time 5; }}\n\
-             protocol bfd {{ interface \"*\" {{ min rx interval 100 ms; min tx interval 100 ms; idle tx interval 1 s; multiplier 3; }}; }}\n\
+             protocol bfd {{ {which} {{ min rx interval 100 ms; min tx interval 100 ms; idle tx interval 1 s; multiplier 3; }}; }}\n\
              protocol static {{ ipv4; route {prefix} blackhole; }}\n\
-             protocol bgp m {{\n  local {address} as {asn}; neighbor {ours} as 64512; direct; bfd on; graceful restart {graceful};\n  \
+             protocol bgp m {{\n  local {address} as {asn}; neighbor {ours} as 64512; {hops}; bfd on; graceful restart {graceful};\n  \
              hold time 90; connect delay time 1; connect retry time 1; error wait time 1, 1;\n  ipv4 {{ import all; export all; }};\n}}\n",
             address = kind.address(),
             prefix = kind.prefix(),
-            asn = kind.asn(),
-            ours = kind.our_address(),
+            asn = self.asn(kind),
+            ours = self.our_address(kind),
             graceful = if self.graceful { "on" } else { "off" },
+            which = if self.routed {
+                "multihop"
+            } else {
+                "interface \"*\""
+            },
+            hops = if self.routed { "multihop 2" } else { "direct" },
         )
     }
 
-    fn bgpd(kind: Kind) -> String {
-        let (ours, prefix) = (kind.our_address(), kind.prefix());
+    fn bgpd(&self, kind: Kind) -> String {
+        let (ours, prefix) = (self.our_address(kind), kind.prefix());
+        let hops = match self.routed {
+            true => format!(
+                " neighbor {ours} ebgp-multihop 2\n neighbor {ours} update-source {}\n",
+                kind.address()
+            ),
+            false => String::new(),
+        };
         format!(
             "router bgp {asn}\n bgp router-id {address}\n no bgp ebgp-requires-policy\n no bgp network import-check\n timers bgp 30 90\n \
-             neighbor {ours} remote-as 64512\n neighbor {ours} timers connect 1\n neighbor {ours} bfd 3 100 100\n \
+             neighbor {ours} remote-as 64512\n{hops} neighbor {ours} timers connect 1\n neighbor {ours} bfd 3 100 100\n \
              address-family ipv4 unicast\n  network {prefix}\n  neighbor {ours} activate\n exit-address-family\n",
-            asn = kind.asn(),
+            asn = self.asn(kind),
             address = kind.address(),
         )
     }
@@ -192,11 +262,12 @@ impl Plan {
         format!(
             "asn: {}\nrouterId: {address}\nlisten: [\"{address}:179\", \"[::]:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\n\
              originate: [{}]\npeers:\n  - {{ name: m, address: {}, asn: 64512, localAddress: {address}, families: [ipv4-unicast], \
-             connectRetry: 500ms, gracefulRestart: {}, bfd: {{ minTx: 100, minRx: 100, multiplier: 3 }} }}\n{link}",
-            kind.asn(),
+             connectRetry: 500ms, gracefulRestart: {}, bfd: {} }}\n{link}",
+            self.asn(kind),
             kind.prefix(),
-            kind.our_address(),
+            self.our_address(kind),
             self.graceful,
+            self.usual_bfd(),
             address = kind.address(),
         )
     }
@@ -281,12 +352,16 @@ impl Paths {
     pub fn build(plan: Plan, folder: &Path) -> Result<Self> {
         let netns = Netns::create("m")?;
         let switch = Netns::create("sw")?;
+        let near = match plan.routed {
+            true => router(&netns, &plan.kinds)?,
+            false => netns.clone(),
+        };
         let mut neighbours = Vec::new();
         for kind in &plan.kinds {
             let name = kind.name();
             let there = Netns::create(name)?;
             let (ours, theirs) = (format!("m-{name}"), format!("p-{name}"));
-            for (end, port) in [(&netns, &ours), (&there, &theirs)] {
+            for (end, port) in [(&near, &ours), (&there, &theirs)] {
                 link::wire(
                     &End {
                         netns: end,
@@ -304,10 +379,14 @@ impl Paths {
                 &[ours.clone(), theirs.clone()],
             )?;
             let interface = format!("to-{name}");
-            link::addresses(&netns, &interface, &[format!("{}/24", kind.our_address())])?;
+            link::addresses(&near, &interface, &[format!("{}/24", kind.gateway())])?;
             link::addresses(&there, &interface, &[format!("{}/24", kind.address())])?;
-            link::addresses(&netns, &interface, &["fe80::1/64".to_owned()])?;
+            link::addresses(&near, &interface, &["fe80::1/64".to_owned()])?;
             link::addresses(&there, &interface, &["fe80::2/64".to_owned()])?;
+            if plan.routed {
+                let gateway = kind.gateway();
+                there.ip(&format!("route add {}/32 via {gateway}", BEHIND[0]))?;
+            }
         }
         for kind in &plan.kinds {
             let there = Netns::named(kind.name());
@@ -319,7 +398,7 @@ impl Paths {
                     folder,
                 )?),
                 Kind::Frr => {
-                    let mut frr = Frr::start(&there, kind.asn(), &Plan::bgpd(*kind), folder)?;
+                    let mut frr = Frr::start(&there, plan.asn(*kind), &plan.bgpd(*kind), folder)?;
                     frr.start_bfdd()?;
                     Neighbour::Frr(frr)
                 }
@@ -541,6 +620,32 @@ impl Paths {
     pub fn keep(&self, name: &str, text: &str) -> Result<()> {
         Ok(fs::write(self.folder.join(name), text)?)
     }
+}
+
+/// A router that margay is behind, and margay's routes through it. Links to neighbours are the caller's to make.
+fn router(margay: &Netns, kinds: &[Kind]) -> Result<Netns> {
+    let router = Netns::create("r")?;
+    router.sysctl("net.ipv4.ip_forward", "1")?;
+    let [ours, gateway] = BEHIND;
+    link::wire(
+        &End {
+            netns: margay,
+            interface: "to-r",
+        },
+        &End {
+            netns: &router,
+            interface: "to-m",
+        },
+    )?;
+    link::addresses(margay, "to-r", &[format!("{ours}/24")])?;
+    link::addresses(&router, "to-m", &[format!("{gateway}/24")])?;
+    for kind in kinds {
+        margay.ip(&format!(
+            "route add 10.0.{}.0/24 via {gateway}",
+            kind.number()
+        ))?;
+    }
+    Ok(router)
 }
 
 const DAY: Duration = Duration::from_secs(86_400);

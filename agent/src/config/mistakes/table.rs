@@ -376,7 +376,7 @@ pub(super) const TABLE: &[(&str, &[&str])] = &[
             "5:46: field `peers[0].bfd.minTx`: expected minTx from 10 ms to 60 s, found 1ms",
             "5:56: field `peers[0].bfd.minRx`: expected minRx from 10 ms to 60 s, found 120s",
             "5:72: field `peers[0].bfd.multiplier`: expected multiplier from 1 to 255, found 0",
-            "5:85: field `peers[0].bfd.multihop`: expected multihop to be the number of hops to the peer, from 1, found 0",
+            "5:85: field `peers[0].bfd.multihop`: expected multihop to be the number of hops to the peer, from 1, or true for any number, found 0",
             "6:37: field `peers[1].bfd`: expected minTx from 10 ms to 60 s, found 1ms",
             "7:48: field `peers[2].bfd.strict`: expected strict only beside an address: who may call from a range is not known before",
             "8:37: field `peers[3].bfd`: bfd of peer 10.0.0.4: expected no bfd beside netns or device: it watches only paths of the agent's own namespace without a device",

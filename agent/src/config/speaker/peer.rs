@@ -21,8 +21,8 @@ use super::parts::binding;
 use super::{distinct, set};
 use crate::config::policy::{Known, PolicySection, policy};
 use crate::config::scalar::{
-    BfdText, Count, Hidden, LongLivedTime, MaybeAddPathSend, Milliseconds, OfASecond, OneTo255,
-    Pause, PeerAddress, Port, RestartTime, ScalarOr, Seconds, SpeakersAs, Text,
+    BfdText, Count, Hidden, LongLivedTime, MaybeAddPathSend, Milliseconds, Multihop, OfASecond,
+    OneTo255, Pause, PeerAddress, Port, RestartTime, ScalarOr, Seconds, SpeakersAs, Text,
 };
 
 #[derive(Deserialize)]
@@ -151,7 +151,7 @@ struct BfdSection {
     min_tx: Option<Text<Milliseconds>>,
     min_rx: Option<Text<Milliseconds>>,
     multiplier: Option<Text<u8>>,
-    multihop: Option<Text<u8>>,
+    multihop: Option<Text<Multihop>>,
     strict: bool,
 }
 
@@ -507,7 +507,7 @@ impl PeerSection {
                 set(&mut bfd.min_tx, section.min_tx.map(|time| time.0.0));
                 set(&mut bfd.min_rx, section.min_rx.map(|time| time.0.0));
                 set(&mut bfd.multiplier, section.multiplier.map(|count| count.0));
-                bfd.multihop = section.multihop.map(|hops| hops.0);
+                bfd.multihop = section.multihop.and_then(|hops| hops.0.0);
                 bfd.strict = section.strict;
                 Some(bfd)
             }

@@ -15,13 +15,18 @@ pub struct Bfd {
     pub min_rx: Duration,
     /// After how many packets of ours that did not come the peer takes us for gone (`bfd.DetectMult`).
     pub multiplier: u8,
-    /// The peer is at most so many hops away (RFC 5883); directly connected where absent (RFC 5881).
+    /// The peer is at most so many hops away (RFC 5883); directly connected where absent (RFC 5881). Its packets are held to that
+    /// by the TTL they come with, as if sent with 255. RFC 5883 asks nobody for that, and BIRD sends with 64: such a peer is
+    /// [`Self::ANY_HOPS`] away.
     pub multihop: Option<u8>,
     /// No BGP session is begun before the path is known to be up. The peer's BFD must then run before BGP does.
     pub strict: bool,
 }
 
 impl Bfd {
+    /// As many hops as any TTL allows.
+    pub const ANY_HOPS: u8 = u8::MAX;
+
     /// The shortest and the longest interval that is taken: below, no kernel keeps time; above, BGP's own timers are as good.
     pub const INTERVALS: std::ops::RangeInclusive<Duration> =
         Duration::from_millis(10)..=Duration::from_secs(60);
@@ -70,7 +75,9 @@ pub enum BfdError {
     #[error("expected multiplier from 1 to 255, found 0")]
     Multiplier,
     /// Nobody is no hops away.
-    #[error("expected multihop to be the number of hops to the peer, from 1, found 0")]
+    #[error(
+        "expected multihop to be the number of hops to the peer, from 1, or true for any number, found 0"
+    )]
     Multihop,
     /// The neighbours of a range are known by their calls only.
     #[error(

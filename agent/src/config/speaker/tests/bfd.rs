@@ -22,6 +22,15 @@ fn bfd_is_a_switch_a_mapping_or_one_text() {
 }
 
 #[test]
+fn several_hops_are_a_number_or_any() {
+    let hops = |text: &str| of(text).expect("bfd").multihop;
+    assert_eq!(hops("{ multihop: 3 }"), Some(3));
+    assert_eq!(hops("{ multihop: true }"), Some(Bfd::ANY_HOPS));
+    assert_eq!(hops("{ multihop: false }"), None);
+    assert_eq!(hops("\"multihop=true\""), Some(Bfd::ANY_HOPS));
+}
+
+#[test]
 fn a_mistake_in_bfd_says_what_would_be_right() {
     let peer = |bfd: &str| {
         mistake(&format!(
