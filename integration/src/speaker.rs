@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -64,10 +64,12 @@ impl Speaker {
         let (netns, run_dir) = (&self.netns, &self.run_dir);
         eventually("margay speaker answers", pace::seconds(30), || {
             if let Some(status) = daemon.ended() {
-                bail!("it ended with {status}: {}", daemon.log_tail(1_500));
+                // There is nothing to wait for any more.
+                let ended = anyhow!("it ended with {status}: {}", daemon.log_tail(1_500));
+                return Ok(Err(ended));
             }
-            ask(netns, run_dir, &["peers"])
-        })
+            ask(netns, run_dir, &["peers"]).map(Ok)
+        })?
         .map(drop)
     }
 

@@ -26,6 +26,7 @@ mod parts;
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -33,6 +34,7 @@ use margay_bgp::bmp::Collector;
 use margay_bgp::family::Family;
 use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{Listen, Originate, PeerConfig, SpeakerConfig};
+use margay_bgp::transport::try_keys;
 use serde::Deserialize;
 
 use self::parts::{AggregateItem, CollectorSection, ListenItem, OriginateItem};
@@ -68,12 +70,12 @@ fn route_protocol<'de, D: serde::Deserializer<'de>>(from: D) -> Result<RouteProt
     Text::deserialize(from).map(|text| text.0)
 }
 
-/// Reads the file.
+/// Reads the file for this machine: what protects a session has to be something its kernel can do.
 ///
 /// # Errors
 /// It cannot be read, or every mistake in it with its place.
 pub fn read(path: &Path) -> Result<SpeakerFile, ConfigError> {
-    parse(path, &content(path)?)
+    parse_for(path, &content(path)?, None, try_keys)
 }
 
 /// Reads the file again for a process that was started with `running`, which is not changed under it.
@@ -81,7 +83,7 @@ pub fn read(path: &Path) -> Result<SpeakerFile, ConfigError> {
 /// # Errors
 /// As [`read`], and where the file has another `kernel`.
 pub fn read_again(path: &Path, running: &KernelSection) -> Result<SpeakerFile, ConfigError> {
-    parse_for(path, &content(path)?, Some(running))
+    parse_for(path, &content(path)?, Some(running), try_keys)
 }
 
 fn content(path: &Path) -> Result<String, ConfigError> {
@@ -96,17 +98,18 @@ fn content(path: &Path) -> Result<String, ConfigError> {
 /// # Errors
 /// Every mistake in it, each with its place.
 pub fn parse(path: &Path, text: &str) -> Result<SpeakerFile, ConfigError> {
-    parse_for(path, text, None)
+    parse_for(path, text, None, |_| Ok(()))
 }
 
 fn parse_for(
     path: &Path,
     text: &str,
     running: Option<&KernelSection>,
+    kernel: fn(&PeerConfig) -> io::Result<()>,
 ) -> Result<SpeakerFile, ConfigError> {
     let base = path.parent().unwrap_or_else(|| Path::new("."));
     yaml::read_all(path, text, |tree| {
-        let file = File::deserialize(tree)?.into_file(tree, base)?;
+        let file = File::deserialize(tree)?.into_file(tree, base, kernel)?;
         if let Some(running) = running {
             file.kernel.goes_on_as(running, tree)?;
         }
@@ -144,8 +147,13 @@ impl KernelSection {
 }
 
 impl File {
-    /// Puts together what was read; a mistake is told by its path in `tree`.
-    fn into_file(self, tree: &Node, base: &Path) -> Result<SpeakerFile, Fault> {
+    /// Puts together what was read; a mistake is told by its path in `tree`. `kernel` says whether it takes a peer's keys.
+    fn into_file(
+        self,
+        tree: &Node,
+        base: &Path,
+        kernel: fn(&PeerConfig) -> io::Result<()>,
+    ) -> Result<SpeakerFile, Fault> {
         let mut speaker = SpeakerConfig::new(self.asn.0.0, self.router_id.0);
         speaker.cluster_id = self.cluster_id.map(|id| id.0);
         speaker.listen = self
@@ -308,6 +316,21 @@ impl File {
                 let at = places.get(&peer.name).cloned().unwrap_or_default();
                 return Err(Fault::absence(tree.find(&at, field), unheard(peer)));
             }
+        }
+        for peer in &speaker.peers {
+            kernel(peer).map_err(|error| {
+                let at = places.get(&peer.name).cloned().unwrap_or_default();
+                let written = ["tcpAo", "password", "passwordFile"];
+                let field = written.into_iter().find(|field| tree.has(&at, field));
+                let instead = match field {
+                    Some("tcpAo") => "`password` (TCP-MD5)",
+                    _ => "`tcpAo`",
+                };
+                let reason = format!(
+                    "{error}: expected a kernel that can do that, or {instead} at both ends"
+                );
+                Fault::new(tree.find(&at, field.unwrap_or("tcpAo")), reason)
+            })?;
         }
         Ok(SpeakerFile {
             speaker,

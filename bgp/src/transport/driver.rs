@@ -104,6 +104,8 @@ struct Live {
     remote: Option<SocketAddr>,
     /// How its segments are signed.
     signature: Signature,
+    /// For whom the keys were set on the listener that it was accepted by.
+    keyed: Option<Prefix>,
     /// While we dial a peer whose segments the kernel may drop without a word: what it had dropped before.
     begun: Option<Drops>,
 }
@@ -578,19 +580,28 @@ impl Driver {
         let prepared = self
             .listeners
             .protects(&listener, &config, remote)
-            .and_then(|()| sockopt::adopt(&stream, Prefix::host(remote.ip()), &signature))
-            .and_then(|()| sockopt::prepare(&stream, &config, remote.is_ipv6()));
-        if let Err(error) = prepared {
-            warn!(peer = %config.name, %error, "cannot take a connection");
-            self.speaker.note_trouble(
-                peer,
-                &format!("cannot take a connection of {}: {error}", config.name),
-            );
-            self.speaker.handle_closed(peer, direction, now());
-            self.carry_out();
-            return;
-        }
+            .and_then(|keyed| {
+                sockopt::adopt(&stream, Prefix::host(remote.ip()), &signature)?;
+                sockopt::prepare(&stream, &config, remote.is_ipv6())?;
+                Ok(keyed)
+            });
+        let keyed = match prepared {
+            Ok(keyed) => keyed,
+            Err(error) => {
+                warn!(peer = %config.name, %error, "cannot take a connection");
+                self.speaker.note_trouble(
+                    peer,
+                    &format!("cannot take a connection of {}: {error}", config.name),
+                );
+                self.speaker.handle_closed(peer, direction, now());
+                self.carry_out();
+                return;
+            }
+        };
         let shared = self.insert(peer, direction, Some(remote), signature);
+        if let Some(live) = self.connections.get_mut(&(peer, direction)) {
+            live.keyed = keyed;
+        }
         self.tasks
             .spawn(connection::accepted(stream, shared, self.to_us()));
         self.speaker
@@ -890,6 +901,7 @@ impl Driver {
             shared: Arc::clone(&shared),
             remote,
             signature,
+            keyed: None,
             begun: None,
         };
         if let Some(earlier) = self.connections.insert((peer, direction), live) {
@@ -907,8 +919,8 @@ impl Driver {
                 && live.signature != to
             {
                 let from = std::mem::replace(&mut live.signature, to.clone());
-                live.shared
-                    .sign(Prefix::host(remote.ip()), from, to.clone());
+                let peers = to.set_for(remote.ip(), live.keyed);
+                live.shared.sign(peers, from, to.clone());
             }
         }
     }

@@ -180,7 +180,7 @@ impl Listeners {
     }
 
     /// Whether a connection of `peer` that came in on `listener` is as protected as it is configured to be: where setting its key
-    /// failed, there is no session rather than an open one.
+    /// failed, there is no session rather than an open one. Says for whom the keys that it inherited were set.
     ///
     /// # Errors
     /// Why it is not.
@@ -189,10 +189,10 @@ impl Listeners {
         listener: &Listen,
         peer: &PeerConfig,
         remote: SocketAddr,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Prefix>> {
         let signature = Signature::of(peer);
         if signature == Signature::None {
-            return Ok(());
+            return Ok(None);
         }
         let open = self.open.get(listener);
         let in_force = open.and_then(|listener| {
@@ -202,8 +202,8 @@ impl Listeners {
                 .filter(|(prefix, _)| prefix.contains_addr(remote.ip()))
                 .max_by_key(|(prefix, _)| prefix.len())
         });
-        if in_force.is_some_and(|(_, key)| *key == signature) {
-            return Ok(());
+        if let Some((prefix, _)) = in_force.filter(|(_, key)| **key == signature) {
+            return Ok(Some(*prefix));
         }
         let refused = open
             .and_then(|listener| listener.refused.as_deref())
@@ -405,6 +405,30 @@ mod tests {
         let anywhere = [peer(None, "any")];
         assert_eq!(of("10.0.0.3:179", &anywhere), (Some(b"any".to_vec()), None));
         assert_eq!(of("[::]:179", &anywhere), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_caller_from_a_range_has_the_keys_set_for_the_range() {
+        let policy = std::sync::Arc::new(crate::policy::Policy::accept_all());
+        let range: Prefix = "127.0.25.0/24".parse().expect("a prefix");
+        let remote = Remote::Range(range);
+        let mut peer = PeerConfig::new("range", remote, Asn(1), policy.clone(), policy);
+        peer.password = Some(Secret::new("sesame").expect("a usable key"));
+        let (accepted, _arrivals) = mpsc::channel(1);
+        let mut listeners = Listeners::new(accepted, TaskTracker::new());
+        let mut config = SpeakerConfig::new(Asn(64512), RouterId::new(1).expect("not zero"));
+        let listen: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        config.listen = vec![listen.into()];
+        config.peers = vec![peer.clone()];
+        assert!(listeners.configure(&config).is_ok());
+        let caller = "127.0.25.7:40000".parse().expect("an address");
+        let keyed = listeners.protects(&listen.into(), &peer, caller);
+        assert_eq!(keyed.expect("its key is in force"), Some(range));
+        peer.password = Some(Secret::new("other").expect("a usable key"));
+        assert!(listeners.protects(&listen.into(), &peer, caller).is_err());
+        peer.password = None;
+        let keyed = listeners.protects(&listen.into(), &peer, caller);
+        assert_eq!(keyed.expect("nothing to protect"), None);
     }
 
     #[tokio::test]

@@ -49,7 +49,7 @@ use self::listener::Listeners;
 use crate::family::Family;
 use crate::fsm::State;
 use crate::rib::{NextHopInterest, NextHopState, RouteChange};
-use crate::speaker::config::{ConfigError, Listen, SpeakerConfig};
+use crate::speaker::config::{ConfigError, Listen, PeerConfig, SpeakerConfig};
 use crate::speaker::events::PeerEvent;
 use crate::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 use crate::speaker::{Clear, Speaker, SpeakerShutdown};
@@ -219,6 +219,14 @@ pub async fn spawn(
         latest_event: event_seen,
     };
     Ok((handle, events_taken, join))
+}
+
+/// Whether this kernel takes the keys that a peer is configured with, TCP-MD5 or TCP-AO.
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::Unsupported`], with what it lacks, where it has no such signature.
+pub fn try_keys(peer: &PeerConfig) -> io::Result<()> {
+    sockopt::try_keys(peer)
 }
 
 /// As [`spawn`], on a thread of its own: what a daemon wants, whose other work then never stands between a peer and its answer.

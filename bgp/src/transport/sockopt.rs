@@ -23,7 +23,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-pub(super) use self::signature::{Role, Signature, adopt, sign};
+pub(super) use self::signature::{Role, Signature, adopt, sign, try_keys};
 use crate::prefix::Prefix;
 use crate::speaker::config::{HoldTime, Listen, PeerConfig};
 

@@ -5,14 +5,14 @@
 
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
-use socket2::SockAddr;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::set_option;
 use crate::prefix::Prefix;
-use crate::speaker::config::{AoAlgorithm, AoKey, MAX_SECRET_LEN, PeerConfig, Secret};
+use crate::speaker::config::{AoAlgorithm, AoKey, MAX_SECRET_LEN, PeerConfig, Remote, Secret};
 
 /// `TCP_MD5SIG_EXT` of linux/tcp.h: TCP-MD5 with a prefix length.
 const TCP_MD5SIG_EXT: libc::c_int = 32;
@@ -153,6 +153,19 @@ impl Signature {
         }
     }
 
+    /// For whom the keys of a connection with `remote` are set, which inherited those for `inherited` when it was accepted: of
+    /// TCP-AO as they were set on the listener, of TCP-MD5 for the address alone.
+    pub(in crate::transport) fn set_for(
+        &self,
+        remote: IpAddr,
+        inherited: Option<Prefix>,
+    ) -> Prefix {
+        match (self, inherited) {
+            (Self::Ao(_), Some(inherited)) => inherited,
+            (Self::Ao(_), None) | (Self::None | Self::Md5(_), _) => Prefix::host(remote),
+        }
+    }
+
     fn ao(&self) -> &[AoKey] {
         match self {
             Self::Ao(keys) => keys,
@@ -170,9 +183,38 @@ pub(in crate::transport) enum Role {
     Connection,
 }
 
+/// What holds keys: a socket, or a test's model of one.
+trait Keyed {
+    fn md5(&self, peers: Prefix, key: Option<&Secret>) -> io::Result<()>;
+    fn add(&self, key: &AoAdd) -> io::Result<()>;
+    fn delete(&self, key: &AoDelete) -> io::Result<()>;
+    fn inform(&self, info: &AoInfo) -> io::Result<()>;
+}
+
+impl<S: AsFd> Keyed for S {
+    fn md5(&self, peers: Prefix, key: Option<&Secret>) -> io::Result<()> {
+        set_md5(self, peers, key)
+    }
+
+    fn add(&self, key: &AoAdd) -> io::Result<()> {
+        set_option(self, libc::IPPROTO_TCP, TCP_AO_ADD_KEY, key)
+    }
+
+    fn delete(&self, key: &AoDelete) -> io::Result<()> {
+        set_option(self, libc::IPPROTO_TCP, TCP_AO_DEL_KEY, key)
+    }
+
+    fn inform(&self, info: &AoInfo) -> io::Result<()> {
+        set_option(self, libc::IPPROTO_TCP, TCP_AO_INFO, info)
+    }
+}
+
 /// Brings the keys of a socket for `peers` from what was set to what is wanted. Between both, no segment goes unsigned: new keys
 /// come before old ones go. A connection goes on: both ends converge by retransmission (TCP-MD5) or by the key identifiers in
 /// each segment (TCP-AO).
+///
+/// A key of TCP-AO goes by the prefix it was set for: that of a caller from a range is the range's, which its connection
+/// inherited. A password is inherited for the caller's address alone.
 ///
 /// # Errors
 /// What the kernel says; [`io::ErrorKind::Unsupported`] where it has no such signature.
@@ -183,44 +225,97 @@ pub(in crate::transport) fn sign(
     to: &Signature,
     role: Role,
 ) -> io::Result<()> {
+    exchange(socket, peers, from, to, role)
+}
+
+fn exchange(
+    socket: &impl Keyed,
+    peers: Prefix,
+    from: &Signature,
+    to: &Signature,
+    role: Role,
+) -> io::Result<()> {
     if matches!(from, Signature::Md5(_)) && !matches!(to, Signature::Md5(_)) {
-        set_md5(socket, peers, None)?;
+        socket.md5(peers, None)?;
     }
     match to {
-        Signature::Md5(_) if from == to => {}
+        Signature::Md5(_) if from == to => Ok(()),
         Signature::Md5(secret) => {
-            remove_ao(socket, peers, from.ao(), None, role)?;
-            set_md5(socket, peers, Some(secret))?;
+            remove_ao(socket, peers, from.ao(), None)?;
+            socket.md5(peers, Some(secret))
         }
-        Signature::Ao(keys) => {
-            let first = keys.first().filter(|_| role == Role::Connection);
-            for key in keys.iter().filter(|key| !from.ao().contains(key)) {
-                // A key whose octets changed keeps its ids, and the kernel takes no second one of these.
-                let same_ids =
-                    |old: &&AoKey| old.send_id == key.send_id || old.receive_id == key.receive_id;
-                for old in from.ao().iter().filter(same_ids) {
-                    delete_ao(socket, peers, old, first.filter(|first| *first != key))?;
-                }
-                let starts = from.ao().is_empty() && first == Some(key);
-                add_ao(socket, peers, key, starts)?;
-            }
-            let gone: Vec<AoKey> = from
-                .ao()
-                .iter()
-                .filter(|old| {
-                    keys.iter()
-                        .all(|key| key.send_id != old.send_id && key.receive_id != old.receive_id)
-                })
-                .cloned()
-                .collect();
-            if let (Some(first), false) = (first, from.ao().is_empty()) {
-                prefer_ao(socket, first)?;
-            }
-            remove_ao(socket, peers, &gone, first, role)?;
-        }
-        Signature::None => remove_ao(socket, peers, from.ao(), None, role)?,
+        Signature::Ao(keys) => roll_over(socket, peers, from.ao(), keys, role),
+        Signature::None => remove_ao(socket, peers, from.ao(), None),
     }
-    Ok(())
+}
+
+/// Exchanges TCP-AO keys (RFC 5925 §7): the new ones are added, the first of them is asked for, and the old ones go.
+fn roll_over(
+    socket: &impl Keyed,
+    peers: Prefix,
+    from: &[AoKey],
+    to: &[AoKey],
+    role: Role,
+) -> io::Result<()> {
+    let clash = |one: &AoKey, other: &AoKey| {
+        one.send_id == other.send_id || one.receive_id == other.receive_id
+    };
+    let mut held = from.to_vec();
+    // The kernel takes no second key of the same ids, so one whose octets changed has to go before its successor comes, and
+    // none goes that is in use: what can be added at once is, and is used meanwhile.
+    let (barred, free): (Vec<&AoKey>, Vec<&AoKey>) = to
+        .iter()
+        .filter(|key| !from.contains(key))
+        .partition(|key| from.iter().any(|old| clash(old, key)));
+    for key in free.into_iter().chain(barred) {
+        let bars = |old: &AoKey| clash(old, key);
+        for old in held.iter().filter(|old| bars(old)) {
+            let stays = to.iter().find(|key| held.contains(key) && !bars(key));
+            delete_ao(
+                socket,
+                peers,
+                old,
+                stays.filter(|_| role == Role::Connection),
+            )?;
+        }
+        held.retain(|old| !bars(old));
+        let starts = from.is_empty() && role == Role::Connection && to.first() == Some(key);
+        add_ao(socket, peers, key, starts)?;
+        held.push(key.clone());
+    }
+    let first = to.first().filter(|_| role == Role::Connection);
+    if let (Some(first), false) = (first, from.is_empty()) {
+        prefer_ao(socket, first)?;
+    }
+    held.retain(|old| !to.contains(old));
+    remove_ao(socket, peers, &held, first)
+}
+
+/// Whether the kernel takes the keys that a peer is configured with.
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::Unsupported`] where it has no such signature.
+pub(in crate::transport) fn try_keys(config: &PeerConfig) -> io::Result<()> {
+    let signature = Signature::of(config);
+    let peers = match config.remote {
+        _ if signature == Signature::None => return Ok(()),
+        Remote::Address(address) => Prefix::host(address.ip()),
+        Remote::Range(prefix) => prefix,
+        Remote::Unnumbered(_) => Prefix::host(Ipv6Addr::LOCALHOST.into()),
+    };
+    let domain = if peers.addr().is_ipv4() {
+        Domain::IPV4
+    } else {
+        Domain::IPV6
+    };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    sign(
+        &socket,
+        peers,
+        &Signature::None,
+        &signature,
+        Role::Connection,
+    )
 }
 
 /// Gives an accepted connection the keys of its peer. It has those that its listener had when the first segment came, which may
@@ -365,9 +460,9 @@ fn ao_delete(peers: Prefix, key: &AoKey, instead: Option<&AoKey>) -> AoDelete {
     }
 }
 
-fn add_ao(socket: &impl AsFd, peers: Prefix, key: &AoKey, in_use: bool) -> io::Result<()> {
+fn add_ao(socket: &impl Keyed, peers: Prefix, key: &AoKey, in_use: bool) -> io::Result<()> {
     let add = ao_add(peers, key, in_use);
-    set_option(socket, libc::IPPROTO_TCP, TCP_AO_ADD_KEY, &add).map_err(|error| {
+    socket.add(&add).map_err(|error| {
         // Which one it is, and so whether its octets are the same, is not said.
         if error.raw_os_error() == Some(libc::EEXIST) {
             io::Error::new(
@@ -381,38 +476,41 @@ fn add_ao(socket: &impl AsFd, peers: Prefix, key: &AoKey, in_use: bool) -> io::R
 }
 
 fn delete_ao(
-    socket: &impl AsFd,
+    socket: &impl Keyed,
     peers: Prefix,
     key: &AoKey,
     instead: Option<&AoKey>,
 ) -> io::Result<()> {
     let delete = ao_delete(peers, key, instead);
-    match set_option(socket, libc::IPPROTO_TCP, TCP_AO_DEL_KEY, &delete) {
+    match socket.delete(&delete) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "a TCP-AO key in use cannot be exchanged for another of its ids: a new sendId and receiveId beside it, or the old \
+             key until the connection is made anew",
+        )),
         result => result,
     }
 }
 
 fn remove_ao(
-    socket: &impl AsFd,
+    socket: &impl Keyed,
     peers: Prefix,
     keys: &[AoKey],
     instead: Option<&AoKey>,
-    role: Role,
 ) -> io::Result<()> {
-    let instead = instead.filter(|_| role == Role::Connection);
     keys.iter()
         .try_for_each(|key| delete_ao(socket, peers, key, instead))
 }
 
 /// Asks the peer to sign with this key from here on (RFC 5925 §3.3, RNextKeyID); what we sign with follows what it asks for.
-fn prefer_ao(socket: &impl AsFd, key: &AoKey) -> io::Result<()> {
+fn prefer_ao(socket: &impl Keyed, key: &AoKey) -> io::Result<()> {
     let info = AoInfo {
         flags: AO_SET_RECEIVE_NEXT,
         receive_next: key.receive_id,
         ..AoInfo::default()
     };
-    set_option(socket, libc::IPPROTO_TCP, TCP_AO_INFO, &info)
+    socket.inform(&info)
 }
 
 /// The first address of a prefix as the kernel's structures carry it.
@@ -470,202 +568,4 @@ fn set_md5(socket: &impl AsFd, peers: Prefix, key: Option<&Secret>) -> io::Resul
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
-    use super::super::dialler;
-    use super::super::tests::{dial, peer_config, prefix, secret, signed_listener};
-    use super::*;
-
-    #[tokio::test]
-    async fn equal_keys_connect_and_others_do_not() {
-        let (listener, address) = signed_listener(&[("127.0.0.2/32", "right")]);
-        let source = [127, 0, 0, 2];
-        assert!(
-            dial(&peer_config(Some("wrong"), source), address)
-                .await
-                .is_none()
-        );
-        assert!(dial(&peer_config(None, source), address).await.is_none());
-        assert!(
-            dial(&peer_config(Some("right"), source), address)
-                .await
-                .is_some()
-        );
-        let (_, remote) = listener.accept().await.expect("accepted");
-        assert_eq!(remote.ip(), IpAddr::from(source));
-    }
-
-    #[tokio::test]
-    async fn a_key_for_a_range_holds_for_its_addresses_and_yields_to_one_of_their_own() {
-        let (_listener, address) =
-            signed_listener(&[("127.0.1.0/24", "range"), ("127.0.1.7/32", "own")]);
-        assert!(
-            dial(&peer_config(Some("range"), [127, 0, 1, 6]), address)
-                .await
-                .is_some()
-        );
-        assert!(
-            dial(&peer_config(Some("range"), [127, 0, 1, 7]), address)
-                .await
-                .is_none()
-        );
-        assert!(
-            dial(&peer_config(Some("own"), [127, 0, 1, 7]), address)
-                .await
-                .is_some()
-        );
-    }
-
-    #[tokio::test]
-    async fn a_removed_key_is_no_longer_asked_for() {
-        let (listener, address) = signed_listener(&[("127.0.0.2/32", "key")]);
-        set_md5(&listener, prefix("127.0.0.2/32"), None).expect("removed");
-        set_md5(&listener, prefix("127.0.0.2/32"), None).expect("nothing to remove is no error");
-        assert!(
-            dial(&peer_config(None, [127, 0, 0, 2]), address)
-                .await
-                .is_some()
-        );
-    }
-
-    fn ao_key(send_id: u8, receive_id: u8) -> AoKey {
-        AoKey {
-            send_id,
-            receive_id,
-            algorithm: AoAlgorithm::CmacAes128,
-            secret: secret("sesame"),
-            sign_options: false,
-        }
-    }
-
-    /// The octets the kernel would read.
-    fn octets<T>(value: &T) -> Vec<u8> {
-        let start = std::ptr::from_ref(value).cast::<u8>();
-        // SAFETY: a plain value without padding, read within its size while it is borrowed.
-        unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
-    }
-
-    #[test]
-    fn a_tcp_ao_key_is_laid_out_as_the_kernel_reads_it() {
-        let octets = octets(&ao_add(prefix("192.0.2.0/24"), &ao_key(7, 8), true));
-        let native = |value: u16| value.to_ne_bytes();
-        assert_eq!(octets[0..2], native(2), "AF_INET");
-        assert_eq!(octets[4..8], [192, 0, 2, 0]);
-        assert_eq!(octets[128..141], *b"cmac(aes128)\0");
-        assert_eq!(octets[192..196], [0; 4], "no interface");
-        assert_eq!(octets[196..200], 3_u32.to_ne_bytes(), "current and rnext");
-        assert_eq!(octets[200..202], [0; 2], "reserved");
-        // Prefix, send id, receive id, MAC length, flags (options excluded), key length.
-        assert_eq!(octets[202..208], [24, 7, 8, 12, 2, 6]);
-        assert_eq!(octets[208..215], *b"sesame\0");
-        assert_eq!(octets.len(), 288);
-    }
-
-    #[test]
-    fn a_removed_tcp_ao_key_names_the_one_that_takes_its_place() {
-        let (old, new) = (ao_key(7, 8), ao_key(9, 10));
-        let octets = octets(&ao_delete(prefix("2001:db8::1/128"), &old, Some(&new)));
-        assert_eq!(octets[0..2], 10_u16.to_ne_bytes(), "AF_INET6");
-        assert_eq!(octets[128..132], [0; 4], "no interface");
-        assert_eq!(octets[132..136], 3_u32.to_ne_bytes(), "current and rnext");
-        // Reserved, prefix, send id, receive id, current, rnext, flags.
-        assert_eq!(octets[136..144], [0, 0, 128, 7, 8, 9, 10, 0]);
-    }
-
-    /// What the kernel would tell of a key.
-    fn told(key: &AoKey) -> AoGet {
-        let (octets, key_len) = key_octets(&key.secret);
-        // SAFETY: plain integers and arrays of them, for which all zeroes is a value.
-        let empty: AoGet = unsafe { mem::zeroed() };
-        AoGet {
-            key: octets,
-            send_id: key.send_id,
-            receive_id: key.receive_id,
-            key_flags: if key.sign_options {
-                0
-            } else {
-                TCP_AO_KEYF_EXCLUDE_OPT
-            },
-            key_len,
-            ..empty
-        }
-    }
-
-    #[test]
-    fn a_connection_is_taken_with_the_keys_of_its_peer_only() {
-        let hmac = |id, text: &str| AoKey {
-            algorithm: AoAlgorithm::HmacSha1,
-            secret: secret(text),
-            sign_options: true,
-            ..ao_key(id, id)
-        };
-        let wanted = [hmac(1, "one"), hmac(2, "two")];
-        assert!(are_keys(&wanted.clone().map(|key| told(&key)), &wanted));
-        for wrong in [
-            vec![],
-            vec![hmac(1, "one")],
-            vec![hmac(1, "one"), hmac(2, "other")],
-            vec![hmac(1, "one"), hmac(3, "two")],
-            vec![hmac(1, "one"), hmac(2, "two"), hmac(3, "three")],
-            vec![
-                hmac(1, "one"),
-                AoKey {
-                    sign_options: false,
-                    ..hmac(2, "two")
-                },
-            ],
-        ] {
-            let found: Vec<AoGet> = wrong.iter().map(told).collect();
-            assert!(!are_keys(&found, &wanted), "{wrong:?}");
-        }
-        // The octets of a CMAC key are not those it was given.
-        let mut derived = told(&ao_key(7, 8));
-        (derived.key, derived.key_len) = ([1; MAX_SECRET_LEN], 16);
-        assert!(are_keys(&[derived], &[ao_key(7, 8)]));
-    }
-
-    #[test]
-    fn the_keys_of_a_connection_are_asked_for_as_the_kernel_reads_it() {
-        let mut ask = told(&ao_key(7, 8));
-        (ask.count, ask.flags, ask.ifindex) = (2, AO_GET_ALL, 3);
-        (ask.prefix_len, ask.mac_len, ask.good, ask.bad) = (24, 12, 4, 5);
-        let octets = octets(&ask);
-        assert_eq!(octets[192..199], *b"sesame\0");
-        assert_eq!(octets[272..276], 2_u32.to_ne_bytes());
-        // The bit fields of a `__u16` begin at its lowest bit, or its highest where the first octet has that.
-        let all = if cfg!(target_endian = "big") {
-            [0x20, 0]
-        } else {
-            [4, 0]
-        };
-        assert_eq!(octets[276..278], all);
-        // Send id, receive id, prefix, MAC length, flags, key length.
-        assert_eq!(octets[278..284], [7, 8, 24, 12, 2, 6]);
-        assert_eq!(octets[284..288], 3_i32.to_ne_bytes());
-        assert_eq!(octets[288..296], 4_u64.to_ne_bytes());
-        assert_eq!(octets[296..304], 5_u64.to_ne_bytes());
-    }
-
-    #[tokio::test]
-    async fn a_connection_without_tcp_ao_is_no_connection_of_a_peer_that_has_it() {
-        let (listener, address) = signed_listener(&[]);
-        let _dialled = dial(&peer_config(None, [127, 0, 0, 2]), address).await;
-        let (stream, remote) = listener.accept().await.expect("accepted");
-        let signature = Signature::Ao(vec![ao_key(1, 1)]);
-        // Whether the kernel has no TCP-AO or the connection has none, it is refused.
-        assert!(adopt(&stream, Prefix::host(remote.ip()), &signature).is_err());
-    }
-
-    #[test]
-    fn tcp_ao_is_had_or_refused_with_the_reason() {
-        let mut config = peer_config(None, [127, 0, 0, 2]);
-        config.tcp_ao = vec![ao_key(1, 1)];
-        config.tcp_ao[0].algorithm = AoAlgorithm::HmacSha1;
-        if let Err(error) = dialler(&config, (Ipv4Addr::LOCALHOST, 179).into()) {
-            // This kernel may have it or not; there is no third answer and never an unprotected socket.
-            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            assert!(error.to_string().contains("CONFIG_TCP_AO"), "{error}");
-        }
-    }
-}
+mod tests;

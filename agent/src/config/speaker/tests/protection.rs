@@ -35,6 +35,41 @@ fn tcp_ao_keys_are_read_and_exclude_a_password() {
     assert!(!text.contains("hunter2"), "{text}");
 }
 
+/// The kernel these tests run on is asked, whichever it is.
+#[test]
+fn keys_that_this_kernel_cannot_use_refuse_the_file_at_their_place() {
+    let folder = std::env::temp_dir().join(format!("margay-tcp-ao-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join("speaker.yaml");
+    let text = format!(
+        "{HEAD}listen: [0.0.0.0]\npeers:\n  - {{ address: 10.0.0.1, asn: 1, password: x }}\n  - address: 10.0.0.2\n    asn: 1\n    \
+         tcpAo: {{ keys: [{{ sendId: 1, receiveId: 1, secret: hunter2 }}] }}\n  - {{ range: 10.1.0.0/16, asn: 1, \
+         tcpAo: {{ keys: [{{ sendId: 1, receiveId: 1, secret: hunter2 }}] }} }}\n"
+    );
+    std::fs::write(&path, &text).expect("written");
+    let (started, again) = (read(&path), read_again(&path, &KernelSection::default()));
+    std::fs::remove_dir_all(&folder).expect("removed");
+    ok(&text);
+    let (Err(started), Err(again)) = (started, again) else {
+        eprintln!("SKIPPED: this kernel has TCP-AO");
+        return;
+    };
+    let said = |place: &str| {
+        format!(
+            "{}:{place}: this kernel has no TCP-AO (it needs Linux 6.7 with CONFIG_TCP_AO), and without it nothing is sent: \
+             expected a kernel that can do that, or `password` (TCP-MD5) at both ends",
+            path.display()
+        )
+    };
+    let expected = [
+        said("8:12: field `peers[1].tcpAo`"),
+        said("9:42: field `peers[2].tcpAo`"),
+    ];
+    for error in [started, again] {
+        assert_eq!(error.to_string().lines().collect::<Vec<_>>(), expected);
+    }
+}
+
 #[test]
 fn a_password_never_shows() {
     let text = mistake(&format!(
@@ -131,7 +166,7 @@ fn what_a_process_was_started_with_is_not_changed_under_it() {
     let path = Path::new("speaker.yaml");
     let again = |running: &str, text: &str| {
         let running = ok(&format!("{HEAD}{running}")).kernel;
-        parse_for(path, &format!("{HEAD}{text}"), Some(&running))
+        parse_for(path, &format!("{HEAD}{text}"), Some(&running), |_| Ok(()))
             .map(|_| ())
             .map_err(|error| error.to_string())
     };
