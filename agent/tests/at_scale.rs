@@ -4,11 +4,12 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use margay_agent::desired::state::DesiredState;
-use margay_agent::kernel::{Kernel as _, RouteChange};
+use margay_agent::kernel::{Kernel as _, KernelError, RouteChange};
 use margay_agent::reconcile::DataplaneConfig;
 
 use support::{Running, eventually, in_namespace, ip, kernel, key, underlay, via};
@@ -83,5 +84,72 @@ fn x13_ten_thousand_routes_behind_one_node_move_to_another_in_one_pass() {
         assert_eq!(count_via("192.0.2.2"), 0);
         assert_eq!(counters.routes_deleted.get(), 0, "replaced where they are");
         running.stop().await;
+    });
+}
+
+/// How often links are dumped at most until the kernel has said of one that it was interrupted: it says so of every other one or
+/// so here.
+const DUMPS: usize = 2_000;
+
+#[test]
+fn x16_a_dump_that_the_kernel_interrupts_is_begun_again_and_is_whole_then() {
+    in_namespace(|| async {
+        // So many that a dump comes in many pieces, between which something changes.
+        let names: BTreeSet<String> = (0..300).map(|number| format!("cali{number}")).collect();
+        let lines: Vec<String> = names
+            .iter()
+            .map(|name| format!("link add {name} type veth peer name {name}p"))
+            .collect();
+        let file = std::env::temp_dir().join(format!("margay-links-{}", std::process::id()));
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        ip(&format!("-batch {}", file.display()));
+        std::fs::remove_file(&file).unwrap();
+
+        let kernel = kernel();
+        let sends = kernel.sends();
+        let before = sends.load(Ordering::Relaxed);
+        let whole = kernel.links().await.unwrap();
+        let calm = sends.load(Ordering::Relaxed) - before;
+        assert!(whole.len() > 600, "{} links", whole.len());
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let restless = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    ip("link add restless type veth peer name restlessp");
+                    ip("link del restless");
+                }
+            }
+        });
+        let (mut again, mut given_up) = (0, 0);
+        for _ in 0..DUMPS {
+            let before = sends.load(Ordering::Relaxed);
+            match kernel.links().await {
+                Ok(links) => {
+                    let found: Vec<&String> = links
+                        .iter()
+                        .map(|link| &link.name)
+                        .filter(|name| names.contains(*name))
+                        .collect();
+                    let distinct: BTreeSet<&String> = found.iter().copied().collect();
+                    assert_eq!(found.len(), distinct.len(), "one is listed twice");
+                    assert_eq!(distinct.len(), names.len(), "one is missing");
+                    again += usize::from(sends.load(Ordering::Relaxed) - before > calm);
+                }
+                // So often in a row that it is for the next pass to try.
+                Err(KernelError::DumpInterrupted { .. }) => given_up += 1,
+                Err(error) => panic!("{error}"),
+            }
+            if again >= 3 {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        restless.join().unwrap();
+        assert!(
+            again >= 3,
+            "{again} dumps were begun again, {given_up} given up"
+        );
     });
 }

@@ -1,12 +1,14 @@
 //! What two OPENs settle.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::codec::{
     AddPath, AddPathMode, ExtendedNextHop, LongLivedFamily, RefreshKind, Role, RouteRefresh,
 };
 use crate::family::{Afi, FamilySet};
 use crate::fsm::negotiation::Offer;
-use crate::speaker::config::AddPathSend;
+use crate::speaker::config::{AddPathSend, GracefulRestart, LongLived};
 
 #[track_caller]
 fn assert_refused(config: PeerConfig, open: Open, code: ErrorCode) {
@@ -22,6 +24,50 @@ fn with(capability: Capability) -> Open {
     let mut open = their_open();
     open.capabilities.push(capability);
     open
+}
+
+/// Everything a configuration can make us offer, at once. The extended framing of RFC 9072, which starts at 256 octets of
+/// parameters, is for what we may offer one day: that it would be used stands in the codec's tests (O24).
+#[test]
+fn our_largest_open_is_far_from_the_extended_framing() {
+    let remote = "[fe80::2%1]:179".parse().expect("an address");
+    let everything = PeerConfig {
+        remote: Remote::Address(remote),
+        families: vec![Family::IPV4_UNICAST, Family::IPV6_UNICAST],
+        local_asn: Some(Asn(4_200_000_000)),
+        extended_next_hop: true,
+        role: Some(Role::Peer),
+        strict_role: true,
+        graceful_restart: Some(GracefulRestart::default()),
+        long_lived: Some(LongLived {
+            stale_time: 3_600 * SECOND,
+            partial_deployment: false,
+        }),
+        add_path_receive: true,
+        add_path_send: Some(AddPathSend::All),
+        ..config()
+    };
+    let identity = LocalIdentity {
+        restarting: true,
+        forwarding_preserved: true,
+        ..identity()
+    };
+    let offer = Offer::new(&everything, &identity, true, false, false);
+    let kinds: BTreeSet<u8> = offer
+        .open()
+        .capabilities
+        .iter()
+        .map(Capability::code)
+        .collect();
+    // All that this crate ever offers; a new one has to be thought of here.
+    assert_eq!(
+        kinds,
+        BTreeSet::from([1, 2, 5, 6, 9, 64, 65, 69, 70, 71, 77])
+    );
+    let octets = offer.encode();
+    assert_eq!(octets.len(), 106, "header 19, fixed part 10, parameters 77");
+    assert_eq!(octets[28], 77);
+    assert_eq!(octets[29], 2, "no parameter of type 255");
 }
 
 #[test]

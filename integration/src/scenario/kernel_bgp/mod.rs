@@ -26,7 +26,7 @@ use crate::speaker::Speaker;
 /// A case: builds its namespaces, says what it saw.
 type Case = fn(&Path) -> Result<String>;
 
-const CASES: [(&str, Case); 10] = [
+const CASES: [(&str, Case); 11] = [
     (
         "X1 TCP-MD5 right, wrong and missing",
         protection::x1_md5_right_wrong_and_missing,
@@ -66,6 +66,10 @@ const CASES: [(&str, Case); 10] = [
     (
         "X9 a namespace deleted under a session",
         places::x9_a_namespace_deleted_under_a_session,
+    ),
+    (
+        "X14 a killed speaker's routes",
+        routes::x14_a_killed_speaker_leaves_its_routes_and_its_successor_removes_what_is_gone,
     ),
 ];
 

@@ -1,6 +1,7 @@
 //! Routes of the speaker in the kernel, under traffic.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +11,7 @@ use super::{address, await_up, config, pair, wire};
 use crate::eventually::{eventually, idle};
 use crate::netns::Netns;
 use crate::ping::Stream;
+use crate::process::Daemon;
 use crate::speaker::Speaker;
 use crate::{link, pace};
 
@@ -109,4 +111,86 @@ pub(super) fn x8_a_replaced_route_loses_no_packet(folder: &Path) -> Result<Strin
         "{} packets over six replacements, none lost",
         seen.sent
     ))
+}
+
+pub(super) fn x14_a_killed_speaker_leaves_its_routes_and_its_successor_removes_what_is_gone(
+    folder: &Path,
+) -> Result<String> {
+    let (a, b) = pair("x14a", "x14b")?;
+    address(&a, "eth0", &["10.1.0.1/24"])?;
+    address(&b, "eth0", &["10.1.0.2/24"])?;
+    let foreign = [
+        "10.98.0.0/16 via 10.1.0.2 proto bird",
+        "10.99.0.0/16 via 10.1.0.2 proto static",
+    ];
+    for route in foreign {
+        a.ip(&format!("route add {route}"))?;
+    }
+    let own = config(
+        64601,
+        "10.1.0.1",
+        "10.1.0.1",
+        "kernel: { install: true }\n",
+        &["name: b, address: 10.1.0.2, asn: 64602"],
+    );
+    let theirs = |originate: &str| {
+        config(
+            64602,
+            "10.1.0.2",
+            "10.1.0.2",
+            &format!("originate: [{originate}]\n"),
+            &["name: a, address: 10.1.0.1, asn: 64601"],
+        )
+    };
+    let mut here = Speaker::start(&a, &own, folder)?;
+    let there = Speaker::start(&b, &theirs("10.8.0.0/24, 10.9.0.0/24"), folder)?;
+    // Everything but what the kernel made itself.
+    let await_routes = |wanted: &[&str]| {
+        eventually(format!("{wanted:?}"), pace::seconds(20), || {
+            let routes = link::routes(&a, 4)?;
+            let found: Vec<&str> = routes
+                .iter()
+                .filter(|route| route.goes_via_any())
+                .map(|route| route.prefix.as_str())
+                .collect();
+            ensure!(found == wanted, "{found:?}");
+            Ok(())
+        })
+    };
+    let both = ["10.8.0.0/24", "10.9.0.0/24", "10.98.0.0/16", "10.99.0.0/16"];
+    await_routes(&both)?;
+    let mut watched = Command::new("ip");
+    watched.args(["-n", a.name(), "-oneline", "monitor", "route"]);
+    let monitor = Daemon::start("ip monitor", &mut watched, &folder.join("x14-routes.log"))?;
+
+    here.kill()?;
+    there.reload(&theirs("10.9.0.0/24"))?;
+    // What others do meanwhile is theirs as well.
+    a.ip("route add 10.97.0.0/16 via 10.1.0.2 proto static")?;
+    await_routes(&[
+        "10.8.0.0/24",
+        "10.9.0.0/24",
+        "10.97.0.0/16",
+        "10.98.0.0/16",
+        "10.99.0.0/16",
+    ])?;
+
+    here.run(&own)?;
+    await_up(&here, "b")?;
+    await_routes(&[
+        "10.9.0.0/24",
+        "10.97.0.0/16",
+        "10.98.0.0/16",
+        "10.99.0.0/16",
+    ])?;
+    let said = monitor.log_tail(usize::MAX);
+    let deleted: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("Deleted"))
+        .collect();
+    ensure!(
+        deleted.len() == 1 && deleted.iter().all(|line| line.contains("10.8.0.0/24")),
+        "{deleted:?}"
+    );
+    Ok("one route removed, one kept without a gap, three of others untouched".to_owned())
 }
