@@ -54,7 +54,7 @@ use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
 use margay_bgp::speaker::snapshot::{PeerSnapshot, Retention, RouteQuery};
 use margay_bgp::speaker::{Accepted, Clear, Output, PeerId, Speaker, TableEvent};
 
-use self::seen::{Seen, SeenPath};
+use self::seen::{Seen, SeenEvent, SeenPath, SeenTotals};
 use self::wire::Wire;
 
 const OWN_ASN: u32 = 64512;
@@ -114,6 +114,16 @@ impl<T> DerefMut for Inside<T> {
         let looked = self.0.as_mut();
         looked.expect("it looks inside the speaker: the case belongs into wire/inside.rs")
     }
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reception {
+    Taken,
+    /// It is told why not.
+    Refused,
+    /// It ends without a word.
+    Silence,
 }
 
 struct Lab {
@@ -254,6 +264,10 @@ impl Lab {
 
     /// The same, between other addresses.
     fn connect_from(&mut self, name: &'static str, remote: SocketAddr, own: SocketAddr) {
+        if self.wire.is_some() {
+            assert_eq!(own, own_address(), "the process has no other address");
+            return self.wire_connect_from(name, remote.ip());
+        }
         let Accepted::Peer(peer, direction) = self.speaker.accept(remote, own, self.now) else {
             panic!("{name} is refused");
         };
@@ -396,14 +410,20 @@ impl Lab {
 
     /// Whether a connection of the neighbour would be taken.
     fn is_admitted(&mut self, name: &str) -> bool {
+        self.reception(IpAddr::V4(address_of(name))) == Reception::Taken
+    }
+
+    /// What becomes of a connection from an address.
+    fn reception(&mut self, from: IpAddr) -> Reception {
         if self.wire.is_some() {
-            return self.wire_is_admitted(name);
+            return self.wire_reception(from);
         }
-        let remote = SocketAddr::new(IpAddr::V4(address_of(name)), 40_000);
-        matches!(
-            self.speaker.accept(remote, own_address(), self.now),
-            Accepted::Peer(..)
-        )
+        let remote = SocketAddr::new(from, 40_000);
+        match self.speaker.accept(remote, own_address(), self.now) {
+            Accepted::Peer(..) => Reception::Taken,
+            Accepted::Refused(None) => Reception::Silence,
+            Accepted::Refused(Some(_)) => Reception::Refused,
+        }
     }
 
     /// What a neighbour was told is of no interest any more.
@@ -654,6 +674,42 @@ impl Lab {
         match &self.wire {
             Some(wire) => wire.peer(name),
             None => self.snapshot(name).into(),
+        }
+    }
+
+    /// The names of all neighbours that are known, and whether each called from a range.
+    fn known(&self) -> Vec<(String, bool)> {
+        match &self.wire {
+            Some(wire) => wire.known(),
+            None => {
+                let snapshot = self.speaker.snapshot(self.now);
+                let peers = snapshot.peers.iter();
+                peers
+                    .map(|peer| (peer.name.to_string(), peer.dynamic))
+                    .collect()
+            }
+        }
+    }
+
+    /// What all neighbours did so far.
+    fn totals(&self) -> SeenTotals {
+        match &self.wire {
+            Some(wire) => wire.totals(),
+            None => self.speaker.snapshot(self.now).into(),
+        }
+    }
+
+    /// What the log of events says of a neighbour.
+    fn events(&self, name: &str) -> Vec<SeenEvent> {
+        match &self.wire {
+            Some(wire) => wire.events(name),
+            None => self
+                .speaker
+                .events_after(0)
+                .into_iter()
+                .filter(|event| *event.peer == *name)
+                .map(|event| event.kind.into())
+                .collect(),
         }
     }
 

@@ -60,17 +60,16 @@ fn an_open_that_is_refused_is_counted_and_kept_as_it_came() {
         let mut lab = Lab::with(|config| config.peers[0].role = Some(Role::Provider));
         lab.connect("a");
         lab.say("a", &octets);
-        let peer = lab.snapshot("a");
+        let peer = lab.peer("a");
         let [kind] = &peer.errors[..] else {
             panic!("{:?}", peer.errors);
         };
         assert_eq!(
-            (kind.class.name(), kind.reason, kind.action.name()),
+            (&*kind.class, &*kind.reason, &*kind.action),
             ("open", reason, "reset")
         );
-        assert_eq!(peer.offences[0].octets, octets);
-        let total = lab.speaker.snapshot(lab.now).errors;
-        assert_eq!(total.iter().map(|(.., count)| count).sum::<u64>(), 1);
+        assert_eq!(peer.offences[0].0, octets);
+        assert_eq!(lab.totals().errors, 1);
     }
 }
 

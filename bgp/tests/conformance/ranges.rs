@@ -6,11 +6,10 @@ use std::sync::Arc;
 use margay_bgp::policy::Policy;
 use margay_bgp::speaker::config::{LimitAction, MaximumPrefixes, PeerConfig, Remote};
 use margay_bgp::speaker::events::PeerEventKind;
-use margay_bgp::speaker::{Accepted, Clear};
 
 use super::{
-    KEEPALIVE, Lab, SECOND, USUAL, announce, message, nlri, open, own_address, prefix, update,
-    usual,
+    KEEPALIVE, Lab, Reception, SECOND, USUAL, announce, message, nlri, open, own_address, paced,
+    prefix, update, usual,
 };
 
 /// Neighbour `a` is anybody of 10.9.0.0/24.
@@ -49,22 +48,18 @@ fn misbehave(lab: &mut Lab, number: u8) {
 }
 
 fn is_taken(lab: &mut Lab, number: u8) -> bool {
-    matches!(
-        lab.speaker.accept(caller(number), own_address(), lab.now),
-        Accepted::Peer(..)
-    )
+    lab.reception(caller(number).ip()) == Reception::Taken
 }
 
 fn callers(lab: &Lab) -> usize {
-    let snapshot = lab.speaker.snapshot(lab.now);
-    snapshot.peers.iter().filter(|peer| peer.dynamic).count()
+    lab.known().iter().filter(|(_, dynamic)| *dynamic).count()
 }
 
 #[test]
 fn f18_a_caller_over_its_limit_stays_out_as_long_as_a_neighbour_with_a_name_would() {
     for (action, pause) in [
         (LimitAction::Close, None),
-        (LimitAction::Restart(30 * SECOND), Some(30)),
+        (LimitAction::Restart(paced(30, 4)), Some(30)),
     ] {
         let mut lab = ranged(|peer| {
             peer.maximum_prefixes = Some(MaximumPrefixes { limit: 2, action });
@@ -73,9 +68,9 @@ fn f18_a_caller_over_its_limit_stays_out_as_long_as_a_neighbour_with_a_name_woul
         lab.assert_ended("a", 6, 1, &[0, 1, 1, 0, 0, 0, 2]);
         lab.put_aside("a");
         lab.lacks("b", "10.1.0.0/16");
-        lab.advance(29 * SECOND, &[]);
+        lab.advance(paced(29, 1), &[]);
         assert!(!is_taken(&mut lab, 1));
-        lab.advance(SECOND, &[]);
+        lab.advance(paced(1, 3), &[]);
         assert_eq!(is_taken(&mut lab, 1), pause.is_some());
     }
 }
@@ -90,10 +85,9 @@ fn f18_an_operator_clears_a_caller_over_its_limit_by_the_name_of_its_range() {
     });
     announce_of(&mut lab, 1, &["10.1.0.0/16", "10.2.0.0/16"]);
     lab.put_aside("a");
-    lab.advance(3_600 * SECOND, &[]);
+    lab.advance(paced(3_600, 1), &[]);
     assert!(!is_taken(&mut lab, 1));
-    assert!(lab.speaker.clear("a", Clear::Hard, lab.now));
-    lab.settle();
+    lab.clear("a");
     assert_eq!(callers(&lab), 0);
     announce_of(&mut lab, 1, &["10.1.0.0/16"]);
     lab.holds("b", "10.1.0.0/16");
@@ -169,18 +163,14 @@ fn callers_that_did_wrong_keep_nobody_out() {
 fn one_caller_more_than_there_may_be_is_told_nothing() {
     let mut lab = ranged(|peer| peer.dynamic_limit = 1);
     announce_of(&mut lab, 1, &["10.1.0.0/16"]);
-    assert_eq!(
-        lab.speaker.accept(caller(2), own_address(), lab.now),
-        Accepted::Refused(None)
-    );
+    // It keeps its connection while others try.
+    lab.rename("a", "first");
+    assert_eq!(lab.reception(caller(2).ip()), Reception::Silence);
     // As is a stranger.
-    let stranger = SocketAddr::new(IpAddr::from([10, 8, 0, 1]), 40_000);
-    assert_eq!(
-        lab.speaker.accept(stranger, own_address(), lab.now),
-        Accepted::Refused(None)
-    );
-    let known = lab.speaker.snapshot(lab.now);
-    assert!(known.peers.iter().any(|peer| &*peer.name == "a-10.9.0.1"));
+    let stranger = IpAddr::from([10, 8, 0, 1]);
+    assert_eq!(lab.reception(stranger), Reception::Silence);
+    lab.rename("first", "a");
+    assert!(lab.known().contains(&("a-10.9.0.1".to_owned(), true)));
     lab.say("a", &announce("a", &["10.2.0.0/16"]));
     lab.holds("b", "10.2.0.0/16");
 }

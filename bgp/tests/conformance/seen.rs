@@ -5,8 +5,9 @@ use std::time::Duration;
 use margay_bgp::decision::Step;
 use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
+use margay_bgp::speaker::events::PeerEventKind;
 use margay_bgp::speaker::snapshot::{
-    PathInfo, PeerFamilySnapshot, PeerSnapshot, Retention, Unusable,
+    ErrorCount, PathInfo, PeerFamilySnapshot, PeerSnapshot, Retention, SpeakerSnapshot, Unusable,
 };
 use serde_json::Value;
 
@@ -24,6 +25,44 @@ pub(super) struct Seen {
     pub(super) discarded_prefixes: u64,
     pub(super) excess_paths: u64,
     pub(super) families: Vec<PeerFamilySnapshot>,
+    /// What it got wrong.
+    pub(super) errors: Vec<SeenError>,
+    /// The latest of its messages that were wrong, oldest first: the octets, and how many prefixes of it are named.
+    pub(super) offences: Vec<(Vec<u8>, usize)>,
+}
+
+/// A kind of mistake.
+#[derive(Debug)]
+pub(super) struct SeenError {
+    pub(super) class: String,
+    pub(super) reason: String,
+    pub(super) action: String,
+}
+
+/// What all neighbours did, those that left included.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SeenTotals {
+    pub(super) established: u64,
+    pub(super) lost: u64,
+    pub(super) announced: u64,
+    pub(super) errors: u64,
+}
+
+/// A line of the log of events.
+#[derive(Debug)]
+pub(super) enum SeenEvent {
+    Malformed {
+        reason: String,
+        action: String,
+        length: usize,
+        more: u64,
+    },
+    State {
+        from: String,
+        to: String,
+        reason: String,
+    },
+    Other,
 }
 
 /// A path of a prefix.
@@ -52,6 +91,60 @@ impl From<PeerSnapshot> for Seen {
             discarded_prefixes: peer.messages.discarded_prefixes,
             excess_paths: peer.messages.excess_paths,
             families: peer.families,
+            errors: peer.errors.into_iter().map(SeenError::from).collect(),
+            offences: peer
+                .offences
+                .into_iter()
+                .map(|offence| (offence.octets.to_vec(), offence.prefixes.len()))
+                .collect(),
+        }
+    }
+}
+
+impl From<ErrorCount> for SeenError {
+    fn from(error: ErrorCount) -> Self {
+        Self {
+            class: error.class.name().to_owned(),
+            reason: error.reason.to_owned(),
+            action: error.action.name().to_owned(),
+        }
+    }
+}
+
+impl From<SpeakerSnapshot> for SeenTotals {
+    fn from(speaker: SpeakerSnapshot) -> Self {
+        Self {
+            established: speaker.totals.established,
+            lost: speaker.totals.lost,
+            announced: speaker.totals.messages.announcements_received,
+            errors: speaker.errors.iter().map(|(.., count)| count).sum(),
+        }
+    }
+}
+
+impl From<PeerEventKind> for SeenEvent {
+    fn from(kind: PeerEventKind) -> Self {
+        match kind {
+            PeerEventKind::Malformed {
+                reason,
+                action,
+                length,
+                more,
+                ..
+            } => Self::Malformed {
+                reason,
+                action: action.name().to_owned(),
+                length,
+                more,
+            },
+            PeerEventKind::State { from, to, cause } => Self::State {
+                from: from.name().to_owned(),
+                to: to.name().to_owned(),
+                reason: cause.map_or_else(String::new, |cause| cause.to_string()),
+            },
+            PeerEventKind::Warning(_) | PeerEventKind::Path { .. } | PeerEventKind::Removed(_) => {
+                Self::Other
+            }
         }
     }
 }
@@ -149,6 +242,74 @@ impl Seen {
                 .iter()
                 .map(family)
                 .collect(),
+            errors: list(&peer["errors"]).map(SeenError::read).collect(),
+            offences: list(&peer["offences"])
+                .map(|offence| {
+                    let prefixes = list(&offence["prefixes"]).count();
+                    (octets(offence["octets"].as_str().unwrap()), prefixes)
+                })
+                .collect(),
+        }
+    }
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// From hexadecimal.
+fn octets(text: &str) -> Vec<u8> {
+    (0..text.len() / 2)
+        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+        .collect()
+}
+
+impl SeenError {
+    fn read(error: &Value) -> Self {
+        Self {
+            class: word(&error["class"]),
+            reason: word(&error["reason"]),
+            action: word(&error["action"]),
+        }
+    }
+}
+
+impl SeenTotals {
+    /// From the speaker of `margay status -o json`.
+    pub(super) fn read(speaker: &Value) -> Self {
+        Self {
+            established: speaker["sessionsEstablished"].as_u64().unwrap(),
+            lost: speaker["sessionsLost"].as_u64().unwrap(),
+            announced: speaker["messages"]["announcementsReceived"]
+                .as_u64()
+                .unwrap(),
+            errors: list(&speaker["errors"])
+                .map(|error| error["count"].as_u64().unwrap())
+                .sum(),
+        }
+    }
+}
+
+impl SeenEvent {
+    /// From `margay events -o json`.
+    pub(super) fn read(event: &Value) -> Self {
+        match event["kind"].as_str().unwrap() {
+            "malformed" => Self::Malformed {
+                reason: word(&event["reason"]),
+                action: word(&event["action"]),
+                length: count(&event["length"]),
+                more: event["more"].as_u64().unwrap(),
+            },
+            "state" => Self::State {
+                from: word(&event["from"]),
+                to: word(&event["to"]),
+                reason: word(&event["reason"]),
+            },
+            _ => Self::Other,
         }
     }
 }

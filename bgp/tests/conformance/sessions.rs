@@ -428,9 +428,8 @@ fn what_peers_did_stays_counted_when_they_left() {
     lab.say("a", &announce("a", &[FIRST, "10.2.0.0/16"]));
     lab.cut("b");
     let totals = |lab: &Lab| {
-        let totals = lab.speaker.snapshot(lab.now).totals;
-        let announced = totals.messages.announcements_received;
-        (totals.established, totals.lost, announced)
+        let totals = lab.totals();
+        (totals.established, totals.lost, totals.announced)
     };
     assert_eq!(totals(&lab), (2, 1, 2));
     lab.configure(|config| config.peers.retain(|peer| peer.name == "d"));

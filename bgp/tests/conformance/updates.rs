@@ -2,9 +2,9 @@
 
 use margay_bgp::codec::Community;
 use margay_bgp::policy::Policy;
-use margay_bgp::speaker::events::PeerEventKind;
 use margay_bgp::speaker::snapshot::Unusable;
 
+use super::seen::SeenEvent;
 use super::{
     Lab, announce, as_path, attribute, nlri, own_address, prefix, update, usual, usual_but,
     withdraw,
@@ -451,45 +451,30 @@ fn what_a_peer_gets_wrong_is_counted_and_kept_as_it_came() {
     lab.say("a", &octets);
     lab.say("a", &[0; 19]);
 
-    let snapshot = lab.speaker.snapshot(lab.now);
-    let peer = &snapshot.peers[0];
+    let peer = lab.peer("a");
     let kinds: Vec<String> = peer
         .errors
         .iter()
-        .map(|kind| {
-            format!(
-                "{} {} {}",
-                kind.class.name(),
-                kind.reason,
-                kind.action.name()
-            )
-        })
+        .map(|kind| format!("{} {} {}", kind.class, kind.reason, kind.action))
         .collect();
     assert_eq!(
         kinds,
         ["header marker reset", "attribute value treat-as-withdraw",]
     );
-    let offence = peer.offences.first().expect("the message was kept");
-    assert_eq!(offence.octets, octets);
-    assert_eq!(offence.prefixes.len(), 1);
-    let total: u64 = snapshot.errors.iter().map(|(.., count)| count).sum();
-    assert_eq!(total, 2);
+    assert_eq!(peer.offences.first(), Some(&(octets, 1)), "kept");
+    assert_eq!(lab.totals().errors, 2);
 
-    let said: Vec<String> = lab
-        .speaker
-        .events_after(0)
-        .iter()
-        .map(|event| event.kind.to_string())
-        .collect();
-    assert!(
-        said.contains(&"malformed: ORIGIN: invalid value (treat-as-withdraw)".to_owned()),
-        "{said:?}"
-    );
-    let last = said.last().expect("the session ended");
-    assert!(
-        last.starts_with("Established -> Idle: notification sent: "),
-        "{last}"
-    );
+    let said = lab.events("a");
+    let is_malformed = |event: &SeenEvent| {
+        matches!(event, SeenEvent::Malformed { reason, action, .. }
+        if reason == "ORIGIN: invalid value" && action == "treat-as-withdraw")
+    };
+    assert!(said.iter().any(is_malformed), "{said:?}");
+    let is_end = |event: &SeenEvent| {
+        matches!(event, SeenEvent::State { from, to, reason }
+        if from == "Established" && to == "Idle" && reason.starts_with("notification sent: "))
+    };
+    assert!(said.last().is_some_and(is_end), "{said:?}");
 }
 
 #[test]
@@ -505,15 +490,14 @@ fn what_is_worse_is_told_however_much_else_a_peer_gets_wrong() {
     for octets in [&mild, &mild, &worse, &mild, &mild, &mild, &mild] {
         lab.say("a", octets);
     }
-    let peer = lab.snapshot("a");
+    let peer = lab.peer("a");
     assert_eq!(peer.offences.len(), 2);
-    assert_eq!(peer.offences[0].octets, worse);
+    assert_eq!(peer.offences[0].0, worse);
     let told: Vec<(u64, usize)> = lab
-        .speaker
-        .events_after(0)
+        .events("a")
         .iter()
         .filter_map(|event| {
-            let PeerEventKind::Malformed { more, length, .. } = &event.kind else {
+            let SeenEvent::Malformed { more, length, .. } = event else {
                 return None;
             };
             Some((*more, *length))

@@ -41,8 +41,11 @@ use serde_json::{Value, json};
 
 use self::describe::describe;
 use self::place::Place;
-use super::seen::{Seen, SeenPath};
-use super::{CodecContext, End, Inside, Lab, NEIGHBOURS, OWN_ASN, asn_of, attribute, update};
+use super::seen::{Seen, SeenEvent, SeenPath, SeenTotals};
+use super::{
+    CodecContext, End, Inside, Lab, NEIGHBOURS, OWN_ASN, Reception, address_of, asn_of, attribute,
+    update,
+};
 
 /// The variable that names the binary.
 const VARIABLE: &str = "MARGAY_CONFORMANCE_SPEAKER";
@@ -59,6 +62,12 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The neighbour no case knows: last octet of its address, AS.
 const WITNESS: (&str, u8, u32) = ("z", 99, 64999);
 
+/// A connection that only looks whether it is taken.
+const CALLER: &str = "caller";
+
+/// Addresses of neighbours that call from ranges, and of a stranger.
+const ELSEWHERE: [[u8; 4]; 4] = [[10, 9, 0, 1], [10, 9, 0, 2], [10, 9, 0, 3], [10, 8, 0, 1]];
+
 /// What probes are announced from.
 const PROBES: [&str; 2] = ["198.18.0.0/16", "2001:2::/48"];
 
@@ -69,6 +78,8 @@ pub(super) struct Wire {
     place: Place,
     config: SpeakerConfig,
     serial: u32,
+    /// Probes that neighbours and the witness announced.
+    probes: u64,
     next_line: u32,
     lines: BTreeMap<&'static str, Line>,
     /// Where the speaker dials neighbours.
@@ -296,7 +307,9 @@ impl Wire {
         let lab = LABS.fetch_add(1, Ordering::Relaxed);
         let own = std::iter::once(1);
         let theirs = NEIGHBOURS.into_iter().map(|(_, last, _)| last);
-        let place = Place::new(own.chain(theirs).chain([WITNESS.1]));
+        let near = own.chain(theirs).chain([WITNESS.1]);
+        let near = near.map(|last| [192, 0, 2, last]);
+        let place = Place::new(near.chain(ELSEWHERE).map(Ipv4Addr::from));
         let folder =
             std::env::temp_dir().join(format!("margay-conformance-{}-{lab}", std::process::id(),));
         std::fs::create_dir_all(&folder).unwrap();
@@ -334,6 +347,7 @@ impl Wire {
             place,
             config: config.clone(),
             serial: 0,
+            probes: 0,
             next_line: 0,
             lines: BTreeMap::new(),
             listeners,
@@ -344,11 +358,11 @@ impl Wire {
         }
     }
 
-    /// Dials the speaker from the neighbour's address.
-    fn dial(&mut self, name: &'static str, last: u8) {
+    /// Dials the speaker from an address.
+    fn dial(&mut self, name: &'static str, from: IpAddr) {
         self.place.enter();
         let own = SocketAddr::from(([192, 0, 2, 1], 179));
-        let from = SocketAddr::from(([192, 0, 2, last], 0));
+        let from = SocketAddr::new(from, 0);
         let deadline = Instant::now() + PATIENCE;
         let stream = loop {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
@@ -468,11 +482,43 @@ impl Wire {
         self.find_peer(name).unwrap()
     }
 
-    /// Nothing for a name that only a connection has.
+    /// Nothing for a name that only a connection has, or a range.
     pub(super) fn find_peer(&self, name: &str) -> Option<Seen> {
-        self.config.peers.iter().find(|peer| *peer.name == *name)?;
+        let mut peers = self.config.peers.iter();
+        peers.find(|peer| *peer.name == *name && !peer.remote.is_range())?;
         let peers = self.ask(&json!({ "ask": "peers", "name": name }));
         peers.get(0).map(Seen::read)
+    }
+
+    pub(super) fn known(&self) -> Vec<(String, bool)> {
+        let peers = self.ask(&json!({ "ask": "peers", "name": null }));
+        let peers = peers.as_array().unwrap().iter();
+        peers
+            .map(|peer| {
+                let name = peer["name"].as_str().unwrap().to_owned();
+                (name, peer["dynamic"].as_bool().unwrap())
+            })
+            .collect()
+    }
+
+    /// What all did but for the witness and its like.
+    pub(super) fn totals(&self) -> SeenTotals {
+        let status = self.ask(&json!({ "ask": "status" }));
+        let mut totals = SeenTotals::read(&status["speaker"]);
+        totals.established -= 1;
+        totals.announced -= self.probes;
+        totals
+    }
+
+    pub(super) fn events(&self, name: &str) -> Vec<SeenEvent> {
+        let request = json!({ "ask": "events", "after": 0, "peer": name, "follow": false });
+        let events = self.ask(&request);
+        events
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(SeenEvent::read)
+            .collect()
     }
 
     pub(super) fn paths(&self, text: &str) -> Vec<SeenPath> {
@@ -537,7 +583,8 @@ impl Lab {
     /// The witness is up before any case begins.
     pub(super) fn wire_ready(&mut self) {
         let (name, last, asn) = WITNESS;
-        self.wire().dial(name, last);
+        self.wire()
+            .dial(name, Ipv4Addr::new(192, 0, 2, last).into());
         self.ends.insert(name, end(name, Direction::Incoming));
         self.hear_until("its OPEN", |lab| lab.line(name).theirs.is_some());
         let open = super::open(asn, Ipv4Addr::new(192, 0, 2, last), 90, super::USUAL);
@@ -574,12 +621,12 @@ impl Lab {
     }
 
     pub(super) fn wire_connect(&mut self, name: &'static str) {
-        let (_, last, _) = NEIGHBOURS
-            .into_iter()
-            .find(|(known, ..)| *known == name)
-            .unwrap();
+        self.wire_connect_from(name, IpAddr::V4(address_of(name)));
+    }
+
+    pub(super) fn wire_connect_from(&mut self, name: &'static str, from: IpAddr) {
         self.ends.insert(name, end(name, Direction::Incoming));
-        self.wire().dial(name, last);
+        self.wire().dial(name, from);
         self.await_open(name);
     }
 
@@ -614,22 +661,22 @@ impl Lab {
         });
     }
 
-    /// Whether the speaker takes a connection from the neighbour.
-    pub(super) fn wire_is_admitted(&mut self, name: &str) -> bool {
-        let (name, last, _) = NEIGHBOURS
-            .into_iter()
-            .find(|(known, ..)| *known == name)
-            .unwrap();
-        let before = self.ends.insert(name, end(name, Direction::Incoming));
-        self.wire().dial(name, last);
+    /// What the speaker does with a connection from an address, which is given up then.
+    pub(super) fn wire_reception(&mut self, from: IpAddr) -> Reception {
+        // Nobody has a connection of that name for longer.
+        let name = CALLER;
+        self.ends.insert(name, end("a", Direction::Incoming));
+        self.wire().dial(name, from);
         self.hear_until("an OPEN or the end", |lab| {
             lab.line(name).theirs.is_some() || lab.ends[name].closed
         });
-        let admitted = self.line(name).theirs.is_some();
+        let is_taken = self.line(name).theirs.is_some();
         self.wire().lines.remove(name);
-        self.ends.remove(name);
-        self.ends.extend(before.map(|before| (name, before)));
-        admitted
+        match self.ends.remove(name) {
+            _ if is_taken => Reception::Taken,
+            Some(end) if end.told.is_empty() => Reception::Silence,
+            _ => Reception::Refused,
+        }
     }
 
     /// A connection goes by another name from now on.
@@ -666,7 +713,9 @@ impl Lab {
             "ask": "clear", "name": name, "softIn": false, "softOut": false, "message": words,
         });
         self.wire().ask(&request);
-        self.hear_until("the end of the connection", |lab| lab.ends[name].closed);
+        self.hear_until("the end of the connection", |lab| {
+            lab.ends.get(name).is_none_or(|end| end.closed)
+        });
     }
 
     pub(super) fn wire_say(&mut self, name: &'static str, octets: &[u8]) {
@@ -804,6 +853,7 @@ impl Lab {
         let line = wire.lines.get_mut(name).unwrap();
         let before = line.probed[index].replace(serial);
         let octets = line.probe(family, serial, before);
+        wire.probes += 1;
         wire.write(name, &octets);
         serial
     }

@@ -1,7 +1,6 @@
 //! A speaker's configuration as a file of `margay speaker`. What the file cannot say ends the case.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,11 +137,10 @@ pub(super) fn describe(config: &SpeakerConfig, marker: Option<Prefix>) -> String
 }
 
 fn describe_peer(text: &mut String, policies: &mut String, peer: &PeerConfig) {
-    let Remote::Address(remote) = peer.remote else {
-        panic!("no words yet for a range");
-    };
-    let IpAddr::V4(address) = remote.ip() else {
-        panic!("no words yet for a session over IPv6");
+    let remote = match peer.remote {
+        Remote::Address(remote) if remote.is_ipv4() => format!("address: {}", remote.ip()),
+        Remote::Range(range) => format!("range: {range}"),
+        Remote::Address(_) | Remote::Unnumbered(_) => panic!("no words yet for {}", peer.remote),
     };
     let mut plain = PeerConfig::new(
         &*peer.name,
@@ -152,7 +150,7 @@ fn describe_peer(text: &mut String, policies: &mut String, peer: &PeerConfig) {
         Arc::new(Policy::accept_all()),
     );
     let mut lines = vec![
-        format!("address: {address}"),
+        remote,
         format!("asn: {}", peer.asn),
         format!("passive: {}", peer.passive),
         format!("routeReflectorClient: {}", peer.route_reflector_client),
@@ -189,6 +187,8 @@ fn describe_peer(text: &mut String, policies: &mut String, peer: &PeerConfig) {
     field!(time connect_retry_max, "connectRetryMax");
     field!(time idle_hold, "idleHold");
     field!(time idle_hold_max, "idleHoldMax");
+    field!(dynamic_limit, "dynamicLimit", peer.dynamic_limit);
+    field!(half_open_limit, "halfOpenLimit", peer.half_open_limit);
     field!(
         delay_open,
         "delayOpen",

@@ -43,8 +43,12 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "it takes the minute between two requests, which nothing shortens",
     ),
     (
-        "ranges::",
-        "callers have addresses that the lab's place does not have: x7 and its like",
+        "ranges::f15_",
+        "rests that double up to a minute are looked at to the second, a hundred calls in each",
+    ),
+    (
+        "ranges::a_caller_is_",
+        "it takes the minute after which a silent peer is told of, which nothing shortens",
     ),
     (
         "opens::o9_an_open_",
@@ -74,20 +78,12 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "sessions::f20_",
         "labs change keys of real sockets: x1 and its like",
     ),
-    ("opens::an_open_", LOG),
-    ("updates::what_a_peer_", LOG),
-    ("updates::what_is_worse_", LOG),
-    (
-        "sessions::what_peers_did_",
-        "it looks at totals, of which a process makes metrics",
-    ),
     (
         "long_lived::the_long_life_runs_on_",
         "two losses and what is left of one time: all of it is the clock's",
     ),
 ];
 
-const LOG: &str = "it looks at the log of events, which has its own test over the control socket";
 const REACH: &str =
     "it says itself which next hops are reached; a process asks the kernel, as labs do";
 const FORWARDS: &str = "it looks at what whoever forwards is told: x8 and its like";

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -13,13 +14,13 @@ pub(super) struct Place {
 
 impl Place {
     /// The calling thread goes there.
-    pub(super) fn new(addresses: impl Iterator<Item = u8>) -> Self {
+    pub(super) fn new(addresses: impl Iterator<Item = Ipv4Addr>) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which takes root");
         let namespace = File::open("/proc/thread-self/ns/net").unwrap();
         // Segments as on a wire: a closed window opens again by less than the loopback's 64 KiB.
         let mut commands = "link set lo up mtu 1500\n".to_owned();
-        for last in addresses {
-            commands.push_str(&format!("addr add 192.0.2.{last}/24 dev lo\n"));
+        for address in addresses {
+            commands.push_str(&format!("addr add {address}/24 dev lo\n"));
         }
         let mut ip = Command::new("ip")
             .args(["-batch", "-"])
