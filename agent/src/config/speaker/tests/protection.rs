@@ -49,11 +49,12 @@ fn keys_that_this_kernel_cannot_use_refuse_the_file_at_their_place() {
     std::fs::write(&path, &text).expect("written");
     let (started, again) = (read(&path), read_again(&path, &KernelSection::default()));
     std::fs::remove_dir_all(&folder).expect("removed");
-    ok(&text);
-    let (Err(started), Err(again)) = (started, again) else {
+    let good = ok(&text);
+    if good.speaker.peers.iter().all(|peer| try_keys(peer).is_ok()) {
+        assert!(started.is_ok() && again.is_ok());
         eprintln!("SKIPPED: this kernel has TCP-AO");
         return;
-    };
+    }
     let said = |place: &str| {
         format!(
             "{}:{place}: this kernel has no TCP-AO (it needs Linux 6.7 with CONFIG_TCP_AO), and without it nothing is sent: \
@@ -65,7 +66,7 @@ fn keys_that_this_kernel_cannot_use_refuse_the_file_at_their_place() {
         said("8:12: field `peers[1].tcpAo`"),
         said("9:42: field `peers[2].tcpAo`"),
     ];
-    for error in [started, again] {
+    for error in [started.expect_err("refused"), again.expect_err("refused")] {
         assert_eq!(error.to_string().lines().collect::<Vec<_>>(), expected);
     }
 }
