@@ -403,8 +403,9 @@ fn a_socket_that_is_to_dial_signs_with_the_first_key() {
     assert_eq!(model.held(), (vec![1, 2], Some(1), Some(11)));
 }
 
-/// Where this machine's headers know TCP-AO, they have the last word.
+/// The headers have the last word.
 #[test]
+#[ignore = "needs a C compiler and linux/tcp.h of Linux 6.7 or later"]
 fn the_structures_are_those_of_the_kernel_s_headers() {
     let source = r#"
         #include <linux/tcp.h>
@@ -440,19 +441,10 @@ fn the_structures_are_those_of_the_kernel_s_headers() {
         .arg("-o")
         .arg(&program)
         .status();
-    let output = match compiled {
-        Ok(status) if status.success() => Command::new(&program).output().expect("runs"),
-        compiled => {
-            eprintln!("SKIPPED: no C compiler or no linux/tcp.h here: {compiled:?}");
-            return;
-        }
-    };
+    assert!(compiled.is_ok_and(|status| status.success()));
+    let output = Command::new(&program).output().expect("runs");
     std::fs::remove_dir_all(&folder).expect("removed");
     let text = String::from_utf8(output.stdout).expect("digits");
-    if text.is_empty() {
-        eprintln!("SKIPPED: linux/tcp.h here is older than TCP-AO (Linux 6.7)");
-        return;
-    }
     let numbers: Vec<Vec<usize>> = text
         .lines()
         .map(|line| {
