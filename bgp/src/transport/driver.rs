@@ -6,37 +6,40 @@
 //! themselves, nor a timer by more than a slice.
 //!
 //! While the task waits, the driver lies on its [`Desk`]. A connection that reads messages while it rests there has them handled
-//! on the spot, without a message to another task. Rest begins [`REST`] after the last round: what comes in quick succession goes
+//! on the spot, without a message to another task. Rest begins [`desk::REST`] after the last round: what comes in quick succession goes
 //! the way of the queue, so that one round answers many peers with few system calls.
+//!
+//! Here are the rounds; `driver/connections.rs` has who is dialled and whose calls are taken, `desk.rs` the desk, `news.rs` what is told.
+
+mod connections;
+mod desk;
+mod news;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use self::connections::{FAREWELLS, Live};
+pub(super) use self::desk::Desk;
+use self::desk::Seat;
 use super::bfd::Paths;
 use super::collector::{self, Collectors};
-use super::connection::{self, Attention, ConnectionId, News, Report, Reports, Shared};
+use super::connection::{Attention, News, Report};
 use super::links::Links;
 use super::listener::{Arrival, Listeners};
-use super::sockopt::{self, Signature};
 use super::{Command, SpeakerEvent, StartError};
 use crate::bfd;
 use crate::fsm::{Direction, State};
-use crate::prefix::Prefix;
-use crate::speaker::config::{Listen, PeerConfig, SpeakerConfig};
-use crate::speaker::events::{Origin, PeerEventKind};
+use crate::speaker::config::{Listen, SpeakerConfig};
 use crate::speaker::snapshot::RouteInfo;
-use crate::speaker::{Accepted, Output, PeerId, RouteDump, Speaker, SpeakerShutdown, TableEvent};
+use crate::speaker::{Output, PeerId, RouteDump, Speaker, SpeakerShutdown};
 
 /// Prefixes decided, and told, in one slice: a few milliseconds.
 const SLICE: usize = 2048;
@@ -47,23 +50,11 @@ const REPORTS: usize = 64;
 /// Time after which a round stops taking reports.
 const ROUND: Duration = Duration::from_millis(4);
 
-/// The driver rests when nothing happened for so long.
-const REST: Duration = Duration::from_millis(1);
-
 /// Deadlines are met within a slice or two, unless something held us up.
 const LATE: Duration = Duration::from_millis(50);
 
-/// Changes of routes in one event.
-const CHANGES: usize = 4096;
-
 /// How long sessions may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
-
-/// Refused connections are logged at most so often.
-const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Refused connections that may read why at once; each keeps a descriptor for a few seconds.
-const FAREWELLS: usize = 64;
 
 /// What the driver listens to.
 #[derive(Debug)]
@@ -95,23 +86,6 @@ enum Wake {
     /// Nothing when there is no handle left.
     Command(Option<Command>),
 }
-
-/// A connection that counts.
-#[derive(Debug)]
-struct Live {
-    shared: Arc<Shared>,
-    /// The other end, once there is one.
-    remote: Option<SocketAddr>,
-    /// How its segments are signed.
-    signature: Signature,
-    /// For whom the keys were set on the listener that it was accepted by.
-    keyed: Option<Prefix>,
-    /// While we dial a peer whose segments the kernel may drop without a word: what it had dropped before.
-    begun: Option<Drops>,
-}
-
-/// Counters of dropped segments, by name.
-type Drops = Vec<(String, u64)>;
 
 /// Everything the task owns.
 #[derive(Debug)]
@@ -147,57 +121,6 @@ pub(super) struct Driver {
     active: Instant,
     /// The deadline its task waits for.
     armed: Option<Instant>,
-}
-
-/// Where the driver lies while its task waits, for connections to find it there.
-#[derive(Debug, Default)]
-pub(super) struct Desk {
-    driver: Mutex<Option<Box<Driver>>>,
-}
-
-impl Desk {
-    /// Has the driver handle messages on the spot; gives them back where it does not rest here.
-    pub(super) fn take(&self, report: Report) -> Result<(), Report> {
-        let mut desk = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut driver) = desk.take_if(|driver| driver.active.elapsed() >= REST) else {
-            return Err(report);
-        };
-        let _alarm = Alarm(Arc::clone(&driver.attention));
-        driver.at_once(report);
-        *desk = Some(driver);
-        Ok(())
-    }
-
-    fn put(&self, driver: Box<Driver>) {
-        *self.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
-    }
-
-    fn clear(&self) -> Option<Box<Driver>> {
-        self.driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-}
-
-/// The driver's task at its desk: when the task goes, so does the driver.
-struct Seat(Arc<Desk>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        drop(self.0.clear());
-    }
-}
-
-/// Wakes the driver's task where a connection's panics with the driver in its hands: the speaker ends then.
-struct Alarm(Arc<Attention>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.raised.notify_one();
-        }
-    }
 }
 
 /// What the task waits for beside its inboxes.
@@ -545,95 +468,6 @@ impl Driver {
         self.speaker.handle_timeout(at);
     }
 
-    fn accept(&mut self, arrival: Arrival) {
-        let Arrival {
-            stream,
-            local,
-            remote,
-            listener,
-        } = arrival;
-        let connected = |peer: &PeerConfig| {
-            self.speaker.peer_named(&peer.name).is_some_and(|id| {
-                Direction::ALL.into_iter().any(|direction| {
-                    let live = self.connections.get(&(id, direction));
-                    live.is_some_and(|live| live.remote.is_some())
-                })
-            })
-        };
-        let netns = listener.binding.netns.as_ref();
-        if self.links.called(&self.written, netns, remote, connected) {
-            drop(self.configure());
-        }
-        let accepted = self
-            .speaker
-            .accept_on(remote, local, &listener.binding, now());
-        // An earlier connection of the same peer may have to go first.
-        self.carry_out();
-        let (peer, direction) = match accepted {
-            Accepted::Peer(peer, direction) => (peer, direction),
-            Accepted::Refused(last_words) => return self.refuse(stream, remote, last_words),
-        };
-        let Some(config) = self.speaker.peer_config(peer).cloned() else {
-            return;
-        };
-        let signature = Signature::of(&config);
-        let prepared = self
-            .listeners
-            .protects(&listener, &config, remote)
-            .and_then(|keyed| {
-                sockopt::adopt(&stream, Prefix::host(remote.ip()), &signature)?;
-                sockopt::prepare(&stream, &config, remote.is_ipv6())?;
-                Ok(keyed)
-            });
-        let keyed = match prepared {
-            Ok(keyed) => keyed,
-            Err(error) => {
-                warn!(peer = %config.name, %error, "cannot take a connection");
-                self.speaker.note_trouble(
-                    peer,
-                    &format!("cannot take a connection of {}: {error}", config.name),
-                );
-                self.speaker.handle_closed(peer, direction, now());
-                self.carry_out();
-                return;
-            }
-        };
-        let shared = self.insert(peer, direction, Some(remote), signature);
-        if let Some(live) = self.connections.get_mut(&(peer, direction)) {
-            live.keyed = keyed;
-        }
-        self.tasks
-            .spawn(connection::accepted(stream, shared, self.to_us()));
-        self.speaker
-            .handle_connected(peer, direction, local, remote, now());
-        self.carry_out();
-    }
-
-    /// Turns a connection away: with a NOTIFICATION where the speaker knows who it is and not too many are read that already,
-    /// else with a reset, which costs the other side less than a timeout.
-    fn refuse(&mut self, stream: TcpStream, remote: SocketAddr, last_words: Option<Bytes>) {
-        self.refused += 1;
-        let at = Instant::now();
-        if self
-            .refusals_logged
-            .is_none_or(|last| at - last >= REFUSAL_LOG_INTERVAL)
-        {
-            info!(%remote, refused = self.refused, "refused a connection");
-            self.refusals_logged = Some(at);
-        }
-        // Whoever calls in a loop must not have our descriptors.
-        let room = Arc::clone(&self.farewells).try_acquire_owned().ok();
-        match last_words.zip(room) {
-            Some((last_words, room)) => {
-                self.tasks.spawn(async move {
-                    connection::refused(stream, last_words).await;
-                    drop(room);
-                });
-            }
-            None => drop(socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))),
-        }
-    }
-
     fn command(&mut self, command: Option<Command>) -> Option<Stop> {
         match command {
             // Without a handle nobody could ever stop us.
@@ -783,148 +617,6 @@ impl Driver {
         told
     }
 
-    /// Writes the events since the last call to the log, and wakes whoever follows them.
-    fn log_events(&mut self) {
-        let last = self.speaker.last_event();
-        if last == self.logged {
-            return;
-        }
-        for event in self.speaker.events_after(self.logged) {
-            let peer = &*event.peer;
-            match &event.kind {
-                PeerEventKind::State { from, to, cause } => match cause {
-                    Some(cause) => info!(
-                        peer, %from, %to, by = Origin::of(cause).name(), reason = %cause, "state"
-                    ),
-                    None => info!(peer, %from, %to, "state"),
-                },
-                PeerEventKind::Malformed {
-                    reason,
-                    action,
-                    prefixes,
-                    octets,
-                    length,
-                    more,
-                } => {
-                    let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-                    warn!(
-                        peer,
-                        reason,
-                        action = action.name(),
-                        prefixes = prefixes.join(" "),
-                        octets = format!("{octets:x}"),
-                        length,
-                        more,
-                        "malformed message"
-                    );
-                }
-                // Logged when it was carried out.
-                PeerEventKind::Warning(_) => {}
-                PeerEventKind::Path {
-                    from,
-                    to,
-                    diagnostic,
-                    by,
-                } => info!(peer, %from, %to, by = by.name(), %diagnostic, "path"),
-                PeerEventKind::Removed(why) => info!(peer, %why, "removed"),
-            }
-        }
-        self.logged = last;
-        self.latest_event.send_replace(last);
-    }
-
-    fn to_us(&self) -> Reports {
-        Reports {
-            queue: self.reports.clone(),
-            desk: Arc::clone(&self.desk),
-        }
-    }
-
-    fn dial(&mut self, peer: PeerId, remote: SocketAddr, config: Arc<PeerConfig>) {
-        let shared = self.insert(peer, Direction::Outgoing, None, Signature::of(&config));
-        if (config.password.is_some() || config.ttl_security.is_some() || !config.tcp_ao.is_empty())
-            && let Some(live) = self.connections.get_mut(&(peer, Direction::Outgoing))
-        {
-            live.begun = Some(sockopt::drop_counters(config.binding.netns.as_deref()));
-        }
-        let dial = async move {
-            let socket = sockopt::dialler(&config, remote)?;
-            TcpSocket::from_std_stream(socket.into())
-                .connect(remote)
-                .await
-        };
-        self.tasks
-            .spawn(connection::dialled(dial, shared, self.to_us()));
-    }
-
-    /// Notes why dialling failed; nothing as error means that nobody answered in time. A wrong key or TTL looks like silence, and
-    /// only the kernel's counters tell it from a peer that is not there.
-    fn note_failure(&mut self, peer: PeerId, begun: Option<Drops>, error: Option<&io::Error>) {
-        let Some(config) = self.speaker.peer_config(peer) else {
-            return;
-        };
-        let said = error.map_or_else(|| "timed out".to_owned(), ToString::to_string);
-        let silent = error.is_none_or(|error| error.kind() == io::ErrorKind::TimedOut);
-        let mut text = format!("connecting to {} failed: {said}", config.name);
-        if let Some(begun) = begun.filter(|_| silent) {
-            let grown: Vec<String> = sockopt::drop_counters(config.binding.netns.as_deref())
-                .into_iter()
-                .filter_map(|(name, now)| {
-                    let before = begun.iter().find(|(known, _)| *known == name)?.1;
-                    (now > before).then(|| format!("{name} +{}", now - before))
-                })
-                .collect();
-            text += &if grown.is_empty() {
-                "; segments with another key or TTL are dropped without a word, here or there: compare both ends".to_owned()
-            } else {
-                format!(
-                    "; the kernel dropped segments meanwhile: {}",
-                    grown.join(", ")
-                )
-            };
-        }
-        self.speaker.note_trouble(peer, &text);
-    }
-
-    /// Makes room for a connection; an earlier one of the same peer and direction ends.
-    fn insert(
-        &mut self,
-        peer: PeerId,
-        direction: Direction,
-        remote: Option<SocketAddr>,
-        signature: Signature,
-    ) -> Arc<Shared> {
-        let id = ConnectionId(self.next_connection);
-        self.next_connection += 1;
-        let shared = Shared::new(peer, direction, id, Arc::clone(&self.attention));
-        let live = Live {
-            shared: Arc::clone(&shared),
-            remote,
-            signature,
-            keyed: None,
-            begun: None,
-        };
-        if let Some(earlier) = self.connections.insert((peer, direction), live) {
-            earlier.shared.close(false);
-        }
-        shared
-    }
-
-    /// Gives the sockets of a neighbour the keys that hold now.
-    fn sign(&mut self, peer: PeerId, config: &PeerConfig) {
-        let to = Signature::of(config);
-        for direction in Direction::ALL {
-            if let Some(live) = self.connections.get_mut(&(peer, direction))
-                && let Some(remote) = live.remote
-                && live.signature != to
-            {
-                let from = std::mem::replace(&mut live.signature, to.clone());
-                let peers = to.set_for(remote.ip(), live.keyed);
-                live.shared.sign(peers, from, to.clone());
-            }
-        }
-    }
-
     /// Answers queries, a slice a round. True while more is left.
     fn dump(&mut self) -> bool {
         if let Some((dump, reply)) = self.dumps.front_mut()
@@ -935,45 +627,6 @@ impl Driver {
             let _ = reply.send(dump.into_routes());
         }
         !self.dumps.is_empty()
-    }
-
-    /// Passes news on as far as there is room.
-    fn tell(&mut self) {
-        loop {
-            let permit = match self.events.try_reserve() {
-                Ok(permit) => Some(permit),
-                Err(mpsc::error::TrySendError::Full(())) => {
-                    self.blocked = true;
-                    return;
-                }
-                // Nobody listens: news must not pile up all the same.
-                Err(mpsc::error::TrySendError::Closed(())) => None,
-            };
-            let event = if let Some((name, (from, to))) = self.states.pop_first() {
-                if from == to {
-                    continue;
-                }
-                SpeakerEvent::PeerStateChanged { name, from, to }
-            } else if let Some(first) = self.speaker.poll_next_hop() {
-                let mut interests = vec![first];
-                while interests.len() < CHANGES
-                    && let Some(next) = self.speaker.poll_next_hop()
-                {
-                    interests.push(next);
-                }
-                SpeakerEvent::NextHops(interests)
-            } else {
-                match self.speaker.poll_table_event(CHANGES) {
-                    Some(TableEvent::Changes(changes)) => SpeakerEvent::Routes(changes),
-                    Some(TableEvent::Complete(family)) => SpeakerEvent::TableComplete(family),
-                    None => break,
-                }
-            };
-            if let Some(permit) = permit {
-                permit.send(event);
-            }
-        }
-        self.blocked = false;
     }
 }
 
