@@ -39,6 +39,7 @@ use crate::rib::table::Incoming;
 impl Speaker {
     /// Takes a new configuration and touches only what differs.
     pub fn configure(&mut self, config: SpeakerConfig, now: Instant) {
+        self.settle();
         let mut config = config;
         for peer in &mut config.peers {
             let ours = &config.families;

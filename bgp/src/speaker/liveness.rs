@@ -36,6 +36,7 @@ impl Liveness {
 impl Speaker {
     /// What is new of the path to a neighbour.
     pub fn handle_bfd(&mut self, peer: PeerId, report: &Report, now: Instant) {
+        self.settle();
         let Some(slot) = self.known(peer) else {
             return;
         };

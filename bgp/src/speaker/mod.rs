@@ -535,7 +535,9 @@ impl Speaker {
 
     /// Does what was put off in [`Self::take_update`]. To be called before a neighbour's machine or its timers are asked anything.
     fn settle(&mut self) {
-        while let Some((peer, direction, at)) = self.heard.pop() {
+        // In their order: the latest hearing counts.
+        let mut heard = std::mem::take(&mut self.heard);
+        for (peer, direction, at) in heard.drain(..) {
             if let Some(slot) = self.known(peer) {
                 if let Some(neighbour) = self.neighbour_mut(slot) {
                     neighbour.fsm.restart_hold(at, direction);
@@ -543,6 +545,7 @@ impl Speaker {
                 self.drain(slot, at);
             }
         }
+        self.heard = heard;
     }
 
     /// An OPEN came in these octets, and is about to be handed over: whoever monitors the session is shown it as it came.

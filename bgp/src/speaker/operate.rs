@@ -21,6 +21,7 @@ impl Speaker {
         text: Option<&str>,
         now: Instant,
     ) -> bool {
+        self.settle();
         let named = |slot: &Slot| {
             self.neighbour(*slot).is_some_and(|neighbour| {
                 !neighbour.leaving
@@ -64,6 +65,7 @@ impl Speaker {
 
     /// Ends every session for good.
     pub fn shutdown(&mut self, how: &SpeakerShutdown, now: Instant) {
+        self.settle();
         self.stopped = true;
         for slot in self.slots() {
             if let Some(neighbour) = self.neighbour_mut(slot) {

@@ -722,6 +722,30 @@ fn an_update_keeps_a_session_alive_that_has_not_been_worked_on_since() {
     assert!(!is_session(speaker, peer, direction));
 }
 
+#[test]
+fn of_several_updates_of_a_peer_between_those_of_others_the_latest_keeps_its_session_alive() {
+    let mut net = mesh(3);
+    let hold_time = net.peer(0, "n2").hold_time.unwrap();
+    let began = net.now;
+    let speaker = net.speaker(0);
+    let [n2, n3] = ["n2", "n3"].map(|name| {
+        let peer = speaker.peer_named(name).unwrap();
+        let mut ways = Direction::ALL.into_iter();
+        let way = ways.find(|way| is_session(speaker, peer, *way)).unwrap();
+        (peer, way)
+    });
+    let later = began + hold_time * 2 / 3;
+    for ((peer, way), at) in [(n2, began), (n3, began), (n2, later), (n3, later)] {
+        speaker.handle_message(peer, way, Message::Update(Update::default()), at);
+    }
+    speaker.handle_timeout(began + hold_time * 5 / 4);
+    assert!(
+        [n2, n3]
+            .iter()
+            .all(|(peer, way)| is_session(speaker, *peer, *way))
+    );
+}
+
 fn is_session(speaker: &Speaker, peer: PeerId, direction: Direction) -> bool {
     let slot = speaker.known(peer).unwrap();
     speaker.is_up(slot, direction)

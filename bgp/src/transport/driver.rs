@@ -568,8 +568,8 @@ impl Driver {
                     direction,
                     chunks,
                 } => {
-                    told = true;
                     if let Some(live) = self.connections.get(&(peer, direction)) {
+                        told = true;
                         live.shared.send(chunks);
                     }
                 }
