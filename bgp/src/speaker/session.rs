@@ -35,6 +35,8 @@ const REFRESH_TIME: Duration = Duration::from_secs(360);
 const ASK_INTERVAL: Duration = Duration::from_secs(60);
 /// Steps a walk makes between two looks at the budget.
 const WALK_STRIDE: usize = 64;
+/// Prefixes from which on it pays to look at all of them together first.
+const MANY: usize = 16;
 
 impl Speaker {
     // ---- coming and going -----------------------------------------------------------------------------------------
@@ -348,6 +350,11 @@ impl Speaker {
         let counters = &mut neighbour.counters;
         counters.attribute_faults += update.faults.len() as u64;
         counters.withdrawals_received += update.withdrawn.len() as u64;
+        if update.withdrawn.len() >= MANY {
+            let prefixes = || update.withdrawn.iter().map(|nlri| nlri.prefix);
+            ipv4.table.look_ahead(prefixes());
+            ipv6.table.look_ahead(prefixes());
+        }
         for Nlri { prefix, path_id } in &update.withdrawn {
             if disabled.has(prefix.family()) {
                 continue;
