@@ -204,6 +204,10 @@ proptest! {
                     *place = Some(Seen::default());
                 }
             }
+            // The other side ended it: nothing can be said on it any more, and nobody is asked to close it.
+            if let Step::Closed(direction) = &step {
+                seen[*direction as usize] = None;
+            }
             apply(&mut lab, step);
             for output in lab.take() {
                 match output {
