@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
+
+use linux_raw_sys::net;
 
 use super::super::dialler;
 use super::super::tests::{dial, peer_config, prefix, secret, signed_listener};
@@ -403,95 +404,47 @@ fn a_socket_that_is_to_dial_signs_with_the_first_key() {
     assert_eq!(model.held(), (vec![1, 2], Some(1), Some(11)));
 }
 
-/// The headers have the last word.
+/// The published headers have the last word.
 #[test]
-#[ignore = "needs a C compiler and linux/tcp.h of Linux 6.7 or later"]
 fn the_structures_are_those_of_the_kernel_s_headers() {
-    let source = r#"
-        #include <linux/tcp.h>
-        #include <stddef.h>
-        #include <stdio.h>
-        #define AT(kind, field) (int)offsetof(struct kind, field)
-        int main(void) {
-        #ifdef TCP_AO_ADD_KEY
-            printf("%d %d %d %d %d\n", TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO, TCP_AO_GET_KEYS, TCP_AO_KEYF_EXCLUDE_OPT);
-            printf("%d %d %d %d %d %d\n", (int)sizeof(struct tcp_ao_add), AT(tcp_ao_add, alg_name), AT(tcp_ao_add, ifindex),
-                   AT(tcp_ao_add, prefix), AT(tcp_ao_add, keylen), AT(tcp_ao_add, key));
-            printf("%d %d %d %d %d\n", (int)sizeof(struct tcp_ao_del), AT(tcp_ao_del, ifindex), AT(tcp_ao_del, prefix),
-                   AT(tcp_ao_del, current_key), AT(tcp_ao_del, keyflags));
-            printf("%d %d %d %d\n", (int)sizeof(struct tcp_ao_info_opt), AT(tcp_ao_info_opt, current_key),
-                   AT(tcp_ao_info_opt, rnext), AT(tcp_ao_info_opt, pkt_good));
-            printf("%d %d %d %d %d %d %d\n", (int)sizeof(struct tcp_ao_getsockopt), AT(tcp_ao_getsockopt, key),
-                   AT(tcp_ao_getsockopt, nkeys), AT(tcp_ao_getsockopt, sndid), AT(tcp_ao_getsockopt, keylen),
-                   AT(tcp_ao_getsockopt, ifindex), AT(tcp_ao_getsockopt, pkt_good));
-            struct tcp_ao_add add = {.set_rnext = 1};
-            struct tcp_ao_getsockopt get = {.get_all = 1};
-            printf("%u %u\n", *(__u32 *)((char *)&add + AT(tcp_ao_add, ifindex) + 4),
-                   (unsigned)*(__u16 *)((char *)&get + AT(tcp_ao_getsockopt, nkeys) + 4));
-        #endif
-            return 0;
-        }
-    "#;
-    let folder = std::env::temp_dir().join(format!("margay-tcp-ao-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let (file, program) = (folder.join("offsets.c"), folder.join("offsets"));
-    std::fs::write(&file, source).expect("written");
-    let compiled = Command::new("cc")
-        .arg(&file)
-        .arg("-o")
-        .arg(&program)
-        .status();
-    assert!(compiled.is_ok_and(|status| status.success()));
-    let output = Command::new(&program).output().expect("runs");
-    std::fs::remove_dir_all(&folder).expect("removed");
-    let text = String::from_utf8(output.stdout).expect("digits");
-    let numbers: Vec<Vec<usize>> = text
-        .lines()
-        .map(|line| {
-            line.split(' ')
-                .map(|word| word.parse().expect("a number"))
-                .collect()
-        })
-        .collect();
-    let constants = [TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO, TCP_AO_GET_KEYS];
-    let mut constants = constants
-        .map(i32::unsigned_abs)
-        .map(|value| value as usize)
-        .to_vec();
-    constants.push(usize::from(TCP_AO_KEYF_EXCLUDE_OPT));
-    let expected = [
-        constants,
-        vec![
-            size_of::<AoAdd>(),
-            offset_of!(AoAdd, algorithm),
-            offset_of!(AoAdd, ifindex),
-            offset_of!(AoAdd, prefix_len),
-            offset_of!(AoAdd, key_len),
-            offset_of!(AoAdd, key),
-        ],
-        vec![
-            size_of::<AoDelete>(),
-            offset_of!(AoDelete, ifindex),
-            offset_of!(AoDelete, prefix_len),
-            offset_of!(AoDelete, current),
-            offset_of!(AoDelete, key_flags),
-        ],
-        vec![
-            size_of::<AoInfo>(),
-            offset_of!(AoInfo, current),
-            offset_of!(AoInfo, receive_next),
-            offset_of!(AoInfo, counters),
-        ],
-        vec![
-            size_of::<AoGet>(),
-            offset_of!(AoGet, key),
-            offset_of!(AoGet, count),
-            offset_of!(AoGet, send_id),
-            offset_of!(AoGet, key_len),
-            offset_of!(AoGet, ifindex),
-            offset_of!(AoGet, good),
-        ],
-        vec![AO_SET_RECEIVE_NEXT as usize, usize::from(AO_GET_ALL)],
+    macro_rules! same {
+        ($ours:ty, $theirs:ty: $($field:ident = $name:ident),+) => {
+            assert_eq!(size_of::<$ours>(), size_of::<$theirs>());
+            $(assert_eq!(offset_of!($ours, $field), offset_of!($theirs, $name), stringify!($name));)+
+        };
+    }
+    same!(AoAdd, net::tcp_ao_add: address = addr, algorithm = alg_name, ifindex = ifindex, flags = _bitfield_1,
+        prefix_len = prefix, send_id = sndid, receive_id = rcvid, mac_len = maclen, key_flags = keyflags, key_len = keylen, key = key);
+    same!(AoDelete, net::tcp_ao_del: address = addr, ifindex = ifindex, flags = _bitfield_1, prefix_len = prefix,
+        send_id = sndid, receive_id = rcvid, current = current_key, receive_next = rnext, key_flags = keyflags);
+    same!(AoInfo, net::tcp_ao_info_opt: flags = _bitfield_1, current = current_key, receive_next = rnext, counters = pkt_good);
+    same!(AoGet, net::tcp_ao_getsockopt: address = addr, algorithm = alg_name, key = key, count = nkeys, flags = _bitfield_1,
+        send_id = sndid, receive_id = rcvid, prefix_len = prefix, mac_len = maclen, key_flags = keyflags, key_len = keylen,
+        ifindex = ifindex, good = pkt_good, bad = pkt_bad);
+    let constants = [
+        (TCP_AO_ADD_KEY, net::TCP_AO_ADD_KEY),
+        (TCP_AO_DEL_KEY, net::TCP_AO_DEL_KEY),
+        (TCP_AO_INFO, net::TCP_AO_INFO),
+        (TCP_AO_GET_KEYS, net::TCP_AO_GET_KEYS),
+        (TCP_AO_KEYF_EXCLUDE_OPT.into(), net::TCP_AO_KEYF_EXCLUDE_OPT),
     ];
-    assert_eq!(numbers, expected);
+    for (ours, theirs) in constants {
+        assert_eq!(u32::try_from(ours), Ok(theirs));
+    }
+    let fields = net::__BindgenBitfieldUnit::new;
+    let (current, next) = (AO_SET_CURRENT, AO_SET_RECEIVE_NEXT);
+    for (ours, theirs) in [
+        (current, net::tcp_ao_add::new_bitfield_1(1, 0, 0)),
+        (next, net::tcp_ao_add::new_bitfield_1(0, 1, 0)),
+        (current, net::tcp_ao_del::new_bitfield_1(1, 0, 0, 0)),
+        (next, net::tcp_ao_del::new_bitfield_1(0, 1, 0, 0)),
+        (next, net::tcp_ao_info_opt::new_bitfield_1(0, 1, 0, 0, 0, 0)),
+    ] {
+        assert_eq!(fields(ours.to_ne_bytes()), theirs);
+    }
+    let all = net::tcp_ao_getsockopt::new_bitfield_1(0, 0, 1, 0);
+    assert_eq!(
+        net::__BindgenBitfieldUnit::new(AO_GET_ALL.to_ne_bytes()),
+        all
+    );
 }
