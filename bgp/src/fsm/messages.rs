@@ -37,6 +37,7 @@ impl Peer {
                 self.outputs.push_back(PeerOutput::Update(update));
             }
             (State::Established, Message::Keepalive) => self.restart_hold(now, direction),
+            // A speaker goes a shorter way to the same, see its `take_update`.
             (State::Established, Message::Update(update)) => {
                 self.restart_hold(now, direction);
                 self.outputs.push_back(PeerOutput::Update(update));

@@ -261,7 +261,7 @@ impl<F: Key> FamilyRib<F> {
     // ---- deciding ---------------------------------------------------------------------------------------------
 
     /// Whether [`Self::work`] has nothing to do: mostly one family's, while a change of the other is handled.
-    pub(crate) fn rests(&self) -> bool {
+    fn rests(&self) -> bool {
         self.completion == Completion::Told
             && self.table.dirty_count() == 0
             && !self.table.has_gone()
@@ -277,6 +277,9 @@ impl<F: Key> FamilyRib<F> {
         store: &mut AttributeStore,
         view: &View<'_>,
     ) -> bool {
+        if self.rests() {
+            return false;
+        }
         self.table.sweep(budget, store);
         while *budget > 0
             && let Some(path) = self.table.next_gone()

@@ -752,8 +752,8 @@ impl Speaker {
             ipv6,
         } = &mut self.tables;
         let view = View { facts, options };
-        let more_ipv4 = !ipv4.rests() && ipv4.work(left, self.reporting, store, &view);
-        let more_ipv6 = !ipv6.rests() && ipv6.work(left, self.reporting, store, &view);
+        let more_ipv4 = ipv4.work(left, self.reporting, store, &view);
+        let more_ipv6 = ipv6.work(left, self.reporting, store, &view);
         if !ipv4.table.is_sweeping() && !ipv6.table.is_sweeping() {
             store.next_hops_mut().settle();
         }

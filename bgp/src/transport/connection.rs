@@ -209,21 +209,9 @@ impl Shared {
     }
 
     /// Writes chunks, as far as the kernel takes them at once, and queues the rest.
-    pub(super) fn send(&self, mut chunks: Vec<Bytes>) {
+    pub(super) fn send(&self, chunks: Vec<Bytes>) {
         let mut out = lock(&self.out);
         let idle = out.chunks.is_empty();
-        // One change: the kernel takes one buffer with less ado than a list.
-        if idle
-            && let ([chunk], Some(writer)) = (&mut *chunks, &out.writer)
-            && let Ok(written) = writer.as_ref().as_ref().try_write(chunk)
-        {
-            self.note_written(written, self.is_much(written));
-            chunk.advance(written);
-            if chunk.is_empty() {
-                return;
-            }
-            out.begun |= written > 0;
-        }
         out.chunks.extend(chunks);
         if idle && self.push(&mut out, false) == Pushed::All {
             return;
@@ -245,7 +233,9 @@ impl Shared {
                 let reported = written - keepalives;
                 let all = out.chunks.is_empty();
                 // With less than that unreported and nothing queued the speaker holds nothing back.
-                let wake = reported > 0 && (all && waited || self.is_much(reported));
+                let wake = reported > 0
+                    && (all && waited
+                        || self.written.load(Ordering::Relaxed) + reported >= REPORT_LEN);
                 self.note_written(reported, wake);
                 if all { Pushed::All } else { Pushed::Some }
             }
@@ -293,11 +283,6 @@ impl Shared {
     pub(super) fn take_written(&self) -> usize {
         self.listed.store(false, Ordering::Release);
         self.written.swap(0, Ordering::AcqRel)
-    }
-
-    /// Whether with `octets` more the speaker might hold something back until it hears of them.
-    fn is_much(&self, octets: usize) -> bool {
-        self.written.load(Ordering::Relaxed) + octets >= REPORT_LEN
     }
 
     /// Notes octets the kernel took; `wake` where the driver shall know at once.
@@ -729,6 +714,10 @@ fn shorten(queue: &mut VecDeque<Bytes>, begun: bool) {
 }
 
 fn try_write(stream: &TcpStream, queue: &VecDeque<Bytes>) -> io::Result<usize> {
+    // One change, mostly: the kernel takes one buffer with less ado than a list.
+    if let (1, Some(chunk)) = (queue.len(), queue.front()) {
+        return stream.try_write(chunk);
+    }
     let slices: SmallVec<[IoSlice<'_>; SLICES]> = queue
         .iter()
         .take(SLICES)
