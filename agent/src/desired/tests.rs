@@ -21,8 +21,8 @@ use super::*;
 use crate::kernel::KernelNextHop;
 use crate::model::{
     AllowedUse, AssignmentMode, BgpPeer, Block, CommunityValue, Encapsulation, EncapsulationMode,
-    IpPool, LocalSide, NextHopMode, Node, NodeAddress, PrefixAdvertisement, RemoteSide,
-    ReversePeering, SecretKeyRef, SecretValue, Selector, SourceAddress, Workload, WorkloadKey,
+    IpPool, LocalSide, Node, NodeAddress, PrefixAdvertisement, RemoteSide, ReversePeering,
+    SecretKeyRef, SecretValue, Selector, Workload, WorkloadKey,
 };
 
 /// One object of a cluster.
@@ -106,24 +106,7 @@ fn pod(name: &str, ip: &str) -> Workload {
 }
 
 fn peer(name: &str, local: LocalSide, remote: RemoteSide) -> BgpPeer {
-    BgpPeer {
-        name: name.into(),
-        local,
-        remote,
-        local_asn: None,
-        next_hop_mode: NextHopMode::Auto,
-        keep_original_next_hop: false,
-        password: None,
-        source_address: SourceAddress::UseNodeIp,
-        max_restart_time: None,
-        keepalive_time: None,
-        num_allowed_local_as_numbers: 0,
-        ttl_security: None,
-        reachable_by: None,
-        filters: Vec::new(),
-        reverse_peering: ReversePeering::Auto,
-        margay: BTreeMap::new(),
-    }
+    BgpPeer::plain(name, local, remote)
 }
 
 fn at(ip: &str, asn: u32) -> RemoteSide {

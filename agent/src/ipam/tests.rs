@@ -75,15 +75,15 @@ fn blocks(memory: &Memory) -> BTreeMap<String, Value> {
 
 /// What the records hold, by handle; fails where they contradict themselves or each other.
 async fn sound(memory: &Memory, clock: &Clock) -> BTreeMap<String, BTreeSet<IpAddr>> {
-    let report = report(memory, clock).await;
+    let report = report(&memory.client(None), clock).await;
     assert!(report.is_sound(), "{report:#?}");
     assert_eq!(report.handles_with_wrong_counts, Vec::<String>::new());
     held(memory)
 }
 
-async fn report(memory: &Memory, clock: &Clock) -> CheckReport {
+async fn report(store: &impl Records, clock: &Clock) -> CheckReport {
     check(
-        &memory.client(None),
+        store,
         &ClusterState::default(),
         &Uses::default(),
         clock.now(),

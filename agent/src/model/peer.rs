@@ -120,3 +120,28 @@ pub struct BgpPeer {
     /// `margay.io/<field>` annotations, keyed by `<field>`.
     pub margay: Labels,
 }
+
+#[cfg(test)]
+impl BgpPeer {
+    /// One with nothing but who peers with whom.
+    pub(crate) fn plain(name: &str, local: LocalSide, remote: RemoteSide) -> Self {
+        Self {
+            name: name.into(),
+            local,
+            remote,
+            local_asn: None,
+            next_hop_mode: NextHopMode::Auto,
+            keep_original_next_hop: false,
+            password: None,
+            source_address: SourceAddress::UseNodeIp,
+            max_restart_time: None,
+            keepalive_time: None,
+            num_allowed_local_as_numbers: 0,
+            ttl_security: None,
+            reachable_by: None,
+            filters: Vec::new(),
+            reverse_peering: ReversePeering::Auto,
+            margay: Labels::new(),
+        }
+    }
+}

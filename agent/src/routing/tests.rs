@@ -255,34 +255,17 @@ async fn neighbour(net: u8, port: u16, originates: &str) -> SpeakerHandle {
 
 /// `n1` alone, with a BGPPeer at this port of 127.77.`net`.2 to which the path is watched.
 fn peering(net: u8, own_port: u16, port: u16) -> ClusterState {
-    use crate::model::{
-        BgpPeer, LocalSide, NextHopMode, RemoteSide, ReversePeering, SourceAddress,
-    };
+    use crate::model::{BgpPeer, LocalSide, RemoteSide};
 
     let mut cluster = cluster("n1", net, own_port);
     cluster.nodes.remove("n2");
-    let peer = BgpPeer {
-        name: "other".into(),
-        local: LocalSide::AllNodes,
-        remote: RemoteSide::Address {
-            address: Ipv4Addr::new(127, 77, net, 2).into(),
-            port: Some(port),
-            asn: Some(cluster.bgp.asn),
-        },
-        local_asn: None,
-        next_hop_mode: NextHopMode::Auto,
-        keep_original_next_hop: false,
-        password: None,
-        source_address: SourceAddress::UseNodeIp,
-        max_restart_time: None,
-        keepalive_time: None,
-        num_allowed_local_as_numbers: 0,
-        ttl_security: None,
-        reachable_by: None,
-        filters: Vec::new(),
-        reverse_peering: ReversePeering::Auto,
-        margay: [("bfd".to_owned(), "true".to_owned())].into(),
+    let remote = RemoteSide::Address {
+        address: Ipv4Addr::new(127, 77, net, 2).into(),
+        port: Some(port),
+        asn: Some(cluster.bgp.asn),
     };
+    let mut peer = BgpPeer::plain("other", LocalSide::AllNodes, remote);
+    peer.margay = [("bfd".to_owned(), "true".to_owned())].into();
     cluster.peers.insert(peer.name.clone(), peer);
     cluster
 }
