@@ -25,6 +25,8 @@ const SEND_HOLD_TIME: Duration = Duration::from_secs(480);
 pub(super) struct Offer {
     open: Open,
     without_capabilities: bool,
+    /// The neighbour has to answer with a role (RFC 9234 §4.2).
+    demands_role: bool,
 }
 
 impl Offer {
@@ -51,9 +53,11 @@ impl Offer {
             open.capabilities =
                 capabilities(config, &open, identity.restarting, forwarding_preserved);
         }
+        let demands_role = config.strict_role && roles(&open).next().is_some();
         Self {
             open,
             without_capabilities,
+            demands_role,
         }
     }
 
@@ -71,6 +75,7 @@ impl Offer {
     /// Whether a session of plain RFC 4271 would be of use: a peer that refuses our optional parameters gets none next time.
     pub(super) fn works_without_capabilities(&self) -> bool {
         !self.without_capabilities
+            && !self.demands_role
             && self.open.asn.is_two_octet()
             && offered_families(&self.open).has(Family::IPV4_UNICAST)
     }
@@ -176,8 +181,9 @@ pub(super) fn negotiate(
     if theirs.hold_time != HoldTime::NONE && theirs.hold_time < config.minimum_hold_time {
         return Err(Notification::new(ErrorCode::UNACCEPTABLE_HOLD_TIME));
     }
-    // RFC 9234 §4.2; a role said twice has to be the same one.
-    let our_role = roles(ours).next().filter(|_| external);
+    // RFC 9234 §4.2; a role said twice has to be the same one. It is ours by configuration, also where we did not say it: what
+    // routes may pass (§5) does not depend on a neighbour that knows capabilities.
+    let our_role = config.role.filter(|_| external);
     if let Some(our_role) = our_role {
         let fits = roles(theirs).all(|theirs| our_role.fits(theirs));
         let missing = config.strict_role && roles(theirs).next().is_none();

@@ -764,7 +764,7 @@ impl<'a> Ours<'a> {
             }),
             peer: name,
             interface: peer.link.as_deref().unwrap_or_default(),
-            // Only roles ask for it, and a session that settled none has none.
+            // Only roles ask for it, and before the first session there is none.
             peer_asn: negotiated
                 .map(|negotiated| negotiated.peer_asn)
                 .or_else(|| peer.asn.known(shown))

@@ -2,11 +2,13 @@
 
 use std::net::Ipv4Addr;
 
+use margay_bgp::asn::Asn;
 use margay_bgp::codec::{HoldTime, Message, Role};
+use margay_bgp::speaker::snapshot::Unusable;
 
 use super::{
-    KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, message, open, over_tcp, paced,
-    plain_open,
+    KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, attribute, message, nlri, open, over_tcp,
+    paced, plain_open, update, usual_but,
 };
 
 /// A connection on which `a` (or `c`, an internal one) said this OPEN.
@@ -211,6 +213,56 @@ fn o25_without_parameters_after_2_4_and_for_ten_minutes() {
     answer_2_4(&mut lab);
 }
 
+/// A neighbour that is dialled and refuses capabilities, dialled once more. What it is to us is the other end of `role`.
+fn refused_2_4(role: Role, strict: bool) -> Lab {
+    let mut lab = Lab::with(|config| {
+        let peer = &mut config.peers[0];
+        (peer.passive, peer.role, peer.strict_role) = (false, Some(role), strict);
+    });
+    lab.establish(&["b", "c"]);
+    lab.answer("a");
+    lab.say("a", &message(3, &[2, 4]));
+    let mark = lab.mark();
+    lab.rest(mark, "a");
+    lab
+}
+
+#[test]
+fn o26_our_role_holds_as_well_where_the_peer_knows_no_capabilities() {
+    // Two-octet AS numbers, as nothing else was settled.
+    let told = |role: Role, asn: u16, more: &[u8]| {
+        let mut lab = refused_2_4(role, false);
+        assert!(
+            matches!(&lab.told("a")[..], [Message::Open(open)] if open.capabilities.is_empty())
+        );
+        lab.say("a", &plain_open(4, 64600, id(), 90, &[]));
+        lab.say("a", &KEEPALIVE);
+        lab.assert_established("a");
+        let path = [&[2, 1][..], &asn.to_be_bytes()].concat();
+        let mut attributes = usual_but("a", &attribute(0x40, 2, &path));
+        attributes.extend(more);
+        lab.say("a", &update(&[], &attributes, &nlri(&["10.1.0.0/16"])));
+        lab
+    };
+    let only_to_customer = attribute(0xc0, 35, &3356_u32.to_be_bytes());
+    let lab = told(Role::Provider, 64600, &only_to_customer);
+    let unusable = lab.paths_of("10.1.0.0/16")[0].unusable;
+    assert_eq!(unusable, Some(Unusable::RouteLeak));
+    let lab = told(Role::Customer, 64600, &[]);
+    let (inside, _) = lab.holds("c", "10.1.0.0/16");
+    assert_eq!(inside.only_to_customer, Some(Asn(64600)));
+    // A route server leaves its own AS out.
+    told(Role::RouteServerClient, 3356, &[]).holds("c", "10.1.0.0/16");
+}
+
+#[test]
+fn o26_a_peer_that_has_to_say_its_role_gets_no_open_without_capabilities() {
+    let mut lab = refused_2_4(Role::Provider, true);
+    assert!(matches!(&lab.told("a")[..], [Message::Open(open)] if !open.capabilities.is_empty()));
+    lab.say("a", &plain_open(4, 64600, id(), 90, &[]));
+    lab.assert_ended("a", 2, 11, &[]);
+}
+
 #[test]
 fn o27_add_path_of_a_mode_that_does_not_exist_is_left_out() {
     for mode in [0, 4] {
@@ -264,8 +316,8 @@ fn o30_an_extended_next_hop_of_ipv4_for_ipv4_means_nothing() {
     let mut value = vec![0, 1, 1, 16];
     value.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
     value.extend([0, 16, 10, 9]);
-    let reach = super::attribute(0x80, 14, &value);
-    lab.say("a", &super::update(&[], &reach, &[]));
+    let reach = attribute(0x80, 14, &value);
+    lab.say("a", &update(&[], &reach, &[]));
     lab.assert_ended("a", 3, 9, &reach);
 }
 
@@ -296,11 +348,7 @@ fn o18_no_capabilities_mean_ipv4_and_two_octet_as_numbers() {
     let path = super::as_path(&[64700, 4_200_000_001]);
     lab.say(
         "b",
-        &super::update(
-            &[],
-            &super::usual_but("b", &path),
-            &super::nlri(&["10.1.0.0/16"]),
-        ),
+        &update(&[], &usual_but("b", &path), &nlri(&["10.1.0.0/16"])),
     );
     let (attributes, _) = lab.holds("a", "10.1.0.0/16");
     // E32: AS_TRANS in the path, the whole of it in AS4_PATH.
