@@ -4,9 +4,9 @@
 //! be deleted or demoted at each event. [`Deferral`] is the restarting side, one per speaker: whose End-of-RIB is awaited
 //! before routes are selected. Both only say what is to be done; the speaker does it to the tables in slices.
 //!
-//! One timer bounds the whole retention: it starts with the first loss and runs on over re-establishment until
-//! End-of-RIB, so that a peer that never completes, or flaps for ever, does not keep dead routes alive
-//! (RFC 8538 §4 makes it mandatory).
+//! One timer of each family bounds its whole retention: it starts with the first loss and runs on over re-establishment
+//! until End-of-RIB, so that a peer that never completes, or flaps for ever, does not keep dead routes alive
+//! (RFC 8538 §4 makes it mandatory). A family that was complete in between is lost for the first time again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -47,8 +47,13 @@ enum Kept {
     /// No old routes.
     #[default]
     Nothing,
-    /// Old routes compete as if they were fresh; afterwards they may be long-lived for this time.
-    Stale { then: Option<Duration> },
+    /// Old routes compete as if they were fresh.
+    Stale {
+        /// Afterwards they may be long-lived for so long.
+        then: Option<Duration>,
+        /// When they go although the peer is back.
+        until: Instant,
+    },
     /// They are the last choice, until then.
     LongLived { until: Instant },
 }
@@ -60,8 +65,6 @@ pub(crate) struct Retention {
     ipv6: Kept,
     /// When the peer must be back.
     restart: Option<Instant>,
-    /// When stale routes go although it is.
-    stale: Option<Instant>,
 }
 
 impl Retention {
@@ -89,8 +92,12 @@ impl Retention {
 
     /// A shorter time for stale routes holds for those that are kept already too.
     pub(crate) fn limit_stale(&mut self, most: Duration, now: Instant) {
-        for deadline in [&mut self.restart, &mut self.stale].into_iter().flatten() {
-            *deadline = (*deadline).min(now + most);
+        let latest = now + most;
+        self.restart = self.restart.map(|deadline| deadline.min(latest));
+        for kept in [&mut self.ipv4, &mut self.ipv6] {
+            if let Kept::Stale { until, .. } = kept {
+                *until = (*until).min(latest);
+            }
         }
     }
 
@@ -99,7 +106,7 @@ impl Retention {
         let most = most.unwrap_or_default();
         for kept in [&mut self.ipv4, &mut self.ipv6] {
             match kept {
-                Kept::Stale { then } => {
+                Kept::Stale { then, .. } => {
                     *then = then
                         .map(|granted| granted.min(most))
                         .filter(|time| !time.is_zero());
@@ -148,20 +155,18 @@ impl Retention {
                         // RFC 4724 §4.2: lost again before it was complete.
                         steps.push(Step::DeleteOlder(family));
                     }
-                    *self.kept(family) = Kept::Stale { then };
+                    let until = match kept {
+                        Kept::Stale { until, .. } => until,
+                        Kept::Nothing | Kept::LongLived { .. } => now + terms.stale_time,
+                    };
+                    *self.kept(family) = Kept::Stale { then, until };
                 }
             }
         }
-        if self.keeps() {
-            if let Some(terms) = terms {
-                let restart = Duration::from_secs(u64::from(terms.capability.restart_time));
-                self.restart = Some(now + restart.min(terms.stale_time));
-                self.stale.get_or_insert(now + terms.stale_time);
-            }
-        } else {
-            self.restart = None;
-            self.stale = None;
-        }
+        self.restart = terms.filter(|_| self.keeps()).map(|terms| {
+            let restart = Duration::from_secs(u64::from(terms.capability.restart_time));
+            now + restart.min(terms.stale_time)
+        });
         steps
     }
 
@@ -216,18 +221,20 @@ impl Retention {
     pub(crate) fn expire(&mut self, now: Instant) -> Steps {
         let mut steps = Steps::new();
         let restart = self.restart.is_some_and(|deadline| deadline <= now);
-        let stale = self.stale.is_some_and(|deadline| deadline <= now);
         let away = self.restart.is_some();
         for family in Family::ALL {
             let kept = self.kept(family);
             match *kept {
                 // The stale timer runs on from the first loss, so with a second one it may come first. While the peer is away
                 // that is no less a reason to demote than the restart time (RFC 9494 §4.2).
-                Kept::Stale { then: Some(grant) } if restart || stale && away => {
+                Kept::Stale {
+                    then: Some(grant),
+                    until,
+                } if restart || until <= now && away => {
                     *kept = Kept::LongLived { until: now + grant };
                     steps.push(Step::Demote(family));
                 }
-                Kept::Stale { .. } if restart || stale => {
+                Kept::Stale { until, .. } if restart || until <= now => {
                     *kept = Kept::Nothing;
                     steps.push(Step::DeleteOld(family));
                 }
@@ -243,9 +250,6 @@ impl Retention {
         if restart {
             self.restart = None;
         }
-        if stale {
-            self.stale = None;
-        }
         self.tidy();
         steps
     }
@@ -253,10 +257,10 @@ impl Retention {
     /// When [`Retention::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let until = |kept: Kept| match kept {
-            Kept::LongLived { until } => Some(until),
-            Kept::Nothing | Kept::Stale { .. } => None,
+            Kept::LongLived { until } | Kept::Stale { until, .. } => Some(until),
+            Kept::Nothing => None,
         };
-        [self.restart, self.stale, until(self.ipv4), until(self.ipv6)]
+        [self.restart, until(self.ipv4), until(self.ipv6)]
             .into_iter()
             .flatten()
             .min()
@@ -281,10 +285,6 @@ impl Retention {
     }
 
     fn tidy(&mut self) {
-        let stale = |kept: Kept| matches!(kept, Kept::Stale { .. });
-        if !stale(self.ipv4) && !stale(self.ipv6) {
-            self.stale = None;
-        }
         if !self.keeps() {
             self.restart = None;
         }
@@ -379,7 +379,7 @@ impl<P: Ord + Copy> Deferral<P> {
     /// The session of a peer that is awaited ended: it gets until `connected_by` once more.
     pub(crate) fn lost(&mut self, peer: P, connected_by: Instant) {
         if let Some(awaited) = self.awaited.get_mut(&peer) {
-            awaited.by.get_or_insert(connected_by);
+            awaited.by = Some(connected_by);
         }
     }
 
@@ -481,6 +481,49 @@ mod tests {
         assert_eq!(deferral.complete(), FamilySet::empty());
         deferral.expire(now + 45 * SECOND);
         assert_eq!(deferral.complete(), FamilySet::all());
+    }
+
+    #[test]
+    fn a_peer_that_need_not_say_when_it_is_done_gets_its_grace_too_when_it_is_lost() {
+        let now = Instant::now();
+        let mut deferral = Deferral::until(now + 60 * SECOND);
+        deferral.expect(1, FamilySet::all(), now + 20 * SECOND);
+        deferral.connected_silently(1, FamilySet::all(), now + GRACE);
+        deferral.lost(1, now + 22 * SECOND);
+        deferral.expire(now + 21 * SECOND);
+        assert_eq!(deferral.complete(), FamilySet::empty());
+        deferral.expire(now + 22 * SECOND);
+        assert_eq!(deferral.complete(), FamilySet::all());
+    }
+
+    #[test]
+    fn a_family_that_was_complete_in_between_is_kept_for_its_whole_time_again() {
+        let now = Instant::now();
+        let (first, second) = (Family::IPV4_UNICAST, Family::IPV6_UNICAST);
+        let mut capability = capability(120, true);
+        capability.families.push(GracefulRestartFamily {
+            family: second,
+            forwarding: true,
+        });
+        let terms = Terms {
+            capability: &capability,
+            long_lived: None,
+            notification: true,
+            stale_time: 180 * SECOND,
+            long_lived_limit: None,
+        };
+        let mut retention = Retention::default();
+        retention.lost(now, FamilySet::all(), Some(&terms));
+        retention.opened(FamilySet::all(), Some(&capability), None);
+        retention.established();
+        retention.end_of_rib(first);
+        let again = now + 170 * SECOND;
+        retention.lost(again, FamilySet::all(), Some(&terms));
+        let steps = retention.expire(now + 180 * SECOND);
+        assert_eq!(steps.as_slice(), [Step::DeleteOld(second)]);
+        assert!(retention.keeps_of(first));
+        let steps = retention.expire(again + 120 * SECOND);
+        assert_eq!(steps.as_slice(), [Step::DeleteOld(first)]);
     }
 
     #[test]
