@@ -189,7 +189,8 @@ impl Peer {
         matches!(self.peek(other), Some(Connection::Established(up))
             if negotiated.direction.is_incoming()
                 && gives_way(up, now)
-                && up.negotiated.peer_router_id == negotiated.peer_router_id)
+                && up.negotiated.peer_router_id == negotiated.peer_router_id
+                && up.negotiated.peer_asn == negotiated.peer_asn)
     }
 
     /// Whether an OPEN is the one that was accepted on this connection.

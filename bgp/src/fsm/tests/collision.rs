@@ -1,6 +1,7 @@
 //! RFC 4271 §6.8 and RFC 6286 §2.3: which of two connections survives. Our identifier is 100.
 
 use super::*;
+use crate::speaker::config::PeerAs;
 
 fn open_from(router_id: u32) -> Open {
     Open {
@@ -197,6 +198,29 @@ fn a_caller_from_the_peers_address_that_is_somebody_else_leaves_the_session_alon
         // The next caller may be the peer.
         assert_eq!(admitted(&lab), Some(SecondIncoming));
     }
+}
+
+#[test]
+fn a_caller_of_another_as_with_the_peers_identifier_leaves_the_session_alone() {
+    let anybody = PeerConfig {
+        asn: PeerAs::Any,
+        ..config()
+    };
+    let mut lab = Lab::established_with(anybody, graceful_open(false));
+    lab.wait(SECOND * 10);
+    lab.outputs.clear();
+    lab.up(Incoming);
+    // Both ASs may call, and across ASs equal identifiers are legal.
+    lab.message(
+        Incoming,
+        Message::Open(Open {
+            asn: Asn(64601),
+            ..graceful_open(false)
+        }),
+    );
+    lab.assert_notified(Incoming, ErrorCode::CONNECTION_COLLISION);
+    assert_eq!((lab.down(), lab.closes(Outgoing)), (None, None));
+    lab.assert_state(State::Established);
 }
 
 #[test]
