@@ -234,7 +234,7 @@ impl Peer {
         match notice::meaning(notification) {
             notice::Meaning::Collision | notice::Meaning::Reset => Next::Reconnect,
             notice::Meaning::Ceased => Next::Rest {
-                pause: timer::CEASED_PAUSE.min(self.config.idle_hold_max),
+                pause: self.pause_at_most(timer::CEASED_PAUSE.min(self.config.idle_hold_max)),
                 admits: true,
             },
             notice::Meaning::Error => Next::Damp { admits: true },

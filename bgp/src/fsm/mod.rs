@@ -241,12 +241,14 @@ impl Peer {
         }
         // A longer pause may have begun before.
         let latest = now + timer::URGENT_RETRY_MAX;
-        if self
-            .timers
-            .deadline(Timer::ConnectRetry)
-            .is_some_and(|deadline| deadline > latest)
-        {
-            self.timers.set(Timer::ConnectRetry, latest);
+        for pause in [Timer::ConnectRetry, Timer::IdleHold] {
+            if self
+                .timers
+                .deadline(pause)
+                .is_some_and(|deadline| deadline > latest)
+            {
+                self.timers.set(pause, latest);
+            }
         }
     }
 

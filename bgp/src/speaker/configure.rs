@@ -16,7 +16,7 @@
 //! | aggregates | contributors are looked for anew; groups are filled anew where other prefixes are kept back |
 //! | shares of next hops | every route is reported anew |
 //! | how paths are compared, ECMP limits, how next hops are looked up | every prefix is decided anew |
-//! | our AS or BGP Identifier | every session that shows it is reset |
+//! | our AS or BGP Identifier | every session that shows it is reset and tried at once |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -93,6 +93,7 @@ impl Speaker {
             local.cluster_id = self.config.router_id;
         }
         let identity = self.identity();
+        let stopped = self.stopped;
         for slot in self.slots() {
             if let Some(neighbour) = self.neighbour_mut(slot) {
                 neighbour.fsm.set_identity(now, identity);
@@ -102,11 +103,15 @@ impl Speaker {
                         && neighbour
                             .session
                             .as_ref()
-                            .is_some_and(|session| session.negotiated.local_asn == old.asn);
+                            .is_none_or(|session| session.negotiated.local_asn == old.asn);
                 if id_changed || shows_own {
                     neighbour
                         .fsm
                         .handle_event(now, Event::Reset(Shutdown::ConfigurationChange));
+                    if neighbour.config.enabled && !neighbour.leaving && !stopped {
+                        // What it rested for may be just what was corrected.
+                        neighbour.fsm.handle_event(now, Event::Start);
+                    }
                 }
             }
             self.drain(slot, now);

@@ -1,5 +1,6 @@
 //! Sessions over time: timers, limits, collisions as neighbours see them, graceful restart of either side.
 
+use margay_bgp::asn::Asn;
 use margay_bgp::codec::Message;
 use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
@@ -189,6 +190,21 @@ fn f14_a_peer_that_ceased_rests_a_minute_or_the_configured_maximum() {
 
 // ---- limits and configuration -------------------------------------------------------------------------------------
 
+#[test]
+fn our_own_as_once_corrected_is_shown_at_once_to_those_who_refused_it() {
+    let mut lab = Lab::with(|config| {
+        let peer = &mut config.peers[0];
+        (peer.passive, peer.idle_hold) = (false, 60 * SECOND);
+    });
+    lab.answer("a");
+    lab.say("a", &message(3, &[2, 2]));
+    lab.configure(|config| config.asn = Asn(64998));
+    let mark = lab.mark();
+    assert!(lab.rest(mark, "a") <= 3 * SECOND);
+    let told = lab.told("a");
+    assert!(matches!(&told[..], [Message::Open(open)] if open.asn == Asn(64998)));
+}
+
 fn limited(action: LimitAction) -> Lab {
     let mut lab = Lab::with(|config| {
         config.peers[0].maximum_prefixes = Some(MaximumPrefixes { limit: 2, action });
@@ -358,7 +374,7 @@ fn c1_c2_c3_c6_of_two_connections_the_one_that_the_greater_identifier_dialled_su
         for first in ["out", "a"] {
             let mut lab = Lab::with(|config| {
                 config.peers[0].passive = false;
-                config.peers[0].asn = margay_bgp::asn::Asn(asn).into();
+                config.peers[0].asn = Asn(asn).into();
             });
             lab.answer("a");
             lab.rename("a", "out");
@@ -575,6 +591,22 @@ fn g12_a_second_loss_keeps_what_is_stale_with_the_n_bit_alone_and_no_longer_than
             lab.lacks("b", FIRST);
             lab.holds("b", "10.2.0.0/16");
         }
+    }
+}
+
+#[test]
+fn while_its_routes_are_kept_a_peer_that_ceased_is_dialled_every_few_seconds() {
+    let mut lab = dialled(&graceful(true));
+    lab.say("a", &message(3, &[6, 2]));
+    lab.holds("b", FIRST);
+    let mark = lab.mark();
+    assert!(lab.rest(mark, "a") <= 6 * SECOND);
+    // Refused once more, which takes its time over TCP.
+    if !over_tcp() {
+        lab.say("a", &message(3, &[6, 5]));
+        let mark = lab.mark();
+        assert!(lab.rest(mark, "a") <= 6 * SECOND);
+        lab.holds("b", FIRST);
     }
 }
 
