@@ -311,7 +311,7 @@ impl Speaker {
     }
 
     /// Routes kept of an ended session go: their return is awaited no more.
-    fn forget_kept(&mut self, slot: Slot, now: Instant) {
+    pub(super) fn forget_kept(&mut self, slot: Slot, now: Instant) {
         let Some(neighbour) = self
             .neighbour_mut(slot)
             .filter(|neighbour| neighbour.session.is_none())

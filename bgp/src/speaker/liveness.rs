@@ -93,6 +93,14 @@ impl Speaker {
         }
         neighbour.hold_unless_live(now);
         self.drain(slot, now);
+        if report
+            .loss
+            .is_some_and(|loss| loss.remote_control_plane_independent)
+        {
+            // Its session may have ended before, for a restart: this is not that restart, but the path (RFC 5882 §4.3.2.1).
+            self.forget_kept(slot, now);
+            self.drain(slot, now);
+        }
     }
 
     /// The neighbour called, and this is the address it called. What the path was watched from so far stays where that works.

@@ -111,6 +111,20 @@ fn g20_a_path_whose_end_is_sure_takes_the_routes_and_one_that_shares_the_fate_of
 }
 
 #[test]
+fn g20_a_path_lost_while_its_neighbour_restarts_takes_the_routes_that_were_kept_unless_it_is_part_of_that()
+ {
+    for capabilities in GRACEFUL {
+        for independent in [true, false] {
+            let mut lab = watched(capabilities);
+            lab.cut("a");
+            lab.holds("b", "10.1.0.0/16");
+            lose(&mut lab, independent);
+            assert_eq!(lab.held("b", "10.1.0.0/16").is_none(), independent);
+        }
+    }
+}
+
+#[test]
 fn without_graceful_restart_the_end_of_the_path_takes_the_routes_whatever_the_c_bit_says() {
     for independent in [true, false] {
         let mut lab = watched(USUAL);
