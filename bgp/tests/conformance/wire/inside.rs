@@ -75,6 +75,10 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "what is refused at once leaves no trace on a socket of the neighbour's",
     ),
     (
+        "sessions::our_own_as_",
+        "the neighbour that witnesses what is done would lose its session as well",
+    ),
+    (
         "sessions::f20_",
         "labs change keys of real sockets: x1 and its like",
     ),
