@@ -27,6 +27,12 @@ pub struct Details {
     pub originator: Option<String>,
     /// CLUSTER_LIST, latest first.
     pub cluster_list: Vec<String>,
+    /// ATOMIC_AGGREGATE.
+    pub atomic_aggregate: bool,
+    /// AGGREGATOR: `64512 192.0.2.1`.
+    pub aggregator: Option<String>,
+    /// What the router does not know and prints all the same: `99 deadbeef`.
+    pub unknown: BTreeSet<String>,
 }
 
 /// `show route PREFIX all` of BIRD.
@@ -65,7 +71,10 @@ pub fn of_bird(text: &str) -> Vec<Details> {
             "BGP.cluster_list" => {
                 path.cluster_list = value.split_whitespace().map(str::to_owned).collect();
             }
-            _ => {}
+            // It has no value.
+            "BGP.atomic_aggr" => path.atomic_aggregate = true,
+            "BGP.aggregator" => path.aggregator = aggregator_of_bird(value),
+            _ => path.unknown.extend(unknown_of_bird(name, value)),
         }
     }
     list.retain(|path| !path.next_hop.is_empty());
@@ -90,6 +99,10 @@ pub fn of_frr(answer: &Value) -> Vec<Details> {
             .and_then(Value::as_str)
             .map(str::to_owned),
         cluster_list: strings(path.pointer("/clusterList/list")),
+        atomic_aggregate: truth(path, "/atomicAggregate"),
+        aggregator: aggregator(path, "/aggregatorAs", "/aggregatorId"),
+        // It passes such attributes on and shows none of them.
+        unknown: BTreeSet::new(),
     };
     paths.into_iter().flatten().map(from).collect()
 }
@@ -125,6 +138,8 @@ pub fn of_gobgp(answer: &Value) -> Vec<Details> {
                 Some(3 | 14) => details.next_hop = text(attribute, "/nexthop"),
                 Some(4) => details.med = number(attribute, "/metric"),
                 Some(5) => details.local_pref = number(attribute, "/value"),
+                Some(6) => details.atomic_aggregate = true,
+                Some(7) => details.aggregator = aggregator(attribute, "/as", "/address"),
                 Some(8) => {
                     let values = attribute.get("communities").and_then(Value::as_array);
                     details.communities = values
@@ -163,7 +178,11 @@ pub fn of_gobgp(answer: &Value) -> Vec<Details> {
                         })
                         .collect();
                 }
-                _ => {}
+                Some(code) => {
+                    let value = octets_of_base64(&text(attribute, "/value"));
+                    details.unknown.insert(unknown(code, &value));
+                }
+                None => {}
             }
         }
         details
@@ -192,8 +211,7 @@ pub fn of_openbgpd(answer: &Value) -> Vec<Details> {
                 .into_iter()
                 .map(|text| text.replace(' ', ":"))
                 .collect(),
-            originator: None,
-            cluster_list: Vec::new(),
+            ..Details::default()
         };
         let attributes = path.get("attributes").and_then(Value::as_array);
         for attribute in attributes.into_iter().flatten() {
@@ -202,7 +220,15 @@ pub fn of_openbgpd(answer: &Value) -> Vec<Details> {
                     details.originator = Some(text(attribute, "/originator"));
                 }
                 "Cluster Id List" => details.cluster_list = strings(attribute.get("cluster_list")),
-                _ => {}
+                "Atomic Aggregate" => details.atomic_aggregate = true,
+                "Aggregator" => details.aggregator = aggregator(attribute, "/AS", "/router_id"),
+                other => {
+                    let code = other.strip_prefix("Unknown Attribute #");
+                    if let Some(code) = code.and_then(|code| code.parse().ok()) {
+                        let value = octets_of_hex(&text(attribute, "/data"));
+                        details.unknown.insert(unknown(code, &value));
+                    }
+                }
             }
         }
         details
@@ -227,6 +253,16 @@ pub fn of_margay(answer: &Value) -> Vec<Details> {
             .map(|text| text.replacen("target", "rt", 1))
             .collect()
     };
+    let unknowns = |path: &Value| {
+        let list = path.get("unknownAttributes").and_then(Value::as_array);
+        list.into_iter()
+            .flatten()
+            .filter_map(|one| {
+                let code = one.get("code").and_then(Value::as_u64)?;
+                Some(unknown(code, &octets_of_hex(&text(one, "/value"))))
+            })
+            .collect()
+    };
     let from = |path: &Value| Details {
         origin: text(path, "/origin").to_lowercase(),
         as_path: numbers(&text(path, "/asPath")),
@@ -241,6 +277,9 @@ pub fn of_margay(answer: &Value) -> Vec<Details> {
             .and_then(Value::as_str)
             .map(str::to_owned),
         cluster_list: strings(path.get("clusterList")),
+        atomic_aggregate: truth(path, "/atomicAggregate"),
+        aggregator: aggregator(path, "/aggregator/asn", "/aggregator/address"),
+        unknown: unknowns(path),
     };
     routes
         .filter_map(|route| route.get("paths").and_then(Value::as_array))
@@ -262,6 +301,68 @@ fn number(value: &Value, pointer: &str) -> Option<u32> {
         .pointer(pointer)
         .and_then(Value::as_u64)
         .and_then(|number| u32::try_from(number).ok())
+}
+
+fn truth(value: &Value, pointer: &str) -> bool {
+    value.pointer(pointer).and_then(Value::as_bool) == Some(true)
+}
+
+fn aggregator(value: &Value, asn: &str, address: &str) -> Option<String> {
+    let asn = number(value, asn)?;
+    Some(format!("{asn} {}", text(value, address)))
+}
+
+/// `192.0.2.1 AS64512` of both BIRDs.
+fn aggregator_of_bird(value: &str) -> Option<String> {
+    let (address, asn) = value.split_once(" AS")?;
+    Some(format!("{asn} {address}"))
+}
+
+/// `BGP.63 [t]: de ad be ef`: the code of an attribute that BIRD does not know is in hexadecimal.
+fn unknown_of_bird(name: &str, value: &str) -> Option<String> {
+    let code = name.strip_prefix("BGP.")?.split(' ').next()?;
+    let code = u64::from_str_radix(code, 16).ok()?;
+    Some(unknown(code, &octets_of_hex(value)))
+}
+
+/// As every unknown attribute is written here.
+#[must_use]
+pub fn unknown(code: u64, value: &[u8]) -> String {
+    let digits: String = value.iter().map(|octet| format!("{octet:02x}")).collect();
+    format!("{code} {digits}")
+}
+
+fn octets_of_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text
+        .chars()
+        .filter_map(|digit| u8::try_from(digit.to_digit(16)?).ok())
+        .collect();
+    digits
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit))
+        .collect()
+}
+
+fn octets_of_base64(text: &str) -> Vec<u8> {
+    let digit = |letter: u8| match letter {
+        b'A'..=b'Z' => Some(letter - b'A'),
+        b'a'..=b'z' => Some(letter - b'a' + 26),
+        b'0'..=b'9' => Some(letter - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let (mut octets, mut bits, mut held) = (Vec::new(), 0_u32, 0);
+    for digit in text.bytes().filter_map(digit) {
+        bits = bits << 6 | u32::from(digit);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            let [.., octet] = (bits >> held).to_be_bytes();
+            octets.push(octet);
+        }
+    }
+    octets
 }
 
 fn strings(list: Option<&Value>) -> Vec<String> {
@@ -298,7 +399,8 @@ mod tests {
             \tvia 10.90.0.9 on eth0\n\tType: BGP univ\n\tBGP.origin: IGP\n\tBGP.as_path: 65010 4200000001\n\
             \tBGP.next_hop: 10.90.0.9\n\tBGP.med: 77\n\tBGP.local_pref: 170\n\tBGP.community: (64609,7) (64609,8)\n\
             \tBGP.originator_id: 10.90.0.9\n\tBGP.cluster_list: 10.90.0.1\n\tBGP.large_community: (64609, 1, 2)\n\
-            \tBGP.ext_community: (rt, 64609, 100)\n";
+            \tBGP.ext_community: (rt, 64609, 100)\n\tBGP.atomic_aggr: \n\tBGP.aggregator: 10.90.0.9 AS4200000009\n\
+            \tBGP.63 [t]: de ad be ef\n";
         let wanted = Details {
             origin: "igp".to_owned(),
             as_path: vec![65010, 4_200_000_001],
@@ -310,7 +412,16 @@ mod tests {
             route_targets: words("rt:64609:100"),
             originator: Some("10.90.0.9".to_owned()),
             cluster_list: vec!["10.90.0.1".to_owned()],
+            atomic_aggregate: true,
+            aggregator: Some("4200000009 10.90.0.9".to_owned()),
+            unknown: BTreeSet::from(["99 deadbeef".to_owned()]),
         };
         assert_eq!(of_bird(text), [wanted]);
+    }
+
+    #[test]
+    fn base64_of_gobgp_is_read() {
+        assert_eq!(octets_of_base64("3q2+7w=="), [0xde, 0xad, 0xbe, 0xef]);
+        assert!(octets_of_base64("").is_empty());
     }
 }

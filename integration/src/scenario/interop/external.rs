@@ -11,15 +11,16 @@ use super::foreign::Kind;
 use super::matrix::Case;
 use super::plan::{self, Plan};
 use super::{
-    DROPPED, DROPPED6, KEPT, KEPT6, MALLORY_ASN, MALLORY6, MARGAY, MARGAY_ASN, MARGAY6, REFUSED,
-    SEEN, SEEN6, Stage, WITNESS, WITNESS_ASN, Wanted, announcements, await_held, await_not_held,
-    await_path, await_up, done, expects_retention, external_asn, external_plan, identity, ip,
-    margay_plan, number_name, own, password, routes_of, session, told, v4, v6,
+    AGGREGATE, AGGREGATE6, DROPPED, DROPPED6, KEPT, KEPT6, MALLORY_ASN, MALLORY6, MARGAY,
+    MARGAY_ASN, MARGAY6, REFUSED, SEEN, SEEN6, Stage, UNKNOWN, WITNESS, WITNESS_ASN, Wanted,
+    aggregated, aggregates_of, announcements, await_held, await_not_held, await_path, await_up,
+    done, expects_retention, external_asn, external_plan, identity, internal, ip, margay_plan,
+    names_aggregator, number_name, originated, own, password, routes_of, session, told, v4, v6,
 };
 use crate::eventually::eventually;
 use crate::pace;
 use crate::report::Report;
-use crate::router::Details;
+use crate::router::{Details, details};
 use crate::witness::{self, Event, Witness, announcement, attribute};
 
 impl Stage {
@@ -44,7 +45,10 @@ impl Stage {
         for session in &mut sessions {
             session.passive = true;
         }
-        Ok(margay_plan(sessions, routes))
+        let mut plan = margay_plan(sessions, routes);
+        let own = |prefix| aggregated(originated(prefix, MARGAY_ASN, 50, 150));
+        plan.routes.extend([AGGREGATE, AGGREGATE6].map(own));
+        Ok(plan)
     }
 
     pub(super) fn external(&mut self, report: &mut Report) -> Result<()> {
@@ -119,6 +123,8 @@ impl Stage {
                     tag: WITNESS_ASN,
                     originator: None,
                     cluster_list: Vec::new(),
+                    atomic_aggregate: false,
+                    aggregator: None,
                 };
                 await_path(peer, prefix, &wanted)?;
             }
@@ -142,6 +148,8 @@ impl Stage {
                     tag: asn,
                     originator: None,
                     cluster_list: Vec::new(),
+                    atomic_aggregate: false,
+                    aggregator: None,
                 };
                 wanted.check_one(&stage.margay_details(&prefix)?)?;
                 let route = witness.await_route(&prefix, |_| Ok(()))?;
@@ -190,6 +198,7 @@ impl Stage {
             }
             done("all three, both ways and passed on")
         });
+        self.aggregates(report, &witness);
         self.case(report, Case::Refresh, |stage, peer| {
             if peer.kind == Kind::GoBgp {
                 return Ok(None);
@@ -327,6 +336,62 @@ impl Stage {
             Ok("no fault, no end".to_owned())
         });
         Ok(())
+    }
+
+    /// Aggregates of margay's as peers print them, those of peers as margay does and as a third party is told, and what nobody knows.
+    fn aggregates(&mut self, report: &mut Report, witness: &Witness) {
+        self.case(report, Case::AggregateTo, |_, peer| {
+            for (prefix, hop) in [(AGGREGATE, MARGAY), (AGGREGATE6, MARGAY6)] {
+                let wanted = Wanted {
+                    atomic_aggregate: true,
+                    aggregator: Some(format!("{MARGAY_ASN} {MARGAY}")),
+                    ..own(hop, 50, None)
+                };
+                await_path(peer, prefix, &wanted)?;
+            }
+            done("both, and as well on what is passed on")
+        });
+        self.case(report, Case::AggregateFrom, |stage, peer| {
+            if !names_aggregator(peer.kind) {
+                return Ok(None);
+            }
+            let asn = external_asn(peer.kind);
+            let hops = [v4(peer.kind), v6(peer.kind)];
+            for (prefix, hop) in aggregates_of(peer.kind).into_iter().zip(hops) {
+                let mut wanted = Wanted {
+                    as_path: vec![asn],
+                    atomic_aggregate: peer.kind == Kind::Frr,
+                    aggregator: Some(format!("{asn} {}", v4(peer.kind))),
+                    ..internal(peer.kind, &hop)
+                };
+                wanted.local_pref = None;
+                eventually(&prefix, pace::seconds(10), || {
+                    wanted.check_one(&stage.margay_details(&prefix)?)
+                })?;
+                wanted.as_path = vec![MARGAY_ASN, asn];
+                wanted.med = None;
+                wanted.next_hop = match plan::family_of(&prefix) {
+                    4 => MARGAY.to_owned(),
+                    _ => MARGAY6.to_owned(),
+                };
+                witness.await_route(&prefix, |route| wanted.check(&told(route)))?;
+            }
+            done("as set, and passed on")
+        });
+        self.case(report, Case::UnknownTo, |_, peer| {
+            if peer.kind == Kind::Frr {
+                return Ok(None);
+            }
+            let wanted = details::unknown(u64::from(UNKNOWN.0), &UNKNOWN.1);
+            for prefix in [SEEN, SEEN6] {
+                let paths = peer.details(prefix)?;
+                ensure!(
+                    matches!(paths.as_slice(), [path] if path.unknown.iter().eq([&wanted])),
+                    "{prefix}: {paths:?}"
+                );
+            }
+            done("as the witness sent it to margay")
+        });
     }
 
     /// Everybody is killed, comes back and dials while margay only waits: no two connections can collide.

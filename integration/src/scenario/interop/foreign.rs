@@ -502,6 +502,10 @@ fn add_routes(gobgp: &GoBgp, plan: &Plan) -> Result<()> {
         if let Some(target) = &route.route_target {
             words.extend(["rt", target]);
         }
+        let maker = format!("{}:{}", plan.asn, plan.router_id);
+        if route.aggregated {
+            words.extend(["aggregator", &maker]);
+        }
         gobgp.ask(&words)?;
     }
     Ok(())

@@ -55,6 +55,12 @@ pub enum Case {
     InternalFrom,
     /// Standard, extended and large communities both ways.
     Communities,
+    /// ATOMIC_AGGREGATE and AGGREGATOR of margay's aggregates.
+    AggregateTo,
+    /// The same of what the peer was told to call an aggregate.
+    AggregateFrom,
+    /// An attribute nobody knows, through margay, as the peer prints it.
+    UnknownTo,
     /// An attribute nobody knows, through the peer and through margay.
     UnknownAttribute,
     /// The third party's route through margay to the peer.
@@ -93,7 +99,7 @@ pub enum Case {
 
 impl Case {
     /// Every row, in order.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 43] = [
         Self::MargayPassive,
         Self::PeerPassive,
         Self::BothDial,
@@ -117,6 +123,9 @@ impl Case {
         Self::InternalTo,
         Self::InternalFrom,
         Self::Communities,
+        Self::AggregateTo,
+        Self::AggregateFrom,
+        Self::UnknownTo,
         Self::UnknownAttribute,
         Self::MargayReflectsTo,
         Self::MargayReflectsFrom,
@@ -163,6 +172,9 @@ impl Case {
             Self::InternalTo => "attributes to the peer, iBGP",
             Self::InternalFrom => "attributes from the peer, iBGP",
             Self::Communities => "standard, extended and large communities",
+            Self::AggregateTo => "an aggregate to the peer: ATOMIC_AGGREGATE, AGGREGATOR",
+            Self::AggregateFrom => "an aggregate from the peer: the same",
+            Self::UnknownTo => "an unknown transitive attribute, through margay",
             Self::UnknownAttribute => "an unknown transitive attribute, through both",
             Self::MargayReflectsTo => "margay reflects a third party's route to it",
             Self::MargayReflectsFrom => "margay reflects its route to a third party",
@@ -220,6 +232,31 @@ pub const GAPS: &[(Kind, Case, &str)] = &[
         Kind::OpenBgpd,
         Case::Unnumbered4,
         "OpenBGPD 7.7 has no extended next hops",
+    ),
+    (
+        Kind::Bird2,
+        Case::AggregateFrom,
+        "BIRD 2.0 shows both attributes and lets no filter set them; it passes them on like everybody",
+    ),
+    (
+        Kind::Bird1,
+        Case::AggregateFrom,
+        "BIRD 1.6 shows both attributes and lets no filter set them; it passes them on like everybody",
+    ),
+    (
+        Kind::GoBgp,
+        Case::AggregateFrom,
+        "GoBGP sets AGGREGATOR, and has no word for ATOMIC_AGGREGATE; it passes on both",
+    ),
+    (
+        Kind::OpenBgpd,
+        Case::AggregateFrom,
+        "OpenBGPD aggregates nothing and sets neither attribute; it passes on both",
+    ),
+    (
+        Kind::Frr,
+        Case::UnknownTo,
+        "FRR 8.4 prints no attribute that it does not know; it passes them on",
     ),
     (
         Kind::OpenBgpd,

@@ -68,6 +68,13 @@ const TWICE: &str = "10.92.1.0/24";
 /// An attribute that no implementation knows, on the witness's routes.
 const UNKNOWN: (u8, [u8; 4]) = (99, [0xde, 0xad, 0xbe, 0xef]);
 
+/// Who made the witness's routes of more specific ones: an AS of four octets.
+const MAKER: (u32, [u8; 4]) = (4_200_000_009, [10, 90, 0, 99]);
+
+/// Margay's aggregates, of [`KEPT`] and [`KEPT6`] and what else lies in them.
+const AGGREGATE: &str = "10.91.0.0/16";
+const AGGREGATE6: &str = "fd91::/16";
+
 /// The witness's routes.
 const SEEN: &str = "10.92.0.0/24";
 const SEEN6: &str = "fd92::/48";
@@ -168,7 +175,30 @@ fn originated(prefix: &str, asn: u32, med: u32, local_pref: u32) -> Originated {
         route_target: (asn != MARGAY_ASN).then(|| format!("{asn}:100")),
         med,
         local_pref,
+        aggregated: false,
     }
+}
+
+/// A route that says it stands for more specific ones.
+fn aggregated(route: Originated) -> Originated {
+    Originated {
+        aggregated: true,
+        ..route
+    }
+}
+
+/// Whether a peer can be told to say who made an aggregate; FRR can say as well that it is one.
+fn names_aggregator(kind: Kind) -> bool {
+    matches!(kind, Kind::Frr | Kind::GoBgp)
+}
+
+/// A peer's routes that say so, one of each family.
+fn aggregates_of(kind: Kind) -> [String; 2] {
+    let number = kind.number();
+    [
+        format!("10.93.{}.0/24", 200 + number),
+        format!("fd93:20{number}::/48"),
+    ]
 }
 
 /// What is expected of a path; `None` where it does not matter or the router prints a default.
@@ -181,6 +211,9 @@ struct Wanted {
     tag: u32,
     originator: Option<String>,
     cluster_list: Vec<String>,
+    /// ATOMIC_AGGREGATE, and who is in AGGREGATOR; the witness's routes have both.
+    atomic_aggregate: bool,
+    aggregator: Option<String>,
 }
 
 impl Wanted {
@@ -209,6 +242,13 @@ impl Wanted {
             },
             originator: self.originator.clone(),
             cluster_list: self.cluster_list.clone(),
+            atomic_aggregate: self.atomic_aggregate || self.tag == WITNESS_ASN,
+            aggregator: match self.tag {
+                WITNESS_ASN => Some(format!("{} {}", MAKER.0, Ipv4Addr::from(MAKER.1))),
+                _ => self.aggregator.clone(),
+            },
+            // Not all print it: what does not stand here has rows of its own.
+            unknown: path.unknown.clone(),
         };
         ensure!(*path == wanted, "{path:?} is not {wanted:?}");
         Ok(())
@@ -256,15 +296,31 @@ fn told(route: &Route) -> Details {
             .iter()
             .map(ToString::to_string)
             .collect(),
+        atomic_aggregate: attributes.atomic_aggregate,
+        aggregator: attributes
+            .aggregator
+            .map(|made| format!("{} {}", made.asn.0, made.addr)),
+        unknown: attributes
+            .unknown
+            .iter()
+            .map(|one| details::unknown(u64::from(one.code.0), &one.value))
+            .collect(),
     }
 }
 
-/// The witness's announcements of both families: ORIGIN EGP, MED 77, LOCAL_PREF 170 inside, its own tags, a long AS in the path.
+/// The witness's announcements of both families: ORIGIN EGP, MED 77, LOCAL_PREF 170 inside, its own tags, a long AS in the path, and
+/// what an aggregate has.
 fn announcements(prefixes: &[&str], path: &[u32], internal: bool) -> Result<Vec<Vec<u8>>> {
     let mut more = vec![attribute(0x80, 4, &77_u32.to_be_bytes())];
     if internal {
         more.push(attribute(0x40, 5, &170_u32.to_be_bytes()));
     }
+    more.push(attribute(0x40, 6, &[]));
+    more.push(attribute(
+        0xc0,
+        7,
+        &[&MAKER.0.to_be_bytes()[..], &MAKER.1].concat(),
+    ));
     let tag = u16::try_from(WITNESS_ASN)?;
     more.push(attribute(
         0xc0,
@@ -645,6 +701,8 @@ fn own(next_hop: &str, med: u32, local_pref: Option<u32>) -> Wanted {
         tag: MARGAY_ASN,
         originator: None,
         cluster_list: Vec::new(),
+        atomic_aggregate: false,
+        aggregator: None,
     }
 }
 
@@ -658,6 +716,8 @@ fn internal(kind: Kind, next_hop: &str) -> Wanted {
         tag: external_asn(kind),
         originator: None,
         cluster_list: Vec::new(),
+        atomic_aggregate: false,
+        aggregator: None,
     }
 }
 
@@ -705,6 +765,11 @@ fn external_plan(kind: Kind, all_routes: bool, refusing: bool) -> Result<Plan> {
         sessions,
         if all_routes { 4 } else { 2 },
     );
+    if names_aggregator(kind) {
+        let routes = aggregates_of(kind);
+        let own = |prefix: &String| originated(prefix, external_asn(kind), 30, 140);
+        plan.routes.extend(routes.iter().map(own).map(aggregated));
+    }
     plan.refused = refusing.then(|| REFUSED.to_owned());
     Ok(plan)
 }

@@ -70,6 +70,8 @@ pub struct Originated {
     pub med: u32,
     /// LOCAL_PREF towards internal peers.
     pub local_pref: u32,
+    /// It stands for more specific ones and says so, as far as its speaker can.
+    pub aggregated: bool,
 }
 
 impl Originated {
@@ -105,15 +107,27 @@ impl Plan {
     pub fn margay(&self, install: bool) -> String {
         let mut text = format!(
             "asn: {}\nrouterId: {}\nclusterId: {}\nlisten: [\"0.0.0.0:179\", \"[::]:179\"]\nkernel: {{ install: {install} }}\n\
-             families: [ipv4-unicast, ipv6-unicast]\nselectionDeferral: 8s\noriginate:\n",
+             families: [ipv4-unicast, ipv6-unicast]\nselectionDeferral: 8s\n",
             self.asn, self.router_id, self.router_id
         );
-        for route in &self.routes {
-            let _ = writeln!(
-                text,
-                "  - {{ prefix: \"{}\", communities: [\"{}\"], largeCommunities: [\"{}\"], med: {}, localPref: {} }}",
-                route.prefix, route.community, route.large_community, route.med, route.local_pref
-            );
+        for (list, aggregated) in [("originate", false), ("aggregates", true)] {
+            let _ = writeln!(text, "{list}: [");
+            for route in self
+                .routes
+                .iter()
+                .filter(|route| route.aggregated == aggregated)
+            {
+                let _ = writeln!(
+                    text,
+                    "  {{ prefix: \"{}\", communities: [\"{}\"], largeCommunities: [\"{}\"], med: {}, localPref: {} }},",
+                    route.prefix,
+                    route.community,
+                    route.large_community,
+                    route.med,
+                    route.local_pref
+                );
+            }
+            text.push_str("]\n");
         }
         text.push_str("peers:\n");
         for session in &self.sessions {
@@ -284,9 +298,16 @@ impl Plan {
         let mut text = "frr defaults traditional\n".to_owned();
         for (index, route) in self.routes.iter().enumerate() {
             let target = route.route_target.as_ref();
+            let aggregate = match route.aggregated {
+                true => format!(
+                    " set aggregator as {} {}\n set atomic-aggregate\n",
+                    self.asn, self.router_id
+                ),
+                false => String::new(),
+            };
             let _ = writeln!(
                 text,
-                "route-map ROUTE{index} permit 10\n set community {}\n set large-community {}\n{} set metric {}\n \
+                "route-map ROUTE{index} permit 10\n set community {}\n set large-community {}\n{aggregate}{} set metric {}\n \
                  set local-preference {}\nexit",
                 route.community,
                 route.large_community,

@@ -26,6 +26,7 @@ use crate::link::{self, KernelRoute};
 use crate::netns::Netns;
 use crate::pace;
 use crate::report::Report;
+use crate::router::details;
 use crate::witness::{Identity, Witness};
 
 /// How often two connections are made to collide.
@@ -73,6 +74,8 @@ impl Stage {
                 tag: WITNESS_ASN,
                 originator: Some(WITNESS.to_owned()),
                 cluster_list: vec![v4(peer.kind)],
+                atomic_aggregate: false,
+                aggregator: None,
             };
             eventually(&prefix, pace::seconds(10), || {
                 wanted.check_one(&stage.margay_details(&prefix)?)
@@ -85,13 +88,21 @@ impl Stage {
                     && seen.cluster_list.is_empty()
                     && seen.local_pref.is_none()
                     && seen.med.is_none()
+                    && seen.atomic_aggregate
+                    && seen.aggregator.is_some()
                     && seen.as_path == [MARGAY_ASN, 65010, 4_200_000_001],
                 "{seen:?}"
             );
             done("originator and cluster inside, neither outside")
         });
-        self.case(report, Case::UnknownAttribute, |_, peer| {
+        self.case(report, Case::UnknownAttribute, |stage, peer| {
             // From the witness to the peer, from there to margay, from there outside.
+            let paths = stage.margay_details(&clients_prefix(peer.kind))?;
+            let wanted = details::unknown(u64::from(UNKNOWN.0), &UNKNOWN.1);
+            ensure!(
+                !paths.is_empty() && paths.iter().all(|path| path.unknown.iter().eq([&wanted])),
+                "at margay: {paths:?}"
+            );
             let route = outside.await_route(&clients_prefix(peer.kind), |_| Ok(()))?;
             let unknown = &route.attributes.unknown;
             ensure!(

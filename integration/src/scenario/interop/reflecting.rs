@@ -127,6 +127,8 @@ impl Stage {
                     tag: WITNESS_ASN,
                     originator: Some(WITNESS.to_owned()),
                     cluster_list: vec![MARGAY.to_owned()],
+                    atomic_aggregate: false,
+                    aggregator: None,
                 };
                 await_path(peer, prefix, &wanted)?;
             }
