@@ -192,7 +192,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "chaos",
-        about: "crowds, no descriptors or memory, slow readers, frozen processes, flapping links, damaged octets, BIRDs replaced one by one",
+        about: "crowds, no descriptors or memory, slow readers, frozen processes, reflectors restarted, flapping links, damaged octets, BIRDs replaced one by one",
         needs: None,
         alone: false,
         run: chaos::run,

@@ -1,7 +1,7 @@
 //! Misfortune with real sockets and kernels: thousands of callers at once, no descriptors or memory left, a peer that hardly reads, a
-//! frozen process, a clock that jumps, passwords that change in the wrong order, links that flap, a flood of foreign routes, a peer's
-//! machine that vanishes, octets damaged on the way, a fleet of BIRDs replaced one by one. Each case ends with every table compared
-//! with the one it should be, row by row.
+//! frozen process, a clock that jumps, two reflectors away at once, passwords that change in the wrong order, links that flap, a flood
+//! of foreign routes, a peer's machine that vanishes, octets damaged on the way, a fleet of BIRDs replaced one by one. Each case ends
+//! with every table compared with the one it should be, row by row.
 //!
 //! What needs no socket is told on the invented clock, in `bgp/src/speaker/tests/chaos.rs`.
 
@@ -12,6 +12,7 @@ mod fleet;
 mod hub;
 mod links;
 mod memory;
+mod pair;
 mod played;
 mod process;
 mod slow;
@@ -111,6 +112,10 @@ fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
     report.check(
         "a reflector killed and started again while routes change",
         || process::killed(&hub, folder, scale),
+    );
+    report.check(
+        "two reflectors restarted in turn, then together, while routes change",
+        || pair::restarted(&hub, folder, scale),
     );
     report.check(
         "a new password in half of a mesh first: no session ends",
