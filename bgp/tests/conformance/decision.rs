@@ -1,18 +1,18 @@
 //! Which path is used, and which are used beside it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_bgp::codec::LocalPref;
 use margay_bgp::decision::Step;
 use margay_bgp::policy::{Action, Policy, Rule, Verdict};
-use margay_bgp::rib::{NextHopInterest, NextHopState, Reach, RouteChange, RouteNextHop};
+use margay_bgp::rib::NextHopInterest;
 use margay_bgp::speaker::TableEvent;
 use margay_bgp::speaker::config::{Originate, SpeakerConfig};
 use margay_bgp::speaker::snapshot::Unusable;
 
-use super::{Lab, address_of, announce, as_path, attribute, nlri, prefix, update, usual, withdraw};
+use super::forwarding::hop_of;
+use super::{Lab, announce, as_path, attribute, nlri, prefix, update, usual, withdraw};
 
 const ROUTE: &str = "10.1.0.0/16";
 
@@ -29,15 +29,6 @@ fn best(lab: &Lab) -> (String, Option<Step>) {
 fn used(lab: &Lab) -> BTreeSet<String> {
     let used = lab.paths_of(ROUTE).into_iter().filter(|path| path.used);
     used.map(|path| path.from).collect()
-}
-
-/// What whoever forwards was told since this was last emptied.
-fn changes(lab: &Lab) -> Vec<RouteChange> {
-    let of = |event: &TableEvent| match event {
-        TableEvent::Changes(changes) => changes.clone(),
-        TableEvent::Complete(_) => Vec::new(),
-    };
-    lab.news.iter().flat_map(of).collect()
 }
 
 fn names(names: &[&str]) -> BTreeSet<String> {
@@ -161,10 +152,10 @@ fn d9_the_nearer_next_hop_wins() {
     for name in ["c", "d"] {
         say(&mut lab, name, &[]);
     }
-    tell(&mut lab, &[("c", Some(10)), ("d", Some(5))]);
+    lab.tell(&[("c", Some(10)), ("d", Some(5))]);
     assert_eq!(best(&lab), ("d".to_owned(), Some(Step::NextHopMetric)));
     assert_eq!(used(&lab), names(&["d"]));
-    tell(&mut lab, &[("d", Some(10))]);
+    lab.tell(&[("d", Some(10))]);
     assert_eq!(best(&lab), ("c".to_owned(), Some(Step::RouterId)));
 }
 
@@ -286,7 +277,7 @@ fn d15_the_shorter_cluster_list_wins_between_equal_originators() {
 
 /// A speaker that tracks next hops, of which it knows nothing yet.
 fn tracking(names: &[&'static str], change: impl Fn(&mut SpeakerConfig)) -> Lab {
-    let mut lab = Lab::with(|config| {
+    let mut lab = Lab::forwarding(|config| {
         config.next_hop_tracking = true;
         change(config);
     });
@@ -294,31 +285,8 @@ fn tracking(names: &[&'static str], change: impl Fn(&mut SpeakerConfig)) -> Lab 
     lab
 }
 
-fn hop_of(name: &str) -> RouteNextHop {
-    RouteNextHop {
-        address: IpAddr::V4(address_of(name)),
-        interface_index: None,
-    }
-}
-
 fn asked(lab: &mut Lab) -> Vec<NextHopInterest> {
     std::iter::from_fn(|| lab.speaker.poll_next_hop()).collect()
-}
-
-/// Whoever forwards says what neighbours' own addresses cost.
-fn tell(lab: &mut Lab, metrics: &[(&str, Option<u32>)]) {
-    let states: Vec<_> = metrics
-        .iter()
-        .map(|(name, metric)| NextHopState {
-            next_hop: hop_of(name),
-            reach: metric.map(|metric| Reach {
-                metric,
-                via_default: false,
-            }),
-        })
-        .collect();
-    lab.speaker.handle_next_hops(&states);
-    lab.settle();
 }
 
 #[test]
@@ -330,18 +298,10 @@ fn d16_a_lost_next_hop_gives_way_to_the_next_path_and_comes_back() {
     // Nobody has said anything: nothing is used, and nobody told.
     assert_eq!(best(&lab).0, "nobody");
     lab.lacks("b", ROUTE);
-    let questions: BTreeSet<_> = asked(&mut lab)
-        .into_iter()
-        .map(|interest| match interest {
-            NextHopInterest::Watch(hop) => hop,
-            NextHopInterest::Forget(hop) => panic!("{hop:?} is forgotten"),
-        })
-        .collect();
-    assert_eq!(questions, [hop_of("c"), hop_of("d")].into());
-    tell(&mut lab, &[("c", Some(0)), ("d", Some(0))]);
+    lab.tell(&[("c", Some(0)), ("d", Some(0))]);
     assert_eq!(best(&lab).0, "c");
     lab.holds("b", ROUTE);
-    tell(&mut lab, &[("c", None)]);
+    lab.tell(&[("c", None)]);
     assert_eq!(best(&lab).0, "d");
     let lost = lab.paths_of(ROUTE);
     let lost = lost.iter().find(|path| path.from == "c");
@@ -349,10 +309,23 @@ fn d16_a_lost_next_hop_gives_way_to_the_next_path_and_comes_back() {
         lost.and_then(|path| path.unusable),
         Some(Unusable::Unreachable)
     );
-    tell(&mut lab, &[("c", Some(0))]);
+    lab.tell(&[("c", Some(0))]);
     assert_eq!(best(&lab).0, "c");
-    tell(&mut lab, &[("c", None), ("d", None)]);
+    lab.tell(&[("c", None), ("d", None)]);
     lab.lacks("b", ROUTE);
+}
+
+#[test]
+fn each_next_hop_is_asked_about_once() {
+    let mut lab = tracking(&["b", "c", "d"], |_| ());
+    for name in ["c", "d"] {
+        say(&mut lab, name, &[]);
+    }
+    let asked = asked(&mut lab);
+    assert_eq!(asked.len(), 2);
+    for name in ["c", "d"] {
+        assert!(asked.contains(&NextHopInterest::Watch(hop_of(name))));
+    }
 }
 
 #[test]
@@ -360,10 +333,10 @@ fn only_routes_by_a_next_hop_that_changed_are_decided_anew() {
     let mut lab = tracking(&["c", "d"], |_| ());
     say(&mut lab, "c", &[]);
     lab.say("d", &announce("d", &["10.2.0.0/16"]));
-    tell(&mut lab, &[("c", Some(0)), ("d", Some(0))]);
-    lab.news.clear();
-    tell(&mut lab, &[("c", None), ("d", Some(0))]);
-    let changed: Vec<_> = changes(&lab).iter().map(|change| change.prefix).collect();
+    lab.tell(&[("c", Some(0)), ("d", Some(0))]);
+    lab.forwarded();
+    lab.tell(&[("c", None), ("d", Some(0))]);
+    let changed: Vec<_> = lab.forwarded().iter().map(|told| told.prefix).collect();
     assert_eq!(changed, [prefix(ROUTE)]);
 }
 
@@ -378,7 +351,8 @@ fn what_nobody_names_any_more_is_forgotten() {
 
 #[test]
 fn tracking_begins_and_ends_under_running_sessions() {
-    let mut lab = Lab::established(&["c"]);
+    let mut lab = Lab::forwarding(|_| ());
+    lab.establish(&["c"]);
     say(&mut lab, "c", &[]);
     assert_eq!(best(&lab).0, "c");
     for (tracking, wanted) in [(true, "nobody"), (false, "c")] {
@@ -393,14 +367,7 @@ fn d17_a_default_route_reaches_a_next_hop_only_where_allowed() {
     for (allowed, wanted) in [(true, "c"), (false, "nobody")] {
         let mut lab = tracking(&["c"], |config| config.resolve_via_default = allowed);
         say(&mut lab, "c", &[]);
-        lab.speaker.handle_next_hops(&[NextHopState {
-            next_hop: hop_of("c"),
-            reach: Some(Reach {
-                metric: 0,
-                via_default: true,
-            }),
-        }]);
-        lab.settle();
+        lab.tell_default("c");
         assert_eq!(best(&lab).0, wanted);
     }
 }
@@ -450,22 +417,41 @@ fn d23_a_fresh_path_is_used_without_the_long_lived_stale_ones() {
     assert_eq!(used(&lab), names(&["a"]));
 }
 
+/// Two neighbours by whose paths the route is forwarded.
+fn shared(of_c: &[Vec<u8>], of_d: &[Vec<u8>]) -> Lab {
+    let mut lab = Lab::forwarding(|_| ());
+    lab.establish(&["c", "d"]);
+    lab.tell(&[("c", Some(0)), ("d", Some(0))]);
+    say(&mut lab, "c", of_c);
+    say(&mut lab, "d", of_d);
+    lab
+}
+
 #[test]
 fn d24_a_member_that_goes_is_one_change_that_keeps_the_others() {
-    let mut lab = Lab::established(&["c", "d"]);
-    for name in ["c", "d"] {
-        say(&mut lab, name, &[]);
-    }
-    lab.news.clear();
+    let mut lab = shared(&[], &[]);
+    let both = ["c", "d"].map(|name| hop_of(name).address);
+    let before = lab.forwarded().pop().expect("a change");
+    assert_eq!(before.next_hops, both);
     // The best of the two, so that more than its place among the next hops changes.
     lab.say("c", &withdraw(&[ROUTE]));
-    let changes = changes(&lab);
+    let changes = lab.forwarded();
     let [change] = changes.as_slice() else {
         panic!("{changes:?}");
     };
-    let best = change.best.as_ref().expect("a route");
-    assert_eq!(best.next_hops, [hop_of("d")]);
-    assert_eq!(best.local_pref, LocalPref(100));
+    assert_eq!(change.next_hops, both[1..]);
+}
+
+#[test]
+fn whoever_forwards_is_told_the_local_pref_of_the_best_path() {
+    let mut lab = shared(&[], &[attribute(0x40, 5, &[0, 0, 0, 99])]);
+    lab.news.clear();
+    lab.say("c", &withdraw(&[ROUTE]));
+    let [TableEvent::Changes(changes)] = &lab.news[..] else {
+        panic!("{:?}", *lab.news);
+    };
+    let best = changes[0].best.as_ref().expect("a route");
+    assert_eq!(best.local_pref, LocalPref(99));
 }
 
 #[test]
@@ -475,13 +461,11 @@ fn traffic_is_shared_by_link_bandwidth_where_every_path_has_one_and_that_is_aske
         value.extend(octets.to_be_bytes());
         attribute(0xc0, 16, &value)
     };
-    let mut lab = Lab::established(&["c", "d"]);
-    say(&mut lab, "c", &[bandwidth(1e9)]);
-    say(&mut lab, "d", &[bandwidth(4e9)]);
+    let mut lab = shared(&[bandwidth(1e9)], &[bandwidth(4e9)]);
     let weights = |lab: &mut Lab| {
-        let last = changes(lab).pop().expect("a change");
-        lab.news.clear();
-        last.best.expect("a route").weights
+        let last = lab.forwarded().pop().expect("a change");
+        assert_eq!(last.next_hops.len(), 2);
+        last.weights
     };
     assert!(weights(&mut lab).is_empty());
     lab.configure(|config| config.weighted_multipath = true);

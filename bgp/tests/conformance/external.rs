@@ -6,7 +6,6 @@ use std::sync::Arc;
 use margay_bgp::asn::Asn;
 use margay_bgp::codec::{Community, Message, NextHop, PathAttributes, Role};
 use margay_bgp::policy::{Action, Condition, Policy, Rule, Verdict};
-use margay_bgp::speaker::TableEvent;
 use margay_bgp::speaker::config::{
     Aggregate, LocalAsMode, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs,
 };
@@ -14,8 +13,7 @@ use margay_bgp::speaker::snapshot::Unusable;
 
 use super::{
     KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, as_path, asn_of, attribute,
-    is_end_of_rib, nlri, open, over_tcp, paced, plain_open, prefix, update, usual, usual_but,
-    withdraw,
+    is_end_of_rib, nlri, open, paced, plain_open, prefix, update, usual, usual_but, withdraw,
 };
 
 const ROUTE: &str = "10.1.0.0/16";
@@ -40,20 +38,12 @@ fn unusable(lab: &Lab, name: &str, text: &str) -> Option<Unusable> {
     path.unwrap_or_else(|| panic!("no path of {name}")).unusable
 }
 
-/// Whether whoever forwards was last told to drop traffic to the route. The process tells the kernel, if anybody.
-fn assert_drops(lab: &Lab, wanted: bool) {
-    if over_tcp() {
-        return;
-    }
-    let changes = lab.news.iter().rev().filter_map(|event| match event {
-        TableEvent::Changes(changes) => Some(changes.iter().rev()),
-        TableEvent::Complete(_) => None,
-    });
-    let latest = changes
-        .flatten()
-        .find(|change| change.prefix == prefix(ROUTE));
-    let best = latest.and_then(|change| change.best.as_ref());
-    assert_eq!(best.map(|best| best.discard), Some(wanted));
+/// Whether whoever forwards was last told to drop traffic to the route.
+#[track_caller]
+fn assert_drops(lab: &mut Lab, wanted: bool) {
+    let mut told = lab.forwarded().into_iter().rev();
+    let latest = told.find(|told| told.prefix == prefix(ROUTE));
+    assert_eq!(latest.map(|latest| latest.drops), Some(wanted));
 }
 
 #[test]
@@ -609,14 +599,15 @@ fn e24_one_session_that_will_go_is_used_last_in_both_directions() {
 #[test]
 fn e25_blackhole_drops_traffic_only_where_policy_says_so_and_stays_inside_then() {
     let blackhole = attribute(0xc0, 8, &[0xff, 0xff, 0x02, 0x9a]);
-    let mut lab = Lab::new();
+    let mut lab = Lab::forwarding(|_| ());
     lab.establish(&["a", "b", "c"]);
+    lab.tell(&[("a", Some(0))]);
     lab.say(
         "a",
         &update(&[], &usual_but("a", &blackhole), &nlri(&[ROUTE])),
     );
     lab.holds("b", ROUTE);
-    assert_drops(&lab, false);
+    assert_drops(&mut lab, false);
     lab.configure(|config| {
         config.peers[0].import = Arc::new(Policy {
             rules: vec![Rule {
@@ -627,7 +618,7 @@ fn e25_blackhole_drops_traffic_only_where_policy_says_so_and_stays_inside_then()
             default: Verdict::Accept,
         });
     });
-    assert_drops(&lab, true);
+    assert_drops(&mut lab, true);
     lab.lacks("b", ROUTE);
     let (told, _) = lab.holds("c", ROUTE);
     assert!(told.communities.contains(&Community::NO_EXPORT));
@@ -864,7 +855,7 @@ fn e32_a_two_octet_peer_reads_as_trans_and_the_rest_beside_it_only_where_needed(
 
 #[test]
 fn a_default_route_is_told_to_those_who_are_to_have_it_and_to_nobody_else() {
-    let mut lab = Lab::with(|config| {
+    let mut lab = Lab::forwarding(|config| {
         config.peers[1].default_originate = true;
         config.peers[1].export = Arc::new(Policy::reject_all());
     });
@@ -875,10 +866,7 @@ fn a_default_route_is_told_to_those_who_are_to_have_it_and_to_nobody_else() {
         lab.lacks("a", text);
         lab.lacks("c", text);
     }
-    if !over_tcp() {
-        let reported = |event: &TableEvent| matches!(event, TableEvent::Changes(_));
-        assert!(!lab.news.iter().any(reported), "nobody forwards by it");
-    }
+    assert_eq!(lab.forwarded(), [], "nobody forwards by it");
     // What others say of the default route changes nothing of it.
     lab.say("a", &announce("a", &["0.0.0.0/0"]));
     assert_eq!(lab.holds("b", "0.0.0.0/0").0.as_path.to_string(), "64512");

@@ -17,6 +17,7 @@ mod cases;
 mod decision;
 mod export;
 mod external;
+mod forwarding;
 mod framing;
 mod long_lived;
 mod monitoring;
@@ -147,6 +148,15 @@ struct Lab {
     wire: Option<Wire>,
 }
 
+/// What is around a lab's speaker.
+#[derive(Clone, Copy, Default)]
+struct Around {
+    /// Dialling is refused at once.
+    refuses: bool,
+    /// Over TCP the kernel forwards by its routes.
+    forwards: bool,
+}
+
 /// Whether the case runs over TCP.
 fn over_tcp() -> bool {
     wire::wanted().is_some()
@@ -184,15 +194,19 @@ fn prefix(text: &str) -> Prefix {
 impl Lab {
     /// A speaker that waits for all of [`NEIGHBOURS`]; `c` is its client.
     fn with(change: impl FnOnce(&mut SpeakerConfig)) -> Self {
-        Self::start(change, false)
+        Self::start(change, Around::default())
     }
 
     /// The same where nobody takes connections of the speaker.
     fn refusing(change: impl FnOnce(&mut SpeakerConfig)) -> Self {
-        Self::start(change, true)
+        let around = Around {
+            refuses: true,
+            ..Around::default()
+        };
+        Self::start(change, around)
     }
 
-    fn start(change: impl FnOnce(&mut SpeakerConfig), refuses: bool) -> Self {
+    fn start(change: impl FnOnce(&mut SpeakerConfig), around: Around) -> Self {
         let mut config = SpeakerConfig::new(
             Asn(OWN_ASN),
             Ipv4Addr::new(192, 0, 2, 1).try_into().unwrap(),
@@ -213,7 +227,7 @@ impl Lab {
         }
         change(&mut config);
         let now = Instant::now();
-        let wire = wire::wanted().map(|binary| Wire::start(&binary, &config, refuses));
+        let wire = wire::wanted().map(|binary| Wire::start(&binary, &config, around));
         fn only<T>(inside: bool, value: T) -> Inside<T> {
             Inside(inside.then_some(value))
         }
@@ -225,7 +239,7 @@ impl Lab {
             unsendable: only(inside, Vec::new()),
             paths: only(inside, BTreeMap::new()),
             dialled: only(inside, Vec::new()),
-            refuses,
+            refuses: around.refuses,
             reconfigured: only(inside, Vec::new()),
             news: only(inside, Vec::new()),
             wire,

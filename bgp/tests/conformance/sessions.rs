@@ -2,18 +2,18 @@
 
 use margay_bgp::asn::Asn;
 use margay_bgp::codec::Message;
-use margay_bgp::family::Family;
 use margay_bgp::fsm::State;
 use margay_bgp::policy::Policy;
-use margay_bgp::speaker::TableEvent;
-use margay_bgp::speaker::config::{GracefulRestart, LimitAction, MaximumPrefixes, Secret};
+use margay_bgp::speaker::config::{
+    GracefulRestart, LimitAction, MaximumPrefixes, Secret, SpeakerConfig,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::refresh::{ENHANCED, GRACEFUL, refresh, words};
 use super::{
     KEEPALIVE, Lab, SECOND, USUAL, address_of, announce, attribute, end_of_rib, is_end_of_rib,
-    message, open, over_tcp, paced, update, usual, withdraw,
+    message, open, over_tcp, paced, prefix, update, usual, withdraw,
 };
 
 const FIRST: &str = "10.1.0.0/16";
@@ -614,11 +614,13 @@ fn while_its_routes_are_kept_a_peer_that_ceased_is_dialled_every_few_seconds() {
 
 /// A speaker that restarted and kept its kernel's routes.
 fn restarted(deferral: Duration) -> Lab {
-    Lab::with(|config| {
-        config.restarting = true;
-        config.selection_deferral = deferral;
-        config.connect_grace = paced(20, 2);
-    })
+    Lab::with(|config| after_restart(config, deferral))
+}
+
+fn after_restart(config: &mut SpeakerConfig, deferral: Duration) {
+    config.restarting = true;
+    config.selection_deferral = deferral;
+    config.connect_grace = paced(20, 2);
 }
 
 /// Prefixes the neighbour was told of, withdrawn ones too.
@@ -685,34 +687,23 @@ fn g14_a_neighbour_that_restarts_as_well_is_not_waited_for() {
 
 #[test]
 fn g15_whoever_forwards_hears_nothing_before_the_deferral_ends_and_then_the_table_once() {
-    let mut lab = restarted(120 * SECOND);
+    let mut lab = Lab::forwarding(|config| after_restart(config, 120 * SECOND));
+    lab.tell(&[("a", Some(0))]);
     lab.establish_with("a", GRACEFUL);
     lab.establish_with("b", GRACEFUL);
     lab.say("a", &announce("a", &[FIRST]));
     lab.say("a", &withdraw(&["10.7.0.0/16"]));
     both_ends_of_rib(&mut lab, "a");
-    lab.advance(60 * SECOND, &[]);
-    assert!(lab.news.is_empty(), "{:?}", *lab.news);
+    lab.advance(paced(60, 4), &[]);
+    assert_eq!(lab.forwarded(), []);
+    assert!(!lab.is_complete());
     both_ends_of_rib(&mut lab, "b");
-    let complete: Vec<_> = lab
-        .news
-        .iter()
-        .filter_map(|event| match event {
-            TableEvent::Complete(family) => Some(*family),
-            TableEvent::Changes(_) => None,
-        })
-        .collect();
-    assert_eq!(complete.len(), 2);
-    assert!(complete.contains(&Family::IPV4_UNICAST));
-    let changes: usize = lab
-        .news
-        .iter()
-        .map(|event| match event {
-            TableEvent::Changes(changes) => changes.len(),
-            TableEvent::Complete(_) => 0,
-        })
-        .sum();
-    assert_eq!(changes, 1);
+    lab.soon("the ends of both tables", Lab::is_complete);
+    let told = lab.forwarded();
+    let [route] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert_eq!(route.prefix, prefix(FIRST));
 }
 
 #[test]

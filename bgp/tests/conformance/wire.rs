@@ -11,9 +11,13 @@
 //! routes that are told together are in no order. A new configuration brings a probe of the speaker's own. Probes have attributes
 //! of their own, so they share no message with anything else, and are taken out of what neighbours hold and were told; each
 //! takes the place of the one before, so that they count as one prefix.
+//!
+//! Whoever forwards is the kernel of the namespace, where a case asks for one ([`kernel`]): it is told what next hops cost, and
+//! what the process does to its routes is what a case sees.
 
 mod describe;
 mod inside;
+mod kernel;
 mod place;
 
 use std::collections::BTreeMap;
@@ -40,11 +44,12 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use self::describe::describe;
+use self::kernel::Kernel;
 use self::place::Place;
 use super::seen::{Seen, SeenEvent, SeenPath, SeenTotals};
 use super::{
-    CodecContext, End, Inside, Lab, NEIGHBOURS, OWN_ASN, Reception, address_of, asn_of, attribute,
-    update,
+    Around, CodecContext, End, Inside, Lab, NEIGHBOURS, OWN_ASN, Reception, address_of, asn_of,
+    attribute, update,
 };
 
 /// The variable that names the binary.
@@ -71,11 +76,16 @@ const ELSEWHERE: [[u8; 4]; 4] = [[10, 9, 0, 1], [10, 9, 0, 2], [10, 9, 0, 3], [1
 /// What probes are announced from.
 const PROBES: [&str; 2] = ["198.18.0.0/16", "2001:2::/48"];
 
+/// The next hop of IPv4 probes.
+const PROBES_HOP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+
 /// The process and its neighbours' connections.
 pub(super) struct Wire {
     process: Child,
     folder: PathBuf,
     place: Place,
+    /// Where the process puts its routes, if anywhere.
+    kernel: Option<Kernel>,
     config: SpeakerConfig,
     serial: u32,
     /// Probes that neighbours and the witness announced.
@@ -230,7 +240,13 @@ impl Line {
     }
 
     /// An announcement of a probe in this session's terms, in the place of the one before.
-    fn probe(&self, family: Family, serial: u32, before: Option<u32>) -> Vec<u8> {
+    fn probe(
+        &self,
+        family: Family,
+        serial: u32,
+        before: Option<u32>,
+        next_hop: Ipv4Addr,
+    ) -> Vec<u8> {
         let (Some(ours), Some(theirs)) = (&self.ours, &self.theirs) else {
             return Vec::new();
         };
@@ -268,7 +284,7 @@ impl Line {
         attributes.extend(attribute(0x40, 1, &[0]));
         attributes.extend(attribute(0x40, 2, &path));
         if family == Family::IPV4_UNICAST {
-            attributes.extend(attribute(0x40, 3, &[192, 0, 2, 77]));
+            attributes.extend(attribute(0x40, 3, &next_hop.octets()));
         }
         if inside {
             attributes.extend(attribute(0x40, 5, &[0, 0, 0, 100]));
@@ -302,23 +318,25 @@ impl Line {
 }
 
 impl Wire {
-    pub(super) fn start(binary: &PathBuf, config: &SpeakerConfig, refused: bool) -> Self {
+    pub(super) fn start(binary: &PathBuf, config: &SpeakerConfig, around: Around) -> Self {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let lab = LABS.fetch_add(1, Ordering::Relaxed);
         let own = std::iter::once(1);
         let theirs = NEIGHBOURS.into_iter().map(|(_, last, _)| last);
         let near = own.chain(theirs).chain([WITNESS.1]);
         let near = near.map(|last| [192, 0, 2, last]);
-        let place = Place::new(near.chain(ELSEWHERE).map(Ipv4Addr::from));
+        let addresses: Vec<_> = near.chain(ELSEWHERE).map(Ipv4Addr::from).collect();
+        let place = Place::new(&addresses, around.forwards);
+        let kernel = around.forwards.then(|| Kernel::new(config.restarting));
         let folder =
             std::env::temp_dir().join(format!("margay-conformance-{}-{lab}", std::process::id(),));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("speaker.yaml");
-        std::fs::write(&file, describe(config, None)).unwrap();
+        std::fs::write(&file, describe(config, around.forwards, None)).unwrap();
         let listeners = config
             .peers
             .iter()
-            .filter(|peer| !peer.passive && !refused)
+            .filter(|peer| !peer.passive && !around.refuses)
             .map(|peer| {
                 let (name, last, _) = NEIGHBOURS
                     .into_iter()
@@ -345,6 +363,7 @@ impl Wire {
             process,
             folder,
             place,
+            kernel,
             config: config.clone(),
             serial: 0,
             probes: 0,
@@ -609,7 +628,7 @@ impl Lab {
         wire.serial += 1;
         let serial = wire.serial;
         let marker = probe_prefix(Family::IPV4_UNICAST, serial);
-        let text = describe(&wire.config, Some(marker));
+        let text = describe(&wire.config, wire.kernel.is_some(), Some(marker));
         std::fs::write(wire.folder.join("speaker.yaml"), text).unwrap();
         let process = Pid::from_raw(wire.process.id().try_into().unwrap());
         kill(process, Signal::SIGHUP).unwrap();
@@ -831,28 +850,39 @@ impl Lab {
                 let serial = self.probe(witness, family);
                 self.hear_until("a witness's probe", |lab| {
                     let wire = lab.wire.as_ref().unwrap();
-                    wire.lines.iter().all(|(name, line)| {
-                        *name == witness
-                            || lab.ends.get(name).is_none_or(|end| end.closed)
-                            || !line.is_established()
-                            || !line.families().has(family)
-                            || !wire.reaches(line.whose, family)
-                            || line.allowance.load(Ordering::Acquire) != usize::MAX
-                            || line.seen[index] >= serial
-                    })
+                    let kernel = wire.kernel.as_ref().filter(|_| index == 0);
+                    kernel.is_none_or(|kernel| kernel.probe >= serial)
+                        && wire.lines.iter().all(|(name, line)| {
+                            *name == witness
+                                || lab.ends.get(name).is_none_or(|end| end.closed)
+                                || !line.is_established()
+                                || !line.families().has(family)
+                                || !wire.reaches(line.whose, family)
+                                || line.allowance.load(Ordering::Acquire) != usize::MAX
+                                || line.seen[index] >= serial
+                        })
                 });
             }
         }
     }
 
     fn probe(&mut self, name: &'static str, family: Family) -> u32 {
+        self.probe_with(name, family, PROBES_HOP)
+    }
+
+    /// The witness announces a probe with this next hop.
+    fn probe_by(&mut self, next_hop: Ipv4Addr) -> u32 {
+        self.probe_with(WITNESS.0, Family::IPV4_UNICAST, next_hop)
+    }
+
+    fn probe_with(&mut self, name: &'static str, family: Family, next_hop: Ipv4Addr) -> u32 {
         let wire = self.wire();
         wire.serial += 1;
         let serial = wire.serial;
         let index = usize::from(family == Family::IPV6_UNICAST);
         let line = wire.lines.get_mut(name).unwrap();
         let before = line.probed[index].replace(serial);
-        let octets = line.probe(family, serial, before);
+        let octets = line.probe(family, serial, before, next_hop);
         wire.probes += 1;
         wire.write(name, &octets);
         serial
@@ -881,6 +911,9 @@ impl Lab {
             // What is there already is looked at first: a verdict is about all of it.
             while let Ok((number, octets)) = self.wire().heard.try_recv() {
                 self.hear(number, octets);
+            }
+            if let Some(kernel) = &mut self.wire().kernel {
+                kernel.listen();
             }
             if done(self) {
                 return true;

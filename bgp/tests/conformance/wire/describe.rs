@@ -32,7 +32,7 @@ fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 }
 
 /// The file; with `marker` it originates that as well.
-pub(super) fn describe(config: &SpeakerConfig, marker: Option<Prefix>) -> String {
+pub(super) fn describe(config: &SpeakerConfig, forwards: bool, marker: Option<Prefix>) -> String {
     let mut plain = SpeakerConfig::new(config.asn, config.router_id);
     plain.peers.clone_from(&config.peers);
     let mut text = format!("asn: {}\nrouterId: {}\n", config.asn, config.router_id);
@@ -51,6 +51,25 @@ pub(super) fn describe(config: &SpeakerConfig, marker: Option<Prefix>) -> String
             }
         };
     }
+    if forwards {
+        let tracking = config.next_hop_tracking;
+        writeln!(
+            text,
+            "kernel: {{ install: true }}\nnextHopTracking: {tracking}"
+        )
+        .unwrap();
+        plain.next_hop_tracking = tracking;
+    }
+    field!(
+        resolve_via_default,
+        "resolveViaDefault",
+        config.resolve_via_default
+    );
+    field!(
+        weighted_multipath,
+        "weightedMultipath",
+        config.weighted_multipath
+    );
     field!(cluster_id, "clusterId", config.cluster_id.unwrap());
     field!(restarting, "restarting", config.restarting);
     field!(

@@ -13,15 +13,12 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "monitoring::",
         "it plays the socket of a collector; a lab has a real one",
     ),
-    ("decision::d9_", REACH),
-    ("decision::d16_", REACH),
-    ("decision::d17_", REACH),
-    ("decision::only_routes_", REACH),
-    ("decision::what_nobody_", REACH),
-    ("decision::tracking_", REACH),
-    ("decision::d24_", FORWARDS),
-    ("decision::traffic_", FORWARDS),
-    ("sessions::g15_", FORWARDS),
+    ("decision::each_next_hop_is_asked_", ASKS),
+    ("decision::what_nobody_", ASKS),
+    (
+        "decision::whoever_forwards_is_told_the_local_pref_",
+        "no route of the kernel has a LOCAL_PREF",
+    ),
     (
         "external::e17_",
         "it has a link with link-local addresses alone: x4",
@@ -88,9 +85,7 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
     ),
 ];
 
-const REACH: &str =
-    "it says itself which next hops are reached; a process asks the kernel, as labs do";
-const FORWARDS: &str = "it looks at what whoever forwards is told: x8 and its like";
+const ASKS: &str = "what is asked of whoever forwards stays between the two";
 
 pub(super) fn is_inside(case: &str) -> bool {
     INSIDE.iter().any(|(known, _)| case.starts_with(known))

@@ -13,24 +13,21 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The calling thread goes there.
-    pub(super) fn new(addresses: impl Iterator<Item = Ipv4Addr>) -> Self {
+    /// The calling thread goes there. The first of the addresses is the speaker's. Where its routes are forwarded by, none of the
+    /// others is one of the place's, nor on a link: the kernel only takes in what is sent there, whatever else its routes say.
+    pub(super) fn new(addresses: &[Ipv4Addr], forwards: bool) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace, which takes root");
         let namespace = File::open("/proc/thread-self/ns/net").unwrap();
         // Segments as on a wire: a closed window opens again by less than the loopback's 64 KiB.
         let mut commands = "link set lo up mtu 1500\n".to_owned();
-        for address in addresses {
-            commands.push_str(&format!("addr add {address}/24 dev lo\n"));
+        for (index, address) in addresses.iter().enumerate() {
+            commands.push_str(&match (forwards, index) {
+                (false, _) => format!("addr add {address}/24 dev lo\n"),
+                (true, 0) => format!("addr add {address}/32 dev lo\n"),
+                (true, _) => format!("route add local {address}/32 dev lo table local\n"),
+            });
         }
-        let mut ip = Command::new("ip")
-            .args(["-batch", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut input = ip.stdin.take().unwrap();
-        input.write_all(commands.as_bytes()).unwrap();
-        drop(input);
-        assert!(ip.wait().unwrap().success(), "{commands}");
+        ip(&commands);
         Self { namespace }
     }
 
@@ -47,4 +44,17 @@ impl Place {
             std::fs::write(file, "4096 8192 8192").unwrap();
         }
     }
+}
+
+/// Runs lines of `ip` in the place the calling thread is in.
+pub(super) fn ip(commands: &str) {
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = ip.stdin.take().unwrap();
+    input.write_all(commands.as_bytes()).unwrap();
+    drop(input);
+    assert!(ip.wait().unwrap().success(), "{commands}");
 }
