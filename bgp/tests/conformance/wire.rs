@@ -15,6 +15,7 @@
 //! Whoever forwards is the kernel of the namespace, where a case asks for one ([`kernel`]): it is told what next hops cost, and
 //! what the process does to its routes is what a case sees.
 
+mod collector;
 mod describe;
 mod inside;
 mod kernel;
@@ -43,6 +44,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use self::collector::Listening;
+pub(super) use self::collector::sift;
 use self::describe::describe;
 use self::kernel::Kernel;
 use self::place::Place;
@@ -86,6 +89,8 @@ pub(super) struct Wire {
     place: Place,
     /// Where the process puts its routes, if anywhere.
     kernel: Option<Kernel>,
+    /// Who is told by BMP, if anybody.
+    collector: Option<Listening>,
     config: SpeakerConfig,
     serial: u32,
     /// Probes that neighbours and the witness announced.
@@ -364,6 +369,7 @@ impl Wire {
             folder,
             place,
             kernel,
+            collector: None,
             config: config.clone(),
             serial: 0,
             probes: 0,
@@ -850,8 +856,13 @@ impl Lab {
                 let serial = self.probe(witness, family);
                 self.hear_until("a witness's probe", |lab| {
                     let wire = lab.wire.as_ref().unwrap();
-                    let kernel = wire.kernel.as_ref().filter(|_| index == 0);
-                    kernel.is_none_or(|kernel| kernel.probe >= serial)
+                    let heard = |serial| {
+                        let kernel = wire.kernel.as_ref();
+                        let collector = wire.collector.as_ref();
+                        kernel.is_none_or(|kernel| kernel.probe >= serial)
+                            && collector.is_none_or(|collector| collector.has(serial))
+                    };
+                    (index != 0 || heard(serial))
                         && wire.lines.iter().all(|(name, line)| {
                             *name == witness
                                 || lab.ends.get(name).is_none_or(|end| end.closed)
@@ -912,8 +923,12 @@ impl Lab {
             while let Ok((number, octets)) = self.wire().heard.try_recv() {
                 self.hear(number, octets);
             }
-            if let Some(kernel) = &mut self.wire().kernel {
+            let wire = self.wire();
+            if let Some(kernel) = &mut wire.kernel {
                 kernel.listen();
+            }
+            if let Some(collector) = &mut wire.collector {
+                collector.listen();
             }
             if done(self) {
                 return true;

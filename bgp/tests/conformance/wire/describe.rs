@@ -10,7 +10,7 @@ use margay_bgp::speaker::config::{
     AddPathSend, LimitAction, NextHopMode, PeerConfig, Remote, SpeakerConfig,
 };
 
-use super::{PROBES, WITNESS};
+use super::{OWN_ASN, PROBES, WITNESS};
 
 /// A name of ours as the file writes it.
 fn key_of(value: &impl std::fmt::Debug) -> String {
@@ -119,6 +119,26 @@ pub(super) fn describe(config: &SpeakerConfig, forwards: bool, marker: Option<Pr
         routes.push(format!("{{ {parts} }}"));
     }
     routes.extend(marker.map(|marker| format!("\"{marker}\"")));
+    if !config.monitoring.is_empty() {
+        text.push_str("monitoring:\n");
+    }
+    for collector in &config.monitoring {
+        let statistics = match collector.statistics {
+            Some(every) => milliseconds(every),
+            None => "false".to_owned(),
+        };
+        writeln!(
+            text,
+            "  - {{ address: \"{}\", port: {}, prePolicy: {}, postPolicy: {}, locRib: {}, statistics: {statistics} }}",
+            collector.address.ip(),
+            collector.address.port(),
+            collector.pre_policy,
+            collector.post_policy,
+            collector.loc_rib
+        )
+        .unwrap();
+    }
+    plain.monitoring.clone_from(&config.monitoring);
     writeln!(text, "originate: [{}]", routes.join(", ")).unwrap();
     plain.originate.clone_from(&config.originate);
     let mut aggregates = Vec::new();
@@ -149,7 +169,7 @@ pub(super) fn describe(config: &SpeakerConfig, forwards: bool, marker: Option<Pr
     let (name, last, asn) = WITNESS;
     writeln!(
         peers,
-        "  - name: {name}\n    address: 192.0.2.{last}\n    asn: {asn}\n    passive: true\n    nextHopAddress: 2001:db8::1"
+        "  - name: {name}\n    address: 192.0.2.{last}\n    asn: {asn}\n    localAsn: {OWN_ASN}\n    passive: true\n    nextHopAddress: 2001:db8::1"
     )
     .unwrap();
     text + &policies + &peers

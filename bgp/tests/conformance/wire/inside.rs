@@ -10,8 +10,18 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
     ("sweep::", "thousands of speakers; TCP adds nothing to them"),
     ("wire::", "no speaker at all"),
     (
-        "monitoring::",
-        "it plays the socket of a collector; a lab has a real one",
+        "monitoring::a_prefix_that_flaps_",
+        "it reads nothing for a while; a socket's buffers would take all there is",
+    ),
+    ("monitoring::numbers_", COUNTS),
+    ("monitoring::the_loc_rib_counts_", COUNTS),
+    (
+        "monitoring::another_identifier_",
+        "it ends every session, that of the witness too",
+    ),
+    (
+        "monitoring::sessions_from_one_address_",
+        "the lab's place has one address for the speaker",
     ),
     ("decision::each_next_hop_is_asked_", ASKS),
     ("decision::what_nobody_", ASKS),
@@ -85,6 +95,7 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
     ),
 ];
 
+const COUNTS: &str = "what the lab probes with would count as routes";
 const ASKS: &str = "what is asked of whoever forwards stays between the two";
 
 pub(super) fn is_inside(case: &str) -> bool {
