@@ -15,7 +15,8 @@ use margay_integration::eventually::idle;
 use margay_integration::report::{Report, say};
 use margay_integration::sandbox::{self, Place};
 use margay_integration::scenario::{self, Outcome, Scenario};
-use margay_integration::{bench, soak, suite, vm, workdir};
+use margay_integration::vm::{self, Feature};
+use margay_integration::{bench, soak, suite, workdir};
 
 /// Labs of network namespaces: the demo and the scenario tests of margay.
 #[derive(Parser, Debug)]
@@ -288,7 +289,8 @@ fn enter(name: &str, emulated: bool) -> Result<ExitCode> {
         None => false,
     };
     if !vm::is_guest() && (emulated || lacks) {
-        return emulate(&["scenario", name], name, owner);
+        let feature = scenario.needs.unwrap_or(Feature::Ipip);
+        return emulate(feature, &["scenario", name], name, owner);
     }
     play(scenario, owner)
 }
@@ -336,9 +338,9 @@ fn play(scenario: Scenario, owner: u32) -> Result<ExitCode> {
     }
 }
 
-fn emulate(arguments: &[&str], name: &str, owner: u32) -> Result<ExitCode> {
+fn emulate(feature: Feature, arguments: &[&str], name: &str, owner: u32) -> Result<ExitCode> {
     let folder = workdir::create(&format!("{name}-vm"), owner)?;
-    let code = vm::run(arguments, &folder, EMULATED_LIMIT)?;
+    let code = vm::run(feature, arguments, &folder, EMULATED_LIMIT)?;
     if code == 0 {
         let _ = fs::remove_dir_all(&folder);
     } else {

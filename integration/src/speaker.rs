@@ -148,6 +148,27 @@ impl Speaker {
     }
 }
 
+/// Whether this kernel has TCP-AO, as `margay speaker --check` tells.
+///
+/// # Errors
+/// When the check says something else.
+pub fn takes_tcp_ao() -> Result<bool> {
+    let file = std::env::temp_dir().join(format!("margay-lab-ao-{}.yaml", std::process::id()));
+    let key = "{ sendId: 1, receiveId: 1, secret: sesame }";
+    let config = format!(
+        "asn: 64512\nrouterId: 192.0.2.1\npeers:\n  - {{ address: 192.0.2.2, asn: 64512, tcpAo: {{ keys: [{key}] }} }}\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = std::process::Command::new(programs()?.join("margay"));
+    let checked = exec::check(command.args(["speaker", "--check", "--config"]).arg(&file));
+    let _ = fs::remove_file(&file);
+    match checked {
+        Ok(_) => Ok(true),
+        Err(error) if format!("{error:#}").contains("this kernel has no TCP-AO") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn command(netns: &Netns, words: &[&str]) -> Result<std::process::Command> {
     let program = programs()?.join("margay");
     let mut command = netns.command(&program.display().to_string());

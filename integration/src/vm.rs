@@ -1,7 +1,8 @@
 //! Runs a lab inside Debian's own kernel under QEMU's software emulation, on this machine's file system.
 //!
-//! Some kernels lack what a lab needs, IP-in-IP above all, and no machine wants its clock set. `integration/setup` unpacks a
-//! distribution kernel into `integration/cache/vm`; this module boots it with the host's root as its root file system (9p), runs this very
+//! Some kernels lack what a lab needs, IP-in-IP above all, and no machine wants its clock set. `integration/setup` unpacks the
+//! distribution's kernel into `integration/cache/vm`, and for the tests a newer one, which has TCP-AO, into
+//! `integration/cache/newer/vm`; this module boots one with the host's root as its root file system (9p), runs this very
 //! program there and takes the verdict from a file the guest writes. QEMU's own exit status says nothing, and a missing
 //! file is a failure. The guest works in memory; its logs are copied to the lab's folder at the end.
 
@@ -17,7 +18,7 @@ use crate::eventually::idle;
 use crate::pace::PACE_VARIABLE;
 use crate::report::say;
 use crate::workdir::{self, LABS_VARIABLE};
-use crate::{netns::Netns, process};
+use crate::{netns::Netns, process, speaker};
 
 /// How much slower than a real machine the guest may be.
 const GUEST_PACE: u32 = 6;
@@ -40,6 +41,18 @@ pub enum Feature {
     Vrf,
     /// A clock on the wall that may be set, and control groups that are the lab's own: only in the emulated machine.
     Clock,
+    /// TCP-AO (RFC 5925): Linux 6.7 where it was built with it.
+    TcpAo,
+}
+
+impl Feature {
+    /// Where its kernel was unpacked, below `integration/cache`.
+    const fn machine(self) -> &'static str {
+        match self {
+            Self::Ipip | Self::Vrf | Self::Clock => "vm",
+            Self::TcpAo => "newer/vm",
+        }
+    }
 }
 
 /// Whether the running kernel has it for the lab; devices are tried in a namespace of the lab.
@@ -51,6 +64,7 @@ pub fn kernel_has(feature: Feature) -> Result<bool> {
         Feature::Ipip => "ipip local 192.0.2.1 remote 192.0.2.2",
         Feature::Vrf => "vrf table 100",
         Feature::Clock => return Ok(is_guest()),
+        Feature::TcpAo => return speaker::takes_tcp_ao(),
     };
     let probe = Netns::create("probe")?;
     let made = probe
@@ -60,14 +74,20 @@ pub fn kernel_has(feature: Feature) -> Result<bool> {
     Ok(made)
 }
 
-/// Runs `lab <arguments>` in the guest, prints what it prints, and returns its exit status.
+/// Runs `lab <arguments>` in a guest that has `feature`, prints what it prints, and returns its exit status.
 ///
 /// # Errors
 /// When the kernel was not unpacked, the guest does not boot or gives no verdict within the limit.
-pub fn run(arguments: &[&str], folder: &Path, limit: Duration) -> Result<i32> {
-    let cache = workdir::checkout().join("integration/cache/vm");
-    let release = fs::read_to_string(cache.join("ready"))
-        .with_context(|| format!("no kernel in {}: run integration/setup", cache.display()))?;
+pub fn run(feature: Feature, arguments: &[&str], folder: &Path, limit: Duration) -> Result<i32> {
+    let cache = workdir::checkout()
+        .join("integration/cache")
+        .join(feature.machine());
+    let release = fs::read_to_string(cache.join("ready")).with_context(|| {
+        format!(
+            "no kernel in {}: run integration/setup --tests",
+            cache.display()
+        )
+    })?;
     let script = folder.join("guest.sh");
     let (console, verdict) = (folder.join("output.txt"), folder.join("verdict"));
     File::create(&console)?;

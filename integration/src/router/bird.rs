@@ -1,4 +1,4 @@
-//! BIRD 2 from the distribution, and BIRD 1.6, the version Calico ships, unpacked beside it.
+//! BIRD 2 from the distribution, and BIRD 1.6, the version Calico ships, and BIRD 3 unpacked beside it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,13 +23,17 @@ pub enum Version {
     OneV6,
     /// BIRD 2.
     Two,
+    /// BIRD 3, which knows TCP-AO.
+    Three,
 }
 
 impl Version {
     /// Daemon and client; `None` where this machine has no such version.
     #[must_use]
     pub fn programs(self) -> Option<(PathBuf, PathBuf)> {
-        let unpacked = workdir::checkout().join("integration/cache/bird1/usr/sbin");
+        let cache = workdir::checkout().join("integration/cache");
+        let unpacked = cache.join("bird1/usr/sbin");
+        let newer = cache.join("newer/bird3");
         let (daemon, client) = match self {
             Self::One => (unpacked.join("bird"), unpacked.join("birdc")),
             Self::OneV6 => (unpacked.join("bird6"), unpacked.join("birdc6")),
@@ -37,6 +41,7 @@ impl Version {
                 PathBuf::from("/usr/sbin/bird"),
                 PathBuf::from("/usr/sbin/birdc"),
             ),
+            Self::Three => (newer.join("bird"), newer.join("birdc")),
         };
         (daemon.exists() && client.exists()).then_some((daemon, client))
     }
@@ -230,6 +235,11 @@ fn parse_protocols(text: &str) -> BTreeMap<IpAddr, (String, bool)> {
     neighbors
 }
 
+/// What stands behind an attribute's name, as BIRD 2 or as BIRD 3 calls it.
+fn value_of<'a>(line: &'a str, old: &str, new: &str) -> Option<&'a str> {
+    line.strip_prefix(old).or_else(|| line.strip_prefix(new))
+}
+
 fn parse_routes(text: &str) -> Vec<LearnedRoute> {
     let mut routes: Vec<LearnedRoute> = Vec::new();
     let mut prefix = String::new();
@@ -262,16 +272,18 @@ fn parse_routes(text: &str) -> Vec<LearnedRoute> {
                 session,
                 best,
             });
-        } else if let (Some(value), Some(route)) =
-            (trimmed.strip_prefix("BGP.as_path:"), routes.last_mut())
-        {
+        } else if let (Some(value), Some(route)) = (
+            value_of(trimmed, "BGP.as_path:", "bgp_path:"),
+            routes.last_mut(),
+        ) {
             route.as_path = value
                 .split_whitespace()
                 .filter_map(|word| word.parse().ok())
                 .collect();
-        } else if let (Some(value), Some(route)) =
-            (trimmed.strip_prefix("BGP.next_hop:"), routes.last_mut())
-        {
+        } else if let (Some(value), Some(route)) = (
+            value_of(trimmed, "BGP.next_hop:", "bgp_next_hop:"),
+            routes.last_mut(),
+        ) {
             route.next_hop = value
                 .split_whitespace()
                 .next()
@@ -331,6 +343,10 @@ Table master4:
 
     #[test]
     fn each_path_of_a_prefix_is_a_route() {
+        let newer = ROUTES
+            .replace("BGP.as_path", "bgp_path")
+            .replace("BGP.next_hop", "bgp_next_hop");
+        assert_eq!(parse_routes(&newer), parse_routes(ROUTES));
         let routes = parse_routes(ROUTES);
         let seen: Vec<_> = routes
             .iter()

@@ -121,6 +121,13 @@ pub const ALL: &[Scenario] = &[
         run: kernel_bgp::run_vrf,
     },
     Scenario {
+        name: "tcp-ao",
+        about: "TCP-AO with BIRD 3 and margay, in a kernel that has it: algorithms, ranges, keys that change under sessions",
+        needs: Some(Feature::TcpAo),
+        alone: false,
+        run: kernel_bgp::run_tcp_ao,
+    },
+    Scenario {
         name: "bmp",
         about: "a BMP collector is told of a session with BIRD; Wireshark reads what it is told",
         needs: None,

@@ -1,4 +1,4 @@
-//! A mesh of BIRD 1.6 and BIRD 2 in which margay takes over one node after the other, now waiting, now dialling.
+//! A mesh of BIRD 1.6, 2 and 3 in which margay takes over one node after the other, now waiting, now dialling.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -25,12 +25,17 @@ fn waits(own: &Machine, other: &Machine) -> bool {
     own.address < other.address
 }
 
+/// What BIRD 1.6 has no name for, as it has one family.
+fn channel(version: Version) -> &'static str {
+    if version == Version::One { "" } else { "ipv4;" }
+}
+
 fn bird(version: Version, own: &Machine, all: &[Machine], number: usize) -> String {
     let mut text = format!(
         "router id {};\nprotocol device {{ }}\nprotocol direct {{ {} }}\nprotocol static {{ {} route 10.70.{number}.0/24 blackhole; }}\n",
         own.address,
-        if version == Version::Two { "ipv4;" } else { "" },
-        if version == Version::Two { "ipv4;" } else { "" },
+        channel(version),
+        channel(version),
     );
     for (index, other) in all
         .iter()
@@ -38,7 +43,7 @@ fn bird(version: Version, own: &Machine, all: &[Machine], number: usize) -> Stri
         .filter(|(_, other)| other.address != own.address)
     {
         let rules = "import all; export where source = RTS_STATIC;";
-        let rules = if version == Version::Two {
+        let rules = if version != Version::One {
             format!("ipv4 {{ {rules} add paths on; }};")
         } else {
             format!("{rules} add paths on;")
@@ -119,7 +124,7 @@ pub(super) fn replaced(hub: &Hub, folder: &Path) -> Result<String> {
         .into_iter()
         .map(|(name, number)| hub.machine(name, number))
         .collect::<Result<_>>()?;
-    let versions = [Version::One, Version::Two, Version::One, Version::Two];
+    let versions = [Version::One, Version::Two, Version::One, Version::Three];
     let mut nodes: Vec<Option<Runs>> = Vec::new();
     for (number, (machine, version)) in machines.iter().zip(versions).enumerate() {
         let config = bird(version, machine, &machines, number);

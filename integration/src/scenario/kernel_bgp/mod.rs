@@ -6,6 +6,7 @@
 //! `a` runs the speaker that is looked at, the others run speakers that call it. What concerns routes in the kernel alone is
 //! tested in `agent/tests/kernel.rs`, in namespaces as well.
 
+mod ao;
 mod links;
 mod places;
 mod protection;
@@ -92,6 +93,17 @@ pub fn run_vrf(folder: &Path, report: &mut Report) -> Result<Outcome> {
     report.check("X5 a listener in a VRF", || {
         places::x5_a_listener_in_a_vrf_ignores_the_default_one(folder)
     });
+    Ok(Outcome::Passed)
+}
+
+/// The cases of a kernel that has TCP-AO.
+///
+/// # Errors
+/// Never: a case that cannot be built has failed.
+pub fn run_tcp_ao(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    for (what, case) in ao::CASES {
+        report.check(what, || case(folder));
+    }
     Ok(Outcome::Passed)
 }
 
