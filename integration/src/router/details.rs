@@ -48,6 +48,12 @@ pub fn of_bird(text: &str) -> Vec<Details> {
         else {
             continue;
         };
+        // BIRD 3 says `bgp_path`.
+        let renamed = name.strip_prefix("bgp_").map(|name| match name {
+            "path" => "BGP.as_path".to_owned(),
+            name => format!("BGP.{name}"),
+        });
+        let name = renamed.as_deref().unwrap_or(name);
         let value = value.trim();
         let tuples = || -> BTreeSet<String> {
             value

@@ -73,7 +73,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "interop",
-        about: "margay speaker beside BIRD 2, BIRD 1.6, FRR, GoBGP and OpenBGPD: a matrix of peers and cases",
+        about: "margay speaker beside BIRD 2, BIRD 3, BIRD 1.6, FRR, GoBGP and OpenBGPD: a matrix of peers and cases",
         needs: None,
         alone: false,
         run: interop::run,

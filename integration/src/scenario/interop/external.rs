@@ -379,7 +379,7 @@ impl Stage {
             done("as set, and passed on")
         });
         self.case(report, Case::UnknownTo, |_, peer| {
-            if peer.kind == Kind::Frr {
+            if matches!(peer.kind, Kind::Frr | Kind::Bird3) {
                 return Ok(None);
             }
             let wanted = details::unknown(u64::from(UNKNOWN.0), &UNKNOWN.1);

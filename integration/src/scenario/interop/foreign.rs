@@ -18,6 +18,8 @@ use crate::{exec, pace, workdir};
 pub enum Kind {
     /// BIRD 2.
     Bird2,
+    /// BIRD 3.
+    Bird3,
     /// BIRD 1.6, a process for each family.
     Bird1,
     /// FRR.
@@ -30,8 +32,9 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of the matrix.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Bird2,
+        Self::Bird3,
         Self::Bird1,
         Self::Frr,
         Self::GoBgp,
@@ -43,6 +46,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bird2 => "BIRD 2",
+            Self::Bird3 => "BIRD 3",
             Self::Bird1 => "BIRD 1.6",
             Self::Frr => "FRR",
             Self::GoBgp => "GoBGP",
@@ -59,6 +63,7 @@ impl Kind {
             Self::Frr => 4,
             Self::GoBgp => 5,
             Self::OpenBgpd => 6,
+            Self::Bird3 => 7,
         }
     }
 
@@ -74,6 +79,7 @@ impl Kind {
     pub fn present(self) -> bool {
         match self {
             Self::Bird2 => Version::Two.programs().is_some(),
+            Self::Bird3 => Version::Three.programs().is_some(),
             Self::Bird1 => Version::One.programs().is_some() && Version::OneV6.programs().is_some(),
             Self::Frr => Path::new("/usr/lib/frr/bgpd").exists(),
             Self::GoBgp => {
@@ -86,7 +92,8 @@ impl Kind {
 
 #[derive(Debug)]
 enum Running {
-    Bird2(Bird),
+    /// BIRD 2 or 3.
+    Bird(Bird),
     Bird1(Bird, Bird),
     Frr(Frr),
     GoBgp(GoBgp),
@@ -129,7 +136,8 @@ impl Foreign {
             Bird::start_with(version, &self.netns, &text, &self.folder, flags)
         };
         let running = match self.kind {
-            Kind::Bird2 => Running::Bird2(bird(Version::Two, plan.bird2())?),
+            Kind::Bird2 => Running::Bird(bird(Version::Two, plan.bird2())?),
+            Kind::Bird3 => Running::Bird(bird(Version::Three, plan.bird2())?),
             Kind::Bird1 => Running::Bird1(
                 bird(Version::One, plan.bird1(4))?,
                 bird(Version::OneV6, plan.bird1(6))?,
@@ -187,7 +195,7 @@ impl Foreign {
     /// When it does not run.
     pub fn kill(&mut self) -> Result<()> {
         match self.running.take().context("not running")? {
-            Running::Bird2(bird) => bird.kill(),
+            Running::Bird(bird) => bird.kill(),
             Running::Bird1(one, other) => one.kill().and_then(|()| other.kill()),
             Running::Frr(mut frr) => {
                 frr.kill_bgpd()?;
@@ -217,7 +225,7 @@ impl Foreign {
     /// When it refuses.
     pub fn change(&self, before: &Plan, after: &Plan) -> Result<()> {
         match self.running()? {
-            Running::Bird2(bird) => bird.reconfigure(&after.bird2()),
+            Running::Bird(bird) => bird.reconfigure(&after.bird2()),
             Running::Bird1(one, other) => {
                 one.reconfigure(&after.bird1(4))?;
                 other.reconfigure(&after.bird1(6))
@@ -279,7 +287,7 @@ impl Foreign {
     pub fn established(&self, remote: IpAddr) -> Result<bool> {
         let name = remote.to_string();
         match self.running()? {
-            Running::Bird2(bird) => state_in(&bird.sessions()?, remote),
+            Running::Bird(bird) => state_in(&bird.sessions()?, remote),
             Running::Bird1(one, other) => match remote {
                 IpAddr::V4(_) => state_in(&one.sessions()?, remote),
                 IpAddr::V6(_) => state_in(&other.sessions()?, remote),
@@ -318,7 +326,7 @@ impl Foreign {
             }
         };
         match self.running()? {
-            Running::Bird2(two) => bird(two),
+            Running::Bird(two) => bird(two),
             Running::Bird1(one, other) => bird(if family == 4 { one } else { other }),
             Running::Frr(frr) => {
                 let text = frr.ask(&format!("show bgp ipv{family} unicast {prefix} json"))?;
@@ -363,7 +371,7 @@ impl Foreign {
             u64::try_from(lines.count()).unwrap_or(u64::MAX)
         };
         match self.running()? {
-            Running::Bird2(bird) => Ok(logged(bird)),
+            Running::Bird(bird) => Ok(logged(bird)),
             Running::Bird1(one, other) => Ok(logged(match remote {
                 IpAddr::V4(_) => one,
                 IpAddr::V6(_) => other,
@@ -394,7 +402,7 @@ impl Foreign {
         let name = remote.to_string();
         let session = format!("m{}", if remote.is_ipv4() { 4 } else { 6 });
         match self.running()? {
-            Running::Bird2(bird) | Running::Bird1(bird, _) => {
+            Running::Bird(bird) | Running::Bird1(bird, _) => {
                 // The client takes the text in quotes, as a person would type it.
                 bird.ask(&format!("disable {session} \"{text}\"")).map(drop)
             }
@@ -428,7 +436,7 @@ impl Foreign {
     fn log(&self) -> String {
         match &self.running {
             None => String::new(),
-            Some(Running::Bird2(bird)) => bird.log(),
+            Some(Running::Bird(bird)) => bird.log(),
             Some(Running::Bird1(one, other)) => one.log() + &other.log(),
             Some(Running::Frr(frr)) => frr.log(),
             Some(Running::GoBgp(gobgp)) => gobgp.log(),

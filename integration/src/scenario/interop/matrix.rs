@@ -239,6 +239,11 @@ pub const GAPS: &[(Kind, Case, &str)] = &[
         "BIRD 2.0 shows both attributes and lets no filter set them; it passes them on like everybody",
     ),
     (
+        Kind::Bird3,
+        Case::AggregateFrom,
+        "BIRD 3 shows both attributes and lets no filter set them; it passes them on like everybody",
+    ),
+    (
         Kind::Bird1,
         Case::AggregateFrom,
         "BIRD 1.6 shows both attributes and lets no filter set them; it passes them on like everybody",
@@ -257,6 +262,11 @@ pub const GAPS: &[(Kind, Case, &str)] = &[
         Kind::Frr,
         Case::UnknownTo,
         "FRR 8.4 prints no attribute that it does not know; it passes them on",
+    ),
+    (
+        Kind::Bird3,
+        Case::UnknownTo,
+        "BIRD 3 prints that such an attribute is there, and none of its octets; it passes them on",
     ),
     (
         Kind::OpenBgpd,

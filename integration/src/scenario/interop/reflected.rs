@@ -215,7 +215,10 @@ impl Stage {
     /// must stay, whichever end judges first. GoBGP and OpenBGPD drop their own when they are called, so that nothing collides.
     fn collide(&self, peer: &Foreign) -> Result<Option<String>> {
         let (name, address) = (format!("{}v4", number_name(peer.kind)), v4(peer.kind));
-        let two = matches!(peer.kind, Kind::Bird2 | Kind::Bird1 | Kind::Frr);
+        let two = matches!(
+            peer.kind,
+            Kind::Bird2 | Kind::Bird3 | Kind::Bird1 | Kind::Frr
+        );
         let table = format!("hold{}", peer.kind.number());
         let nft = |words: &str| exec::check(self.margay_netns.command("nft").arg(words)).map(drop);
         let connections = || -> Result<usize> {

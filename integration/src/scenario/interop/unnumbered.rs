@@ -17,13 +17,13 @@ use crate::report::Report;
 
 /// Whether it takes IPv4 routes with next hops of IPv6 between global addresses.
 fn extends_next_hops(kind: Kind) -> bool {
-    matches!(kind, Kind::Bird2 | Kind::Frr | Kind::GoBgp)
+    matches!(kind, Kind::Bird2 | Kind::Bird3 | Kind::Frr | Kind::GoBgp)
 }
 
 /// What it carries between link-local addresses.
 const fn unnumbered_families(kind: Kind) -> &'static [u8] {
     match kind {
-        Kind::Bird2 | Kind::Frr | Kind::GoBgp => &[4, 6],
+        Kind::Bird2 | Kind::Bird3 | Kind::Frr | Kind::GoBgp => &[4, 6],
         Kind::Bird1 | Kind::OpenBgpd => &[6],
     }
 }
