@@ -24,6 +24,8 @@ pub enum Contender {
     Margay,
     /// BIRD 2 of the distribution.
     Bird2,
+    /// BIRD 3, as `integration/setup --tests` unpacks it.
+    Bird3,
     /// BIRD 1.6, Calico's line.
     Bird1,
     /// FRR's bgpd.
@@ -41,6 +43,7 @@ impl Contender {
         match self {
             Self::Margay => "margay",
             Self::Bird2 => "BIRD 2",
+            Self::Bird3 => "BIRD 3",
             Self::Bird1 => "BIRD 1.6",
             Self::Frr => "FRR",
             Self::Gobgp => "GoBGP",
@@ -72,6 +75,12 @@ impl Contender {
         let program = match self {
             Self::Margay => programs()?.join("margay"),
             Self::Bird2 => Version::Two.programs().context("no BIRD 2 here")?.0,
+            Self::Bird3 => {
+                let programs = Version::Three.programs();
+                programs
+                    .context("no BIRD 3 here: run integration/setup --tests")?
+                    .0
+            }
             Self::Bird1 => Version::One.programs().context("no BIRD 1.6 here")?.0,
             Self::Frr => "/usr/lib/frr/bgpd".into(),
             Self::Gobgp => "/usr/bin/gobgpd".into(),
@@ -80,12 +89,10 @@ impl Contender {
         let mut command = netns.command(&program.display().to_string());
         match self {
             Self::Margay => command.arg("speaker").arg("--config").arg(&config),
-            Self::Bird2 | Self::Bird1 => command.args(["-f", "-c"]).arg(&config).args([
-                "-s",
-                "/run/bench.ctl",
-                "-P",
-                "/run/bench.pid",
-            ]),
+            Self::Bird2 | Self::Bird3 | Self::Bird1 => command
+                .args(["-f", "-c"])
+                .arg(&config)
+                .args(["-s", "/run/bench.ctl", "-P", "/run/bench.pid"]),
             Self::Frr => command.args(["-n", "-Z", "-S", "-f"]).arg(&config).args([
                 "-i",
                 "/run/bench.pid",
@@ -140,7 +147,7 @@ impl Contender {
                  families: [ipv4-unicast]\npeers:\n  - name: clients\n    range: {CLIENT_RANGE}\n    asn: {ASN}\n    \
                  routeReflectorClient: true\n    passive: true\n"
             ),
-            Self::Bird2 => format!(
+            Self::Bird2 | Self::Bird3 => format!(
                 "router id {SERVER};\nprotocol device {{ }}\nprotocol direct {{ ipv4; }}\n\
                  protocol bgp clients {{\n  local {SERVER} as {ASN};\n  neighbor range {CLIENT_RANGE} internal;\n  \
                  dynamic name \"c\"; direct; passive; rr client; hold time 240;\n  ipv4 {{ import all; export where source = RTS_BGP; }};\n}}\n"
