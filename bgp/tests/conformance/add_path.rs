@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use margay_bgp::codec::Message;
 use margay_bgp::family::Family;
@@ -59,24 +60,29 @@ fn p2_p4_the_same_identifier_replaces_and_zero_is_one() {
     assert_med(&lab, 20);
 }
 
-#[test]
-fn more_paths_of_a_prefix_than_are_kept_are_told_of_and_asked_for_when_there_is_room() {
-    let asked = |lab: &mut Lab| {
-        let told = lab.told("a");
-        let refreshes = told
-            .iter()
-            .filter(|message| matches!(message, Message::RouteRefresh(_)));
-        refreshes.count()
-    };
-    let warned = |lab: &Lab| !lab.peer("a").warnings.is_empty();
+/// How often the neighbour was asked for its routes since this was last looked at.
+fn asked(lab: &mut Lab) -> usize {
+    let told = lab.told("a");
+    let refreshes = told
+        .iter()
+        .filter(|message| matches!(message, Message::RouteRefresh(_)));
+    refreshes.count()
+}
+
+fn is_warned(lab: &Lab) -> bool {
+    !lab.peer("a").warnings.is_empty()
+}
+
+/// The neighbour has as many paths of a prefix as are kept, said two more, better ones, and took one of them back.
+fn crowded() -> Lab {
     let mut lab = lab();
     for id in 1..=64 {
         lab.say("a", &path(id, 10));
     }
-    assert!(!warned(&lab));
+    assert!(!is_warned(&lab));
     lab.say("a", &path(65, 1));
     lab.say("a", &path(66, 1));
-    assert!(warned(&lab), "{:?}", lab.peer("a").warnings);
+    assert!(is_warned(&lab), "{:?}", lab.peer("a").warnings);
     assert_eq!(lab.peer("a").excess_paths, 2);
     assert_med(&lab, 10);
     // Room elsewhere is none for these.
@@ -84,20 +90,37 @@ fn more_paths_of_a_prefix_than_are_kept_are_told_of_and_asked_for_when_there_is_
     lab.say("a", &update(&other_with_id(1), &[], &[]));
     assert_eq!(asked(&mut lab), 0);
     lab.say("a", &update(&with_id(7), &[], &[]));
+    lab
+}
+
+#[test]
+fn more_paths_of_a_prefix_than_are_kept_are_told_of_and_asked_for_when_there_is_room() {
+    let mut lab = crowded();
     assert_eq!(asked(&mut lab), 1);
-    assert!(!warned(&lab));
-    // It repeats what it has; one path is still too many. Nobody is asked all the time.
+    assert!(!is_warned(&lab));
+    // It repeats what it has; one path is still too many.
     for id in [65, 66] {
         lab.say("a", &path(id, 1));
     }
-    assert!(warned(&lab));
+    assert!(is_warned(&lab));
     assert_med(&lab, 1);
+    // Nobody is asked all the time.
     lab.say("a", &update(&with_id(8), &[], &[]));
     assert_eq!(asked(&mut lab), 0);
-    lab.advance(std::time::Duration::from_secs(60), &[]);
+}
+
+#[test]
+fn paths_there_was_no_room_for_are_asked_for_once_a_minute() {
+    let mut lab = crowded();
+    for id in [65, 66] {
+        lab.say("a", &path(id, 1));
+    }
+    lab.say("a", &update(&with_id(8), &[], &[]));
+    assert_eq!(asked(&mut lab), 1);
+    lab.advance(Duration::from_secs(60), &[]);
     assert_eq!(asked(&mut lab), 1);
     lab.say("a", &path(66, 1));
-    assert!(!warned(&lab));
+    assert!(!is_warned(&lab));
     assert_eq!(lab.peer("a").families[0].received, 64);
 }
 

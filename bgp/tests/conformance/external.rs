@@ -323,7 +323,10 @@ fn e17_on_a_link_without_other_addresses_ipv4_goes_by_the_link_local_one() {
     let (_, frame) = on_link(&[77, 0], None);
     assert_eq!(frame[23..30], [0x80, 14, 24, 0, 1, 1, 16]);
     assert_eq!(frame[30..46], own);
-    // A global address stands before it.
+}
+
+#[test]
+fn e17_a_global_address_of_ours_stands_before_the_link_local_one() {
     let (lab, _) = on_link(&[], Some("2001:db8::1"));
     assert_eq!(
         lab.holds("a", ROUTE).1,

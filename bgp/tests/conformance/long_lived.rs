@@ -204,19 +204,22 @@ fn a_route_that_another_speaker_found_long_lived_stale_keeps_its_mark_and_goes_t
 #[test]
 fn the_long_life_runs_on_while_the_peer_is_back_and_over_a_second_loss() {
     let mut lab = lab(|_| ());
-    announced(&mut lab, 0, 60);
+    let life = paced(60, 9);
+    announced(&mut lab, 0, octet(life));
+    let mark = lab.mark();
     lab.cut("d");
-    wait(&mut lab, 20);
+    lab.advance(paced(20, 3), &[]);
     // Back, with forwarding kept, and nothing said: neither that nor a second loss begins a new time.
-    let own = capabilities(&[&IPV4, &restarts(10), &long_lived(60, 0x80)]);
+    let restarts = restarts(octet(paced(10, 2)));
+    let own = capabilities(&[&IPV4, &restarts, &long_lived(octet(life), 0x80)]);
     lab.establish_with("d", &own);
-    wait(&mut lab, 20);
+    lab.advance(paced(20, 3), &[]);
     assert!(is_marked(&lab, "c"));
     lab.cut("d");
-    wait(&mut lab, 19);
     assert!(is_marked(&lab, "c"));
-    wait(&mut lab, 2);
-    lab.lacks("c", ROUTE);
+    lab.until((mark, life), &[], "the end", |lab| {
+        lab.held("c", ROUTE).is_none()
+    });
 }
 
 #[test]

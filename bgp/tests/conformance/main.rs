@@ -279,8 +279,7 @@ impl Lab {
     /// The same, between other addresses.
     fn connect_from(&mut self, name: &'static str, remote: SocketAddr, own: SocketAddr) {
         if self.wire.is_some() {
-            assert_eq!(own, own_address(), "the process has no other address");
-            return self.wire_connect_from(name, remote.ip());
+            return self.wire_connect_from(name, remote, own);
         }
         let Accepted::Peer(peer, direction) = self.speaker.accept(remote, own, self.now) else {
             panic!("{name} is refused");

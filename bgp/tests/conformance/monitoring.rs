@@ -6,6 +6,7 @@
     reason = "numbers are read with the width of their fields, and a test picks out the messages it is about"
 )]
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use margay_bgp::asn::Asn;
@@ -13,7 +14,7 @@ use margay_bgp::bmp::{Collector, MonitorId, MonitorOutput};
 use margay_bgp::codec::{Capability, CodecContext, HEADER_LEN, Message, decode};
 use margay_bgp::family::FamilySet;
 use margay_bgp::policy::{Action, Policy, Rule, Verdict};
-use margay_bgp::speaker::config::{PeerConfig, SpeakerConfig};
+use margay_bgp::speaker::config::{Listen, PeerConfig, SpeakerConfig};
 
 use super::refresh::GRACEFUL;
 use super::wire::sift;
@@ -607,6 +608,8 @@ fn sessions_from_one_address_are_told_apart() {
         config.peers[1].remote = shared;
         config.peers[0].local_address = Some("192.0.2.1".parse().unwrap());
         config.peers[1].local_address = Some("192.0.2.9".parse().unwrap());
+        let all = SocketAddr::from(([0; 4], 179));
+        config.listen = vec![Listen::from(all)];
     });
     for (name, port, own) in [("a", 40_000, "192.0.2.1"), ("b", 40_001, "192.0.2.9")] {
         let remote = (address_of("a"), port).into();

@@ -218,31 +218,43 @@ fn a3_an_external_peer_one_hop_away_names_itself_or_its_neighbours() {
     assert_eq!(unusable(&lab, "a"), None);
 }
 
+const ELSE: [u8; 4] = [203, 0, 113, 9];
+
 #[test]
-fn a3_an_address_that_turns_out_to_be_ours_makes_what_was_learned_by_it_unusable() {
-    let theirs = SocketAddr::from(([192, 0, 2, 3], 40_000));
-    let ours = SocketAddr::from(([203, 0, 113, 9], 179));
+fn a3_an_address_that_a_listener_makes_ours_is_no_next_hop_while_it_listens() {
     let mut lab = Lab::with(|config| {
         config.listen = vec![Listen::from(own_address())];
     });
     lab.establish(&["a", "c"]);
     tell(&mut lab, "a", [192, 0, 2, 1]);
     assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
-    // By a listener.
-    tell(&mut lab, "a", [203, 0, 113, 9]);
+    tell(&mut lab, "a", ELSE);
     lab.holds("c", ROUTE);
+    let ours = SocketAddr::from((ELSE, 179));
     lab.configure(|config| config.listen.push(Listen::from(ours)));
     assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
     lab.lacks("c", ROUTE);
     lab.configure(|config| config.listen.truncate(1));
     lab.holds("c", ROUTE);
-    // By a session, which may go without the address going.
-    lab.connect_from("b", theirs, ours);
+}
+
+#[test]
+fn a3_an_address_that_a_session_shows_to_be_ours_is_no_next_hop_until_the_next_one_is_of_another() {
+    let mut lab = Lab::with(|config| {
+        // All of ours, without a name for any.
+        config.listen = vec![Listen::from(SocketAddr::from(([0; 4], 179)))];
+    });
+    lab.establish(&["a", "c"]);
+    tell(&mut lab, "a", ELSE);
+    lab.holds("c", ROUTE);
+    let theirs = SocketAddr::from(([192, 0, 2, 3], 40_000));
+    lab.connect_from("b", theirs, SocketAddr::from((ELSE, 179)));
     let open = super::open(super::asn_of("b"), super::address_of("b"), 90, USUAL);
     lab.say("b", &open);
     lab.say("b", &super::KEEPALIVE);
     lab.assert_established("b");
     lab.lacks("c", ROUTE);
+    // The session may go without the address going.
     lab.cut("b");
     lab.lacks("c", ROUTE);
     lab.establish(&["b"]);
@@ -261,6 +273,7 @@ fn our_address_on_one_link_is_a_neighbours_on_another() {
         config.peers.truncate(LINKED.len());
         for (peer, (_, link, last)) in config.peers.iter_mut().zip(LINKED) {
             peer.remote = Remote::Address(on(link, last, 179));
+            peer.next_hop_address = Some(own_address().ip());
         }
     });
     // Whoever is 1 on one link is 2 on the other.

@@ -39,7 +39,7 @@ use margay_bgp::codec::{
 use margay_bgp::family::{Family, FamilySet};
 use margay_bgp::fsm::Direction;
 use margay_bgp::prefix::Prefix;
-use margay_bgp::speaker::config::SpeakerConfig;
+use margay_bgp::speaker::config::{Remote, SpeakerConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ use self::place::Place;
 use super::seen::{Seen, SeenEvent, SeenPath, SeenTotals};
 use super::{
     Around, CodecContext, End, Inside, Lab, NEIGHBOURS, OWN_ASN, Reception, address_of, asn_of,
-    attribute, update,
+    attribute, own_address, update,
 };
 
 /// The variable that names the binary.
@@ -72,6 +72,9 @@ const WITNESS: (&str, u8, u32) = ("z", 99, 64999);
 
 /// A connection that only looks whether it is taken.
 const CALLER: &str = "caller";
+
+/// Addresses of the speaker.
+const OWN: [[u8; 4]; 3] = [[192, 0, 2, 1], [192, 0, 2, 9], [203, 0, 113, 9]];
 
 /// Addresses of neighbours that call from ranges, and of a stranger.
 const ELSEWHERE: [[u8; 4]; 4] = [[10, 9, 0, 1], [10, 9, 0, 2], [10, 9, 0, 3], [10, 8, 0, 1]];
@@ -326,12 +329,16 @@ impl Wire {
     pub(super) fn start(binary: &PathBuf, config: &SpeakerConfig, around: Around) -> Self {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let lab = LABS.fetch_add(1, Ordering::Relaxed);
-        let own = std::iter::once(1);
         let theirs = NEIGHBOURS.into_iter().map(|(_, last, _)| last);
-        let near = own.chain(theirs).chain([WITNESS.1]);
+        let near = theirs.chain([WITNESS.1]);
         let near = near.map(|last| [192, 0, 2, last]);
-        let addresses: Vec<_> = near.chain(ELSEWHERE).map(Ipv4Addr::from).collect();
-        let place = Place::new(&addresses, around.forwards);
+        let theirs: Vec<_> = near.chain(ELSEWHERE).map(Ipv4Addr::from).collect();
+        let place = Place::new(&OWN.map(Ipv4Addr::from), &theirs, around.forwards);
+        for peer in &config.peers {
+            if let Remote::Address(SocketAddr::V6(remote)) = peer.remote {
+                place::link(remote);
+            }
+        }
         let kernel = around.forwards.then(|| Kernel::new(config.restarting));
         let folder =
             std::env::temp_dir().join(format!("margay-conformance-{}-{lab}", std::process::id(),));
@@ -383,15 +390,13 @@ impl Wire {
         }
     }
 
-    /// Dials the speaker from an address.
-    fn dial(&mut self, name: &'static str, from: IpAddr) {
+    /// Dials one address of the speaker from another.
+    fn dial(&mut self, name: &'static str, from: SocketAddr, own: SocketAddr) {
         self.place.enter();
-        let own = SocketAddr::from(([192, 0, 2, 1], 179));
-        let from = SocketAddr::new(from, 0);
         let deadline = Instant::now() + PATIENCE;
         let stream = loop {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-            let socket = socket.unwrap();
+            let domain = socket2::Domain::for_address(own);
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
             socket.bind(&from.into()).unwrap();
             match socket.connect(&own.into()) {
                 Ok(()) => break TcpStream::from(socket),
@@ -608,8 +613,8 @@ impl Lab {
     /// The witness is up before any case begins.
     pub(super) fn wire_ready(&mut self) {
         let (name, last, asn) = WITNESS;
-        self.wire()
-            .dial(name, Ipv4Addr::new(192, 0, 2, last).into());
+        let from = SocketAddr::from(([192, 0, 2, last], 0));
+        self.wire().dial(name, from, own_address());
         self.ends.insert(name, end(name, Direction::Incoming));
         self.hear_until("its OPEN", |lab| lab.line(name).theirs.is_some());
         let open = super::open(asn, Ipv4Addr::new(192, 0, 2, last), 90, super::USUAL);
@@ -646,12 +651,22 @@ impl Lab {
     }
 
     pub(super) fn wire_connect(&mut self, name: &'static str) {
-        self.wire_connect_from(name, IpAddr::V4(address_of(name)));
+        let from = IpAddr::V4(address_of(name));
+        self.wire_connect_from(name, SocketAddr::new(from, 0), own_address());
     }
 
-    pub(super) fn wire_connect_from(&mut self, name: &'static str, from: IpAddr) {
+    pub(super) fn wire_connect_from(
+        &mut self,
+        name: &'static str,
+        mut from: SocketAddr,
+        mut own: SocketAddr,
+    ) {
+        from.set_port(0);
+        for address in [&mut from, &mut own] {
+            place::seen_from_far(address);
+        }
         self.ends.insert(name, end(name, Direction::Incoming));
-        self.wire().dial(name, from);
+        self.wire().dial(name, from, own);
         self.await_open(name);
     }
 
@@ -691,7 +706,8 @@ impl Lab {
         // Nobody has a connection of that name for longer.
         let name = CALLER;
         self.ends.insert(name, end("a", Direction::Incoming));
-        self.wire().dial(name, from);
+        self.wire()
+            .dial(name, SocketAddr::new(from, 0), own_address());
         self.hear_until("an OPEN or the end", |lab| {
             lab.line(name).theirs.is_some() || lab.ends[name].closed
         });

@@ -1,6 +1,7 @@
 //! A speaker's configuration as a file of `margay speaker`. What the file cannot say ends the case.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use margay_bgp::speaker::config::{
     AddPathSend, LimitAction, NextHopMode, PeerConfig, Remote, SpeakerConfig,
 };
 
+use super::place::link_name;
 use super::{OWN_ASN, PROBES, WITNESS};
 
 /// A name of ours as the file writes it.
@@ -37,10 +39,13 @@ pub(super) fn describe(config: &SpeakerConfig, forwards: bool, marker: Option<Pr
     plain.peers.clone_from(&config.peers);
     let mut text = format!("asn: {}\nrouterId: {}\n", config.asn, config.router_id);
     let own = super::super::own_address();
-    let listen = match &config.listen[..] {
+    let mut listen = match &config.listen[..] {
         [] => vec![own],
         listen => listen.iter().map(|listen| listen.address).collect(),
     };
+    if config.peers.iter().any(|peer| is_on_link(&peer.remote)) {
+        listen.push(([0; 16], 179).into());
+    }
     writeln!(text, "listen: {}", list(listen)).unwrap();
     plain.listen.clone_from(&config.listen);
     macro_rules! field {
@@ -175,10 +180,19 @@ pub(super) fn describe(config: &SpeakerConfig, forwards: bool, marker: Option<Pr
     text + &policies + &peers
 }
 
+fn is_on_link(remote: &Remote) -> bool {
+    matches!(remote, Remote::Address(SocketAddr::V6(_)))
+}
+
 fn describe_peer(text: &mut String, policies: &mut String, peer: &PeerConfig) {
     let remote = match peer.remote {
         Remote::Address(remote) if remote.is_ipv4() => format!("address: {}", remote.ip()),
         Remote::Range(range) => format!("range: {range}"),
+        Remote::Address(SocketAddr::V6(remote)) if remote.scope_id() != 0 => format!(
+            "address: \"{}\"\n    interface: {}",
+            remote.ip(),
+            link_name(remote.scope_id())
+        ),
         Remote::Address(_) | Remote::Unnumbered(_) => panic!("no words yet for {}", peer.remote),
     };
     let mut plain = PeerConfig::new(
@@ -212,6 +226,7 @@ fn describe_peer(text: &mut String, policies: &mut String, peer: &PeerConfig) {
         "nextHopAddress",
         peer.next_hop_address.unwrap()
     );
+    field!(local_address, "localAddress", peer.local_address.unwrap());
     field!(local_asn, "localAsn", peer.local_asn.unwrap());
     field!(local_as_mode, "localAsMode", key_of(&peer.local_as_mode));
     field!(cluster_id, "clusterId", peer.cluster_id.unwrap());

@@ -144,7 +144,7 @@ impl Kernel {
 
     /// A next hop that is in no route before the latest telling.
     fn witness(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(Ipv4Addr::new(203, 0, 113, 0)) + self.tellings)
+        Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 0)) + self.tellings)
     }
 }
 
