@@ -201,6 +201,11 @@ impl Peer {
         }
     }
 
+    /// It had a session before it was known here as this one: what it may keep of ours is forwarded still.
+    pub(crate) const fn note_earlier_session(&mut self) {
+        self.was_established = true;
+    }
+
     /// Holds back new sessions, or no longer: whoever is strict about the path to the neighbour says so until it is up. A
     /// session that stands is not touched, attempts are given up.
     pub fn set_held(&mut self, now: Instant, held: bool) {

@@ -1,21 +1,29 @@
-//! Who calls: whose connection an accepted one is, and who is turned away with which words.
+//! Who calls: whose connection an accepted one is, who is turned away with which words, and what callers from ranges leave behind.
 
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::configure::NoPlace;
-use super::{Accepted, Output, Speaker, config};
+use super::config::{Binding, PeerConfig, Remote};
+use super::{Accepted, Output, Speaker};
 use crate::codec::{CodecContext, ErrorCode, Message, Notification};
 use crate::fsm::Admission;
 use crate::rib::Slot;
+
+/// Callers that are remembered once they left.
+const KEEPERS_MAX: usize = 4096;
+
+/// The longest time a long-lived capability can ask for: 24 bits of seconds.
+const LONGEST_KEPT: Duration = Duration::from_secs(0x00ff_ffff);
 
 impl Speaker {
     /// Whose connection a newly accepted one is: the peer of that address, else a new one of the narrowest range that
     /// holds it.
     pub fn accept(&mut self, remote: SocketAddr, local: SocketAddr, now: Instant) -> Accepted {
-        self.accept_on(remote, local, &config::Binding::default(), now)
+        self.accept_on(remote, local, &Binding::default(), now)
     }
 
     /// The same for a connection of a listener that is bound to a device or in another network namespace: it is one of a peer
@@ -24,7 +32,7 @@ impl Speaker {
         &mut self,
         remote: SocketAddr,
         local: SocketAddr,
-        binding: &config::Binding,
+        binding: &Binding,
         now: Instant,
     ) -> Accepted {
         if self.stopped {
@@ -80,19 +88,20 @@ impl Speaker {
         }
     }
 
-    /// The neighbour of this address; of several, the one whose own address was called and that has room.
+    /// The neighbour of this address; of several, the one whose own address was called and that has room. One that came from a
+    /// range is nobody's where another is configured by this address.
     fn expected(
         &self,
         remote: SocketAddr,
         local: SocketAddr,
-        binding: &config::Binding,
+        binding: &Binding,
         now: Instant,
     ) -> Option<Slot> {
         let fits = |slot: &&Slot| {
             self.neighbour(**slot).is_some_and(|neighbour| {
                 let config = &neighbour.config;
                 let scope = match (remote, config.remote) {
-                    (SocketAddr::V6(calling), config::Remote::Address(SocketAddr::V6(known))) => {
+                    (SocketAddr::V6(calling), Remote::Address(SocketAddr::V6(known))) => {
                         known.scope_id() == 0 || known.scope_id() == calling.scope_id()
                     }
                     _ => true,
@@ -109,12 +118,188 @@ impl Speaker {
             self.neighbour(**slot)
                 .is_some_and(|neighbour| matches!(neighbour.fsm.admit(now), Admission::Accept(_)))
         };
-        let mut fitting = slots.iter().filter(fits);
+        let exact = |slot: &&Slot| {
+            self.neighbour(**slot)
+                .is_some_and(|neighbour| neighbour.range.is_none())
+        };
+        let named = slots.iter().filter(fits).any(|slot| exact(&slot));
+        let mut fitting = slots
+            .iter()
+            .filter(fits)
+            .filter(|slot| !named || exact(slot));
         fitting
             .clone()
             .find(takes)
             .or_else(|| fitting.next())
             .copied()
+    }
+
+    /// The narrowest range whose callers at this address of ours are taken.
+    pub(super) fn range_of(
+        &self,
+        caller: IpAddr,
+        local: Option<IpAddr>,
+        binding: &Binding,
+    ) -> Option<&PeerConfig> {
+        let range_of = |peer: &PeerConfig| match peer.remote {
+            Remote::Range(range) => Some(range),
+            Remote::Address(_) | Remote::Unnumbered(_) => None,
+        };
+        self.config
+            .peers
+            .iter()
+            .filter_map(|peer| Some((range_of(peer)?, peer)))
+            .filter(|(range, peer)| {
+                range.contains_addr(caller)
+                    && peer.enabled
+                    && peer.binding == *binding
+                    && (peer.local_address.is_none() || peer.local_address == local)
+            })
+            .max_by_key(|(range, _)| range.len())
+            .map(|(_, peer)| peer)
+    }
+
+    /// A neighbour for a caller from a configured range: the narrowest one that holds it.
+    ///
+    /// # Errors
+    /// There is no such range, or no room.
+    fn add_dynamic(
+        &mut self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        binding: &Binding,
+        now: Instant,
+    ) -> Result<Slot, NoPlace> {
+        let template = self
+            .range_of(remote.ip(), Some(local.ip()), binding)
+            .ok_or(NoPlace::Stranger)?;
+        let range: Arc<str> = Arc::from(template.name.as_str());
+        let members = self.members(&range);
+        if members.half_open >= template.half_open_limit {
+            return Err(NoPlace::HalfOpen);
+        }
+        let mut config = template.clone();
+        self.become_dynamic(&mut config, remote);
+        if members.all >= config.dynamic_limit {
+            // Those who did wrong must not keep the others out.
+            let (_, slot) = members.oldest.ok_or(NoPlace::Limit)?;
+            self.remove(slot, now);
+        }
+        let was_here = self.keepers.take(&config.name, now);
+        let slot = self
+            .add(config, remote, Some((range, local.ip())), now)
+            .ok_or(NoPlace::Full)?;
+        if was_here && let Some(neighbour) = self.neighbour_mut(slot) {
+            neighbour.fsm.note_earlier_session();
+        }
+        Ok(slot)
+    }
+
+    pub(super) fn members(&self, range: &str) -> Members {
+        let mut members = Members {
+            all: 0,
+            half_open: 0,
+            oldest: None,
+        };
+        for slot in self.names.values().copied() {
+            let Some(neighbour) = self.neighbour(slot) else {
+                continue;
+            };
+            if neighbour.range.as_deref() != Some(range) {
+                continue;
+            }
+            members.all += 1;
+            if neighbour.is_only_remembered() {
+                let entry = (neighbour.state_since, slot);
+                members.oldest = Some(members.oldest.map_or(entry, |known| known.min(entry)));
+            } else {
+                // Whoever has routes kept here was somebody once.
+                members.half_open += usize::from(neighbour.established_count == 0);
+            }
+        }
+        members
+    }
+
+    /// Makes of a range what one caller from it is configured to be, under a name that nobody has.
+    pub(super) fn become_dynamic(&self, config: &mut PeerConfig, remote: SocketAddr) {
+        config.name = match remote {
+            // On two links there may be two of one link-local address.
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+                format!("{}-{}%{}", config.name, v6.ip(), v6.scope_id())
+            }
+            SocketAddr::V4(_) | SocketAddr::V6(_) => format!("{}-{}", config.name, remote.ip()),
+        };
+        while self.names.contains_key(config.name.as_str()) {
+            // Somebody else is configured under just that one.
+            config.name.push('+');
+        }
+        as_caller(config, remote);
+    }
+}
+
+/// What one caller from a range is configured to be, whatever its name.
+pub(super) const fn as_caller(config: &mut PeerConfig, remote: SocketAddr) {
+    // The port it called from is nobody's to dial, and another one each time.
+    let mut address = remote;
+    address.set_port(0);
+    config.remote = Remote::Address(address);
+    config.passive = true;
+}
+
+/// Those that came from one range.
+pub(super) struct Members {
+    pub(super) all: usize,
+    /// Without a session so far.
+    half_open: usize,
+    /// Of those who are here only for what is held against them, the one that is longest, and since when.
+    pub(super) oldest: Option<(Instant, Slot)>,
+}
+
+/// Why a caller is not taken for a neighbour of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoPlace {
+    /// No range holds it.
+    Stranger,
+    /// Too many who only connect are here already.
+    HalfOpen,
+    /// The range has as many neighbours as it may.
+    Limit,
+    /// The speaker has as many neighbours as it can tell apart.
+    Full,
+}
+
+/// Callers from ranges that had a session and left, for as long as they may keep routes of ours: to one that calls again the
+/// F bits are due as to any neighbour after its first session (RFC 4724 §3).
+#[derive(Debug, Default)]
+pub(super) struct Keepers(BTreeMap<Arc<str>, Instant>);
+
+impl Keepers {
+    /// One of them left.
+    pub(super) fn note(&mut self, name: Arc<str>, config: &PeerConfig, now: Instant) {
+        let Some(restart) = config.graceful_restart else {
+            // It was not asked to keep anything.
+            return;
+        };
+        let long_lived = config
+            .long_lived
+            .map_or(Duration::ZERO, |kept| kept.stale_time);
+        let time = Duration::from_secs(restart.offered_time().into()).max(long_lived);
+        if self.0.len() >= KEEPERS_MAX {
+            self.0.retain(|_, until| *until > now);
+        }
+        if self.0.len() >= KEEPERS_MAX
+            && let Some(first) = self.0.iter().min_by_key(|(_, until)| **until)
+        {
+            let first = Arc::clone(first.0);
+            self.0.remove(&first);
+        }
+        let until = now + time.min(LONGEST_KEPT);
+        self.0.insert(name, until);
+    }
+
+    /// Whether the one of this name that calls was here.
+    fn take(&mut self, name: &str, now: Instant) -> bool {
+        self.0.remove(name).is_some_and(|until| until > now)
     }
 }
 
@@ -123,4 +308,45 @@ fn refusal(code: ErrorCode) -> Option<Bytes> {
     Message::Notification(Notification::new(code))
         .to_bytes(&CodecContext::before_open())
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asn::Asn;
+    use crate::policy::Policy;
+
+    fn range() -> PeerConfig {
+        let remote = Remote::Range("10.0.0.0/8".parse().expect("a prefix"));
+        let accept = Arc::new(Policy::accept_all());
+        PeerConfig::new("range", remote, Asn(64513), accept.clone(), accept)
+    }
+
+    #[test]
+    fn callers_that_left_are_remembered_up_to_a_number_and_the_longest_ago_goes_first() {
+        let (config, now) = (range(), Instant::now());
+        let mut keepers = Keepers::default();
+        let second = Duration::from_secs(1);
+        for number in 0..=KEEPERS_MAX {
+            let at = if number == 7 { now } else { now + second };
+            keepers.note(Arc::from(format!("caller-{number}")), &config, at);
+        }
+        assert_eq!(keepers.0.len(), KEEPERS_MAX);
+        assert!(!keepers.take("caller-7", now + second));
+        assert!(keepers.take("caller-8", now + second));
+        assert!(!keepers.take("caller-8", now + second), "it is here");
+        // Those whose time is over make room for all at once.
+        keepers.note(Arc::from("one"), &config, now + second);
+        keepers.note(Arc::from("another"), &config, now + 500 * second);
+        assert_eq!(keepers.0.len(), 1);
+    }
+
+    #[test]
+    fn who_was_not_asked_to_keep_anything_is_not_remembered() {
+        let mut config = range();
+        config.graceful_restart = None;
+        let mut keepers = Keepers::default();
+        keepers.note(Arc::from("caller"), &config, Instant::now());
+        assert!(keepers.0.is_empty());
+    }
 }

@@ -6,6 +6,7 @@
 //! | an interface went, or a link-local address is another's | as a peer that went, and one that came |
 //! | password, TCP-AO keys | the running connection is given them |
 //! | a peer came or went | it starts; it is told 6/3 and its routes go |
+//! | a caller from a range is configured by its address, or no longer is | its session goes on, as one of the other configuration |
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
 //! | how its path is watched (BFD) | the watching changes, nothing else; off says AdminDown to the other end |
@@ -23,8 +24,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::{Binding, LocalAsMode, Originate, PeerConfig, Remote, SpeakerConfig};
+use super::config::{LocalAsMode, Originate, PeerConfig, Remote, SpeakerConfig};
 use super::events::{PeerEventKind, Removal, Subject};
+use super::handover::Fate;
 use super::neighbour::Neighbour;
 use super::{LOCAL, MAX_SLOTS, Output, PeerId, Speaker, Tables, with_rib, with_rib_ref};
 use crate::codec::{Aggregator, Communities, LargeCommunities, NextHop, Origin, PathAttributes};
@@ -125,42 +127,19 @@ impl Speaker {
     // ---- peers ----------------------------------------------------------------------------------------------------
 
     fn take_peers(&mut self, now: Instant) {
-        let wanted: BTreeMap<&str, &PeerConfig> = self
-            .config
-            .peers
-            .iter()
-            .map(|peer| (peer.name.as_str(), peer))
-            .collect();
-        let mut gone = Vec::new();
-        let mut kept = Vec::new();
-        for (name, slot) in &self.names {
-            let Some(neighbour) = self.neighbour(*slot) else {
-                continue;
-            };
-            let of = neighbour.range.as_deref().unwrap_or(name);
-            match wanted.get(of) {
-                Some(peer) if peer.remote.is_range() == neighbour.range.is_some() => {
-                    let mut peer = (*peer).clone();
-                    if neighbour.range.is_some() {
-                        if !holds(&peer.remote, neighbour.address.ip()) {
-                            gone.push(*slot);
-                            continue;
-                        }
-                        become_dynamic(&mut peer, neighbour.address);
-                    } else if !neighbour.address.ip().is_unspecified()
-                        && !same_host(&peer.remote, neighbour.address)
-                    {
-                        // Another neighbour under an old name.
-                        gone.push(*slot);
-                        continue;
-                    }
-                    kept.push((*slot, peer));
-                }
-                _ => gone.push(*slot),
+        let (mut gone, mut kept, mut renamed) = (Vec::new(), Vec::new(), Vec::new());
+        for (slot, fate) in self.fates() {
+            match fate {
+                Fate::Goes => gone.push(slot),
+                Fate::Stays(peer) => kept.push((slot, peer)),
+                Fate::GoesOn(becomes) => renamed.push((slot, becomes)),
             }
         }
         for slot in gone {
             self.remove(slot, now);
+        }
+        for (slot, becomes) in renamed {
+            self.hand_over(slot, becomes, now);
         }
         for (slot, peer) in kept {
             self.reconfigure(slot, peer, now);
@@ -179,7 +158,7 @@ impl Speaker {
     }
 
     /// Makes room for a neighbour and starts it; one from a range with the address of ours that it called.
-    fn add(
+    pub(super) fn add(
         &mut self,
         config: PeerConfig,
         address: SocketAddr,
@@ -226,72 +205,8 @@ impl Speaker {
         Some(slot)
     }
 
-    /// A neighbour for a caller from a configured range: the narrowest one that holds it.
-    ///
-    /// # Errors
-    /// There is no such range, or no room.
-    pub(super) fn add_dynamic(
-        &mut self,
-        remote: SocketAddr,
-        local: SocketAddr,
-        binding: &Binding,
-        now: Instant,
-    ) -> Result<Slot, NoPlace> {
-        let range_of = |peer: &PeerConfig| match peer.remote {
-            Remote::Range(range) => Some(range),
-            Remote::Address(_) | Remote::Unnumbered(_) => None,
-        };
-        let (_, template) = self
-            .config
-            .peers
-            .iter()
-            .filter_map(|peer| Some((range_of(peer)?, peer)))
-            .filter(|(range, peer)| {
-                range.contains_addr(remote.ip())
-                    && peer.enabled
-                    && peer.binding == *binding
-                    && peer
-                        .local_address
-                        .is_none_or(|address| address == local.ip())
-            })
-            .max_by_key(|(range, _)| range.len())
-            .ok_or(NoPlace::Stranger)?;
-        let range: Arc<str> = Arc::from(template.name.as_str());
-        let (mut members, mut half_open) = (0, 0);
-        // Who is here only for what is held against it, and since when.
-        let mut oldest: Option<(Instant, Slot)> = None;
-        for slot in self.names.values().copied() {
-            let Some(neighbour) = self.neighbour(slot) else {
-                continue;
-            };
-            if neighbour.range.as_ref() != Some(&range) {
-                continue;
-            }
-            members += 1;
-            if neighbour.is_only_remembered() {
-                let entry = (neighbour.state_since, slot);
-                oldest = Some(oldest.map_or(entry, |known| known.min(entry)));
-            } else {
-                // Whoever has routes kept here was somebody once.
-                half_open += usize::from(neighbour.established_count == 0);
-            }
-        }
-        if half_open >= template.half_open_limit {
-            return Err(NoPlace::HalfOpen);
-        }
-        let mut config = template.clone();
-        become_dynamic(&mut config, remote);
-        if members >= config.dynamic_limit {
-            // Those who did wrong must not keep the others out.
-            let (_, slot) = oldest.ok_or(NoPlace::Limit)?;
-            self.remove(slot, now);
-        }
-        self.add(config, remote, Some((range, local.ip())), now)
-            .ok_or(NoPlace::Full)
-    }
-
     /// Ends a neighbour that is configured no more.
-    fn remove(&mut self, slot: Slot, now: Instant) {
+    pub(super) fn remove(&mut self, slot: Slot, now: Instant) {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
@@ -335,7 +250,7 @@ impl Speaker {
     }
 
     /// Puts another configuration of a neighbour in force.
-    fn reconfigure(&mut self, slot: Slot, config: PeerConfig, now: Instant) {
+    pub(super) fn reconfigure(&mut self, slot: Slot, config: PeerConfig, now: Instant) {
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
@@ -464,6 +379,9 @@ impl Speaker {
             self.departed.established += gone.established_count;
             self.departed.lost += gone.established_count;
             self.departed.messages.add(&gone.counters);
+            if had_paths && gone.range.is_some() && !gone.leaving {
+                self.keepers.note(gone.name, &gone.config, now);
+            }
         }
         if neighbour_is_watched {
             self.outputs.push_back(Output::Watch {
@@ -660,34 +578,6 @@ impl Speaker {
     }
 }
 
-/// Why a caller is not taken for a neighbour of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoPlace {
-    /// No range holds it.
-    Stranger,
-    /// Too many who only connect are here already.
-    HalfOpen,
-    /// The range has as many neighbours as it may.
-    Limit,
-    /// The speaker has as many neighbours as it can tell apart.
-    Full,
-}
-
-fn become_dynamic(config: &mut PeerConfig, remote: SocketAddr) {
-    config.name = match remote {
-        // On two links there may be two of one link-local address.
-        SocketAddr::V6(v6) if v6.scope_id() != 0 => {
-            format!("{}-{}%{}", config.name, v6.ip(), v6.scope_id())
-        }
-        SocketAddr::V4(_) | SocketAddr::V6(_) => format!("{}-{}", config.name, remote.ip()),
-    };
-    // The port it called from is nobody's to dial, and another one each time.
-    let mut address = remote;
-    address.set_port(0);
-    config.remote = Remote::Address(address);
-    config.passive = true;
-}
-
 /// Whether paths are to be imported anew, all else about the session staying as it is.
 fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
     old.import != new.import
@@ -702,7 +592,7 @@ fn changes_import(old: &PeerConfig, new: &PeerConfig) -> bool {
 }
 
 /// Where a peer is, all zeroes while that is not known: nobody calls from there.
-fn address_of(remote: &Remote) -> SocketAddr {
+pub(super) fn address_of(remote: &Remote) -> SocketAddr {
     match remote {
         Remote::Address(address) => *address,
         Remote::Range(_) | Remote::Unnumbered(_) => {
@@ -711,11 +601,7 @@ fn address_of(remote: &Remote) -> SocketAddr {
     }
 }
 
-fn holds(remote: &Remote, address: IpAddr) -> bool {
-    matches!(remote, Remote::Range(range) if range.contains_addr(address))
-}
-
-fn same_host(remote: &Remote, address: SocketAddr) -> bool {
+pub(super) fn same_host(remote: &Remote, address: SocketAddr) -> bool {
     let scope = |address: &SocketAddr| match address {
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
         SocketAddr::V4(_) | SocketAddr::V6(_) => 0,

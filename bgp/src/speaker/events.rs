@@ -96,6 +96,10 @@ pub enum Removal {
     NotConfigured,
     /// It called from a range and its connection ended.
     Left,
+    /// It called from a range, is configured by its address by now, and goes on under that name.
+    Named,
+    /// It is no longer configured by its address, and goes on as a caller from a range.
+    Unnamed,
 }
 
 impl fmt::Display for Removal {
@@ -103,6 +107,10 @@ impl fmt::Display for Removal {
         f.write_str(match self {
             Self::NotConfigured => "no longer configured",
             Self::Left => "called from a range and left",
+            Self::Named => "goes on as the peer that is configured by its address",
+            Self::Unnamed => {
+                "no longer configured by its address, goes on as a caller from a range"
+            }
         })
     }
 }
@@ -126,7 +134,9 @@ impl PeerEventKind {
                 | PeerWarning::FamilyDisabled(_) => Origin::Peer,
             }),
             Self::Path { by, .. } => Some(*by),
-            Self::Removed(Removal::NotConfigured) => Some(Origin::Operator),
+            Self::Removed(Removal::NotConfigured | Removal::Named | Removal::Unnamed) => {
+                Some(Origin::Operator)
+            }
             Self::Removed(Removal::Left) => Some(Origin::Peer),
         }
     }

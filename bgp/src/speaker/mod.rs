@@ -18,7 +18,7 @@
 //!
 //! `neighbour.rs` holds one peer, `calls.rs` says whose an accepted connection is, `requests.rs` does what a peer's machine asks for,
 //! `liveness.rs` what BFD says of the path to it, `session.rs` what its sessions do to the tables, `configure.rs` changes of
-//! configuration, `tell.rs` the way out to peers, `inspect.rs` what can be asked, `operate.rs` what operators do, `deferral.rs` a restart
+//! configuration, `handover.rs` sessions that go on as those of another configured peer, `tell.rs` the way out to peers, `inspect.rs` what can be asked, `operate.rs` what operators do, `deferral.rs` a restart
 //! of ours.
 
 mod calls;
@@ -28,6 +28,7 @@ mod deferral;
 pub mod errors;
 pub mod events;
 mod groups;
+mod handover;
 mod inspect;
 mod liveness;
 mod monitoring;
@@ -46,6 +47,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
+use self::calls::Keepers;
 pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
 use crate::bfd::SessionConfig;
@@ -240,6 +242,7 @@ pub struct Speaker {
     free_slots: BTreeSet<Slot>,
     events: EventLog,
     errors: ErrorTotals,
+    keepers: Keepers,
     /// What peers that left did, and what is counted for all at once.
     departed: Totals,
     /// Collectors that are connected.
@@ -350,6 +353,7 @@ impl Speaker {
             monitors: Vec::new(),
             last_monitor: 0,
             errors: ErrorTotals::default(),
+            keepers: Keepers::default(),
             departed: Totals::default(),
             ipv6_first: false,
             config: empty,

@@ -248,8 +248,8 @@ impl Speaker {
         };
         let told = |facts: &PeerFacts| (facts.router_id, facts.external, facts.cluster_id);
         let compared = |facts: &PeerFacts| {
-            let interface = facts.interface.clone();
-            (facts.address, facts.client, interface, told(facts))
+            let (name, interface) = (Arc::clone(&facts.name), facts.interface.clone());
+            (facts.address, facts.client, name, interface, told(facts))
         };
         let changed = known.is_some_and(|known| compared(known) != compared(&facts));
         if known.is_some_and(|known| told(known) != told(&facts)) {

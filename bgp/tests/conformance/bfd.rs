@@ -406,3 +406,34 @@ fn a_session_no_longer_strict_waits_no_longer() {
     });
     lab.assert_established("a");
 }
+
+#[test]
+fn a_caller_that_is_given_a_name_has_one_path_which_stays_up() {
+    let mut lab = Lab::with(|config| {
+        config.peers[0].remote = Remote::Range("192.0.2.2/32".parse().unwrap());
+        config.peers[0].bfd = Some(ON);
+    });
+    lab.connect("a");
+    lab.say("a", &open(64600, address_of("a"), 90, USUAL));
+    lab.say("a", &KEEPALIVE);
+    tell(&mut lab, Path::Up, Path::Up, None);
+    let before: Vec<_> = lab
+        .paths
+        .iter()
+        .map(|(peer, path)| (*peer, *path))
+        .collect();
+    let mut named = lab.speaker.config().peers[0].clone();
+    named.name = "named".to_owned();
+    named.remote = Remote::Address(SocketAddr::from((address_of("a"), 179)));
+    lab.configure(|config| config.peers.push(named));
+    let after: Vec<_> = lab
+        .paths
+        .iter()
+        .map(|(peer, path)| (*peer, *path))
+        .collect();
+    assert_eq!(before, after);
+    assert!(lab.snapshot("named").bfd.unwrap().status.is_some());
+    assert_eq!(lab.peer("named").state, State::Established);
+    lose(&mut lab, true);
+    lab.assert_ended("a", 6, 10, &[]);
+}

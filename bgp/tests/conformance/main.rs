@@ -19,6 +19,7 @@ mod export;
 mod external;
 mod forwarding;
 mod framing;
+mod handover;
 mod long_lived;
 mod monitoring;
 mod next_hops;

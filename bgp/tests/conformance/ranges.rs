@@ -3,17 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use margay_bgp::codec::{Capability, Message};
+use margay_bgp::fsm::State;
 use margay_bgp::policy::Policy;
 use margay_bgp::speaker::config::{LimitAction, MaximumPrefixes, PeerConfig, Remote};
 use margay_bgp::speaker::events::PeerEventKind;
 
 use super::{
-    KEEPALIVE, Lab, Reception, SECOND, USUAL, announce, message, nlri, open, own_address, paced,
-    prefix, update, usual,
+    KEEPALIVE, Lab, Reception, SECOND, USUAL, announce, message, nlri, open, over_tcp, own_address,
+    paced, prefix, update, usual,
 };
 
 /// Neighbour `a` is anybody of 10.9.0.0/24.
-fn ranged(change: impl FnOnce(&mut PeerConfig)) -> Lab {
+pub(super) fn ranged(change: impl FnOnce(&mut PeerConfig)) -> Lab {
     let mut lab = Lab::with(|config| {
         config.peers[0].remote = Remote::Range(prefix("10.9.0.0/24"));
         change(&mut config.peers[0]);
@@ -22,16 +24,16 @@ fn ranged(change: impl FnOnce(&mut PeerConfig)) -> Lab {
     lab
 }
 
-fn caller(number: u8) -> SocketAddr {
+pub(super) fn caller(number: u8) -> SocketAddr {
     SocketAddr::from(([10, 9, 0, number], 40_000))
 }
 
-fn call(lab: &mut Lab, number: u8) {
+pub(super) fn call(lab: &mut Lab, number: u8) {
     lab.connect_from("a", caller(number), own_address());
 }
 
 /// Calls, is a neighbour, and announces so many prefixes.
-fn announce_of(lab: &mut Lab, number: u8, prefixes: &[&str]) {
+pub(super) fn announce_of(lab: &mut Lab, number: u8, prefixes: &[&str]) {
     call(lab, number);
     let id = Ipv4Addr::new(10, 9, 0, number);
     lab.say("a", &open(64600, id, 90, USUAL));
@@ -173,6 +175,47 @@ fn one_caller_more_than_there_may_be_is_told_nothing() {
     assert!(lab.known().contains(&("a-10.9.0.1".to_owned(), true)));
     lab.say("a", &announce("a", &["10.2.0.0/16"]));
     lab.holds("b", "10.2.0.0/16");
+}
+
+/// Caller 1 comes, only to help us restart, and leaves: whether it was told that our forwarding went on.
+fn comes_to_help(lab: &mut Lab) -> bool {
+    call(lab, 1);
+    let told = lab.told("a");
+    let [Message::Open(ours)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    let families = ours.capabilities.iter().find_map(|capability| {
+        if let Capability::GracefulRestart(restart) = capability {
+            Some(&restart.families)
+        } else {
+            None
+        }
+    });
+    let helper = [USUAL, &[64, 2, 0, 120]].concat();
+    lab.say("a", &open(64600, [10, 9, 0, 1].into(), 90, &helper));
+    lab.say("a", &KEEPALIVE);
+    if !over_tcp() {
+        assert_eq!(lab.peer("a-10.9.0.1").state, State::Established);
+    }
+    lab.cut("a");
+    lab.soon("nothing of it is here", |lab| callers(lab) == 0);
+    families.unwrap().iter().all(|family| family.forwarding)
+}
+
+#[test]
+fn g16_a_caller_that_was_here_is_told_that_what_it_keeps_of_ours_is_still_forwarded() {
+    let mut lab = ranged(|_| ());
+    assert!(!comes_to_help(&mut lab), "that may be of an earlier life");
+    assert!(comes_to_help(&mut lab));
+    // Nothing shortens that.
+    if over_tcp() {
+        return;
+    }
+    lab.advance(119 * SECOND, &[]);
+    assert!(comes_to_help(&mut lab));
+    // It keeps nothing for so long.
+    lab.advance(121 * SECOND, &[]);
+    assert!(!comes_to_help(&mut lab));
 }
 
 #[test]

@@ -38,6 +38,18 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "it takes the minute between two requests, which nothing shortens",
     ),
     (
+        "handover::a_call_is_",
+        "it asks whose calls would be, which only the speaker says",
+    ),
+    (
+        "handover::a_change_of_hands_",
+        "it reads the log of every name to the letter",
+    ),
+    (
+        "handover::what_policies_",
+        "no case has words for a policy about a peer",
+    ),
+    (
         "ranges::f15_",
         "rests that double up to a minute are looked at to the second, a hundred calls in each",
     ),

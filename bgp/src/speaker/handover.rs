@@ -1,0 +1,228 @@
+//! Neighbours that change hands: a caller from a range that is configured by its address from now on, or no longer is.
+//!
+//! It is the same neighbour over the same connection, so its session goes on under the other name, unless the two configurations
+//! differ in what a session is made of; then it is reset like that of any neighbour whose configuration changes so. Two entries
+//! for one address would dial whom the other has a session with, and have callers taken by the wrong one.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::calls::as_caller;
+use super::config::{PeerConfig, Remote};
+use super::configure::{address_of, same_host};
+use super::events::{PeerEventKind, Removal, Subject};
+use super::neighbour::Neighbour;
+use super::{Output, Speaker};
+use crate::fsm::State;
+use crate::rib::Slot;
+
+/// What a new configuration makes of a neighbour.
+pub(super) enum Fate {
+    Goes,
+    Stays(PeerConfig),
+    /// Its session goes on as that of another configured peer.
+    GoesOn(Becomes),
+}
+
+/// Whom a neighbour goes on as.
+pub(super) enum Becomes {
+    /// The peer that is configured by its address.
+    Named(PeerConfig),
+    /// A caller from this range.
+    CallerOf(PeerConfig),
+}
+
+/// The configured peers.
+#[derive(Default)]
+struct Wanted<'a> {
+    names: BTreeMap<&'a str, &'a PeerConfig>,
+    addresses: BTreeMap<IpAddr, Vec<&'a PeerConfig>>,
+}
+
+impl Speaker {
+    /// What the configuration makes of each neighbour that is not leaving already.
+    pub(super) fn fates(&self) -> Vec<(Slot, Fate)> {
+        let mut wanted = Wanted::default();
+        for peer in &self.config.peers {
+            wanted.names.insert(&peer.name, peer);
+            if let Remote::Address(address) = peer.remote {
+                let of_address = wanted.addresses.entry(address.ip()).or_default();
+                of_address.push(peer);
+            }
+        }
+        let neighbours = self
+            .names
+            .values()
+            .filter_map(|slot| Some((*slot, self.neighbour(*slot)?)));
+        neighbours
+            .map(|(slot, neighbour)| {
+                let fate = match &neighbour.range {
+                    Some(range) => self.fate_of_caller(neighbour, range, &wanted),
+                    None => self.fate_of_named(neighbour, &wanted),
+                };
+                (slot, fate)
+            })
+            .collect()
+    }
+
+    fn fate_of_caller(&self, caller: &Neighbour, range: &str, wanted: &Wanted<'_>) -> Fate {
+        if let Some(exact) = wanted.for_caller(caller) {
+            let elsewhere = self.names.get(exact.name.as_str()).is_some_and(|slot| {
+                self.neighbour(*slot)
+                    .is_some_and(|other| other.range.is_none())
+            });
+            // That one has a place, or begins without what is held against a caller.
+            return if elsewhere || caller.is_only_remembered() {
+                Fate::Goes
+            } else {
+                Fate::GoesOn(Becomes::Named(exact.clone()))
+            };
+        }
+        // Its name may be that of a configured peer by now.
+        let is_taken = wanted.names.contains_key(&*caller.name);
+        match wanted.names.get(range).filter(|_| !is_taken) {
+            Some(peer) if holds(&peer.remote, caller.address.ip()) => {
+                let mut peer = (*peer).clone();
+                as_caller(&mut peer, caller.address);
+                peer.name = caller.name.to_string();
+                Fate::Stays(peer)
+            }
+            _ => Fate::Goes,
+        }
+    }
+
+    fn fate_of_named(&self, neighbour: &Neighbour, wanted: &Wanted<'_>) -> Fate {
+        let address = neighbour.address;
+        match wanted.names.get(&*neighbour.name) {
+            Some(peer)
+                if !peer.remote.is_range()
+                    && (address.ip().is_unspecified() || same_host(&peer.remote, address)) =>
+            {
+                Fate::Stays((*peer).clone())
+            }
+            // Its link is gone, or it has become another: what was learned over it leads nowhere.
+            _ if is_link_local(address) => Fate::Goes,
+            // Perhaps another neighbour under an old name.
+            _ => match self.range_around(neighbour) {
+                Some(range) => Fate::GoesOn(Becomes::CallerOf(range.clone())),
+                None => Fate::Goes,
+            },
+        }
+    }
+
+    /// The range that would take the neighbour if it called again, where there is something to be lost by having it do so.
+    fn range_around(&self, neighbour: &Neighbour) -> Option<&PeerConfig> {
+        if neighbour.session.is_none() && !neighbour.retention.keeps() {
+            return None;
+        }
+        let local = neighbour.settled.as_ref()?.local.ip();
+        let binding = &neighbour.config.binding;
+        self.range_of(neighbour.address.ip(), Some(local), binding)
+    }
+
+    /// Has a neighbour go on as another configured peer.
+    pub(super) fn hand_over(&mut self, slot: Slot, becomes: Becomes, now: Instant) {
+        let Some(neighbour) = self.neighbour(slot) else {
+            return;
+        };
+        let (known, state) = (neighbour.address, neighbour.fsm.state());
+        let settled = neighbour.settled.clone();
+        let (config, address, range, why) = match becomes {
+            Becomes::Named(peer) => {
+                let address = address_of(&peer.remote);
+                (peer, address, None, Removal::Named)
+            }
+            Becomes::CallerOf(peer) => {
+                let members = self.members(&peer.name);
+                if members.all >= peer.dynamic_limit {
+                    // Those who did wrong give way to it as to any caller.
+                    let Some((_, oldest)) = members.oldest else {
+                        return self.remove(slot, now);
+                    };
+                    self.remove(oldest, now);
+                }
+                let remote = settled.as_ref().map_or(known, |settled| settled.remote);
+                let range: Arc<str> = Arc::from(peer.name.as_str());
+                let mut config = peer;
+                self.become_dynamic(&mut config, remote);
+                (config, remote, Some(range), Removal::Unnamed)
+            }
+        };
+        let local = settled.map(|settled| settled.local.ip());
+        self.tell_name(slot, (state, State::Idle));
+        let Some(neighbour) = self.neighbour_mut(slot) else {
+            return;
+        };
+        let about = Subject::of(neighbour);
+        let before = Arc::clone(&neighbour.name);
+        neighbour.name = Arc::from(config.name.as_str());
+        neighbour.address = address;
+        let called = local.filter(|_| range.is_some());
+        neighbour.called = neighbour.called.or(called);
+        neighbour.range = range;
+        // What it is called, where it may be dialled and which address of ours it should have called is no part of a session that stands.
+        let mut same = PeerConfig::clone(&neighbour.config);
+        same.name.clone_from(&config.name);
+        (same.remote, same.local_address) = (config.remote, config.local_address);
+        neighbour.config = Arc::new(same);
+        let same = Arc::clone(&neighbour.config);
+        neighbour.fsm.set_config(now, same);
+        let name = Arc::clone(&neighbour.name);
+        if self.names.get(&before) == Some(&slot) {
+            self.names.remove(&before);
+        }
+        self.names.insert(name, slot);
+        self.events.push(now, about, PeerEventKind::Removed(why));
+        // Policies may name the peer.
+        self.queue_import(slot);
+        if let Some(neighbour) = self.neighbour(slot) {
+            let to = neighbour.fsm.state();
+            let about = Subject::of(neighbour);
+            if to != State::Idle {
+                let (from, cause) = (State::Idle, None);
+                let kind = PeerEventKind::State { from, to, cause };
+                self.events.push(now, about, kind);
+            }
+            self.tell_name(slot, (State::Idle, to));
+        }
+        self.reconfigure(slot, config, now);
+        self.drain(slot, now);
+    }
+
+    /// Says how the state of whoever goes by the neighbour's name changed, for those who know neighbours by name.
+    fn tell_name(&mut self, slot: Slot, (from, to): (State, State)) {
+        let Some(neighbour) = self.neighbour(slot).filter(|_| from != to) else {
+            return;
+        };
+        let (peer, name) = (neighbour.id, Arc::clone(&neighbour.name));
+        self.outputs.push_back(Output::PeerStateChanged {
+            peer,
+            name,
+            from,
+            to,
+        });
+    }
+}
+
+impl<'a> Wanted<'a> {
+    /// The peer that is configured for just this caller from a range.
+    fn for_caller(&self, caller: &Neighbour) -> Option<&'a PeerConfig> {
+        let local = caller.local_address().or(caller.called);
+        let of_address = self.addresses.get(&caller.address.ip())?;
+        of_address.iter().copied().find(|peer| {
+            same_host(&peer.remote, caller.address)
+                && peer.binding == caller.config.binding
+                && (peer.local_address.is_none() || peer.local_address == local)
+        })
+    }
+}
+
+fn holds(remote: &Remote, address: IpAddr) -> bool {
+    matches!(remote, Remote::Range(range) if range.contains_addr(address))
+}
+
+const fn is_link_local(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(address) if address.ip().is_unicast_link_local())
+}
