@@ -307,7 +307,10 @@ fn shut_frr(paths: &Paths, shut: bool) -> Result<()> {
     };
     let ours = paths.plan.our_address(Kind::Frr);
     let peer = match paths.plan.routed {
-        true => format!("peer {ours} multihop local-address {}", Kind::Frr.address()),
+        true => {
+            let theirs = paths.plan.address(Kind::Frr);
+            format!("peer {ours} multihop local-address {theirs}")
+        }
         false => format!("peer {ours} interface to-frr"),
     };
     frr.configure(&["bfd", &peer, if shut { "shutdown" } else { "no shutdown" }])

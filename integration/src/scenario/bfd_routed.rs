@@ -1,5 +1,5 @@
 //! Multihop BFD (RFC 5883) with BIRD 2, FRR's bfdd and margay itself, each behind a router: an internal session or an external
-//! one over several hops, cut in the middle, and no farther away than it may be.
+//! one over several hops, cut in the middle, and no farther away than it may be. The same in either family.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,11 +24,23 @@ const CUTS: usize = 3;
 /// # Errors
 /// When a step on which all others rest fails.
 pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    over(Plan::routed(), folder, report)
+}
+
+/// Runs the scenario over IPv6.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_over_ipv6(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    over(Plan::routed_over_ipv6(), folder, report)
+}
+
+fn over(plan: Plan, folder: &Path, report: &mut Report) -> Result<Outcome> {
     ensure!(
         Version::Two.programs().is_some() && Path::new("/usr/lib/frr/bfdd").exists(),
         "no BIRD 2 or no bfdd here: integration/setup installs them"
     );
-    let mut paths = Paths::build(Plan::routed(), folder)?;
+    let mut paths = Paths::build(plan, folder)?;
     for kind in Kind::ALL {
         let what = format!("BFD and BGP with {} are up over two hops", kind.name());
         report.check(&what, || {

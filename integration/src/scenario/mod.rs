@@ -93,6 +93,13 @@ pub const ALL: &[Scenario] = &[
         run: bfd_routed::run,
     },
     Scenario {
+        name: "bfd-multihop6",
+        about: "that over IPv6: sessions, BFD and routes",
+        needs: None,
+        alone: true,
+        run: bfd_routed::run_over_ipv6,
+    },
+    Scenario {
         name: "bfd-load",
         about: "BFD beside two hundred busy sessions and busy processors: no false alarm, and a cut is noticed",
         needs: None,

@@ -197,7 +197,7 @@ pub fn storm(
         paths.await_up(Kind::Twin)?;
         let (transitions, established) = paths.counts(Kind::Twin)?;
         let log = paths.routes_log();
-        let deleted = format!("Deleted {} ", Kind::Twin.prefix());
+        let deleted = format!("Deleted {} ", paths.plan.prefix(Kind::Twin));
         let lost = log
             .get(before..)
             .unwrap_or_default()
@@ -221,7 +221,7 @@ pub fn storm(
         let routes = link::routes(&paths.netns, 4)?;
         let held = routes
             .iter()
-            .filter(|route| route.prefix == Kind::Twin.prefix());
+            .filter(|route| route.prefix == paths.plan.prefix(Kind::Twin));
         ensure!(held.count() == 1, "{routes:?}");
         Ok("one route, fresh".to_owned())
     });

@@ -6,7 +6,8 @@
 //!   └── m-twin ═ br-twin ═ p-twin ── twin (another margay)
 //! ```
 //!
-//! With [`Plan::routed`] a router stands between, so that both ends are two hops apart (RFC 5883):
+//! With [`Plan::routed`] a router stands between, so that both ends are two hops apart (RFC 5883); [`Plan::routed_over_ipv6`] is the
+//! same in the other family:
 //!
 //! ```text
 //!   m ── r ── m-bird ═ br-bird ═ p-bird ── bird
@@ -70,23 +71,6 @@ impl Kind {
             Self::Twin => 3,
         }
     }
-
-    /// Its address.
-    #[must_use]
-    pub fn address(self) -> String {
-        format!("10.0.{}.2", self.number())
-    }
-
-    /// The other address of its subnet: margay's, or the router's.
-    fn gateway(self) -> String {
-        format!("10.0.{}.1", self.number())
-    }
-
-    /// What it announces.
-    #[must_use]
-    pub fn prefix(self) -> String {
-        format!("203.0.{}.0/24", 110 + self.number())
-    }
 }
 
 /// How margay is to watch and to forward.
@@ -106,6 +90,8 @@ pub struct Plan {
     pub link: bool,
     /// A router between margay and all of them; BIRD and the twin are in margay's AS then.
     pub routed: bool,
+    /// Everything over IPv6: sessions, BFD, routes.
+    pub six: bool,
 }
 
 /// margay's AS.
@@ -113,6 +99,7 @@ const OWN_ASN: u32 = 64_512;
 
 /// margay's address where a router stands between, and the router's towards it.
 const BEHIND: [&str; 2] = ["10.0.0.1", "10.0.0.254"];
+const BEHIND6: [&str; 2] = ["fd00::1", "fd00::fe"];
 
 impl Default for Plan {
     fn default() -> Self {
@@ -124,6 +111,7 @@ impl Default for Plan {
             install: true,
             link: false,
             routed: false,
+            six: false,
         }
     }
 }
@@ -137,6 +125,64 @@ impl Plan {
             routed: true,
             ..Self::default()
         }
+    }
+
+    /// The same over IPv6.
+    #[must_use]
+    pub fn routed_over_ipv6() -> Self {
+        Self {
+            six: true,
+            ..Self::routed()
+        }
+    }
+
+    /// The family of everything.
+    fn family(&self) -> u8 {
+        if self.six { 6 } else { 4 }
+    }
+
+    /// A neighbour's address.
+    #[must_use]
+    pub fn address(&self, kind: Kind) -> String {
+        match self.six {
+            true => format!("fd00:{}::2", kind.number()),
+            false => format!("10.0.{}.2", kind.number()),
+        }
+    }
+
+    /// The other address of its subnet: margay's, or the router's.
+    fn gateway(&self, kind: Kind) -> String {
+        match self.six {
+            true => format!("fd00:{}::1", kind.number()),
+            false => format!("10.0.{}.1", kind.number()),
+        }
+    }
+
+    /// A neighbour's subnet.
+    fn subnet(&self, kind: Kind) -> String {
+        match self.six {
+            true => format!("fd00:{}::/64", kind.number()),
+            false => format!("10.0.{}.0/24", kind.number()),
+        }
+    }
+
+    /// The length of every subnet's prefix.
+    fn length(&self) -> u8 {
+        if self.six { 64 } else { 24 }
+    }
+
+    /// What a neighbour announces.
+    #[must_use]
+    pub fn prefix(&self, kind: Kind) -> String {
+        match self.six {
+            true => format!("fd03:{}::/48", kind.number()),
+            false => format!("203.0.{}.0/24", 110 + kind.number()),
+        }
+    }
+
+    /// margay's address where a router stands between, and the router's towards it.
+    fn behind(&self) -> [&'static str; 2] {
+        if self.six { BEHIND6 } else { BEHIND }
     }
 
     /// margay's BFD as it is when nothing is tried out.
@@ -160,8 +206,8 @@ impl Plan {
     #[must_use]
     pub fn our_address(&self, kind: Kind) -> String {
         match self.routed {
-            true => BEHIND[0].to_owned(),
-            false => kind.gateway(),
+            true => self.behind()[0].to_owned(),
+            false => self.gateway(kind),
         }
     }
 
@@ -176,16 +222,18 @@ impl Plan {
     #[must_use]
     pub fn config(&self) -> String {
         let mut text = format!(
-            "asn: {OWN_ASN}\nrouterId: 10.100.0.1\nlisten: [\"0.0.0.0:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\nkernel: {{ install: {} }}\npeers:\n",
+            "asn: {OWN_ASN}\nrouterId: 10.100.0.1\nlisten: [\"{}\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\nkernel: {{ install: {} }}\npeers:\n",
+            if self.six { "[::]:179" } else { "0.0.0.0:179" },
             self.install
         );
         for kind in &self.kinds {
             text.push_str(&format!(
-                "  - {{ name: {}, address: {}, asn: {}, localAddress: {}, families: [ipv4-unicast], connectRetry: 500ms, gracefulRestart: {}{} }}\n",
+                "  - {{ name: {}, address: \"{}\", asn: {}, localAddress: \"{}\", families: [ipv{}-unicast], connectRetry: 500ms, gracefulRestart: {}{} }}\n",
                 kind.name(),
-                kind.address(),
+                self.address(*kind),
                 self.asn(*kind),
                 self.our_address(*kind),
+                self.family(),
                 self.graceful,
                 if self.bfd.is_empty() {
                     String::new()
@@ -216,13 +264,15 @@ impl Plan {
 
     fn bird(&self, kind: Kind) -> String {
         format!(
-            "router id {address};\nprotocol device {{ scan time 5; }}\n\
+            "router id 10.100.0.{number};\nprotocol device {{ scan time 5; }}\n\
              protocol bfd {{ {which} {{ min rx interval 100 ms; min tx interval 100 ms; idle tx interval 1 s; multiplier 3; }}; }}\n\
-             protocol static {{ ipv4; route {prefix} blackhole; }}\n\
+             protocol static {{ ipv{family}; route {prefix} blackhole; }}\n\
              protocol bgp m {{\n  local {address} as {asn}; neighbor {ours} as 64512; {hops}; bfd on; graceful restart {graceful};\n  \
-             hold time 90; connect delay time 1; connect retry time 1; error wait time 1, 1;\n  ipv4 {{ import all; export all; }};\n}}\n",
-            address = kind.address(),
-            prefix = kind.prefix(),
+             hold time 90; connect delay time 1; connect retry time 1; error wait time 1, 1;\n  ipv{family} {{ import all; export all; }};\n}}\n",
+            number = 100 + kind.number(),
+            address = self.address(kind),
+            family = self.family(),
+            prefix = self.prefix(kind),
             asn = self.asn(kind),
             ours = self.our_address(kind),
             graceful = if self.graceful { "on" } else { "off" },
@@ -236,20 +286,21 @@ impl Plan {
     }
 
     fn bgpd(&self, kind: Kind) -> String {
-        let (ours, prefix) = (self.our_address(kind), kind.prefix());
+        let (ours, prefix) = (self.our_address(kind), self.prefix(kind));
         let hops = match self.routed {
             true => format!(
                 " neighbor {ours} ebgp-multihop 2\n neighbor {ours} update-source {}\n",
-                kind.address()
+                self.address(kind)
             ),
             false => String::new(),
         };
         format!(
-            "router bgp {asn}\n bgp router-id {address}\n no bgp ebgp-requires-policy\n no bgp network import-check\n timers bgp 30 90\n \
+            "router bgp {asn}\n bgp router-id 10.100.0.{number}\n no bgp ebgp-requires-policy\n no bgp network import-check\n no bgp default ipv4-unicast\n timers bgp 30 90\n \
              neighbor {ours} remote-as 64512\n{hops} neighbor {ours} timers connect 1\n neighbor {ours} bfd 3 100 100\n \
-             address-family ipv4 unicast\n  network {prefix}\n  neighbor {ours} activate\n exit-address-family\n",
+             address-family ipv{family} unicast\n  network {prefix}\n  neighbor {ours} activate\n exit-address-family\n",
             asn = self.asn(kind),
-            address = kind.address(),
+            number = 100 + kind.number(),
+            family = self.family(),
         )
     }
 
@@ -259,16 +310,22 @@ impl Plan {
         } else {
             String::new()
         };
+        let address = self.address(kind);
+        let listen = match self.six {
+            true => String::new(),
+            false => format!("\"{address}:179\", "),
+        };
         format!(
-            "asn: {}\nrouterId: {address}\nlisten: [\"{address}:179\", \"[::]:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\n\
-             originate: [{}]\npeers:\n  - {{ name: m, address: {}, asn: 64512, localAddress: {address}, families: [ipv4-unicast], \
+            "asn: {}\nrouterId: 10.100.0.{}\nlisten: [{listen}\"[::]:179\"]\nfamilies: [ipv4-unicast, ipv6-unicast]\n\
+             originate: [\"{}\"]\npeers:\n  - {{ name: m, address: \"{}\", asn: 64512, localAddress: \"{address}\", families: [ipv{}-unicast], \
              connectRetry: 500ms, gracefulRestart: {}, bfd: {} }}\n{link}",
             self.asn(kind),
-            kind.prefix(),
+            100 + kind.number(),
+            self.prefix(kind),
             self.our_address(kind),
+            self.family(),
             self.graceful,
             self.usual_bfd(),
-            address = kind.address(),
         )
     }
 }
@@ -353,10 +410,11 @@ impl Paths {
         let netns = Netns::create("m")?;
         let switch = Netns::create("sw")?;
         let near = match plan.routed {
-            true => router(&netns, &plan.kinds)?,
+            true => router(&netns, &plan)?,
             false => netns.clone(),
         };
         let mut neighbours = Vec::new();
+        let subnet = |address: String| format!("{address}/{}", plan.length());
         for kind in &plan.kinds {
             let name = kind.name();
             let there = Netns::create(name)?;
@@ -379,13 +437,13 @@ impl Paths {
                 &[ours.clone(), theirs.clone()],
             )?;
             let interface = format!("to-{name}");
-            link::addresses(&near, &interface, &[format!("{}/24", kind.gateway())])?;
-            link::addresses(&there, &interface, &[format!("{}/24", kind.address())])?;
+            link::addresses(&near, &interface, &[subnet(plan.gateway(*kind))])?;
+            link::addresses(&there, &interface, &[subnet(plan.address(*kind))])?;
             link::addresses(&near, &interface, &["fe80::1/64".to_owned()])?;
             link::addresses(&there, &interface, &["fe80::2/64".to_owned()])?;
             if plan.routed {
-                let gateway = kind.gateway();
-                there.ip(&format!("route add {}/32 via {gateway}", BEHIND[0]))?;
+                let (gateway, [ours, _]) = (plan.gateway(*kind), plan.behind());
+                there.ip(&format!("route add {ours} via {gateway}"))?;
             }
         }
         for kind in &plan.kinds {
@@ -489,11 +547,13 @@ impl Paths {
                     );
                 }
                 if self.plan.install {
-                    let routes = link::routes(&self.netns, 4)?;
+                    let routes = link::routes(&self.netns, self.plan.family())?;
                     ensure!(
-                        routes.iter().any(|route| route.prefix == kind.prefix()),
+                        routes
+                            .iter()
+                            .any(|route| route.prefix == self.plan.prefix(kind)),
                         "{} is not in the kernel",
-                        kind.prefix()
+                        self.plan.prefix(kind)
                     );
                 }
                 Ok::<_, anyhow::Error>(())
@@ -537,9 +597,9 @@ impl Paths {
         };
         let mut gone = noticed;
         if self.plan.install {
-            let deleted = format!("Deleted {} ", kind.prefix());
+            let deleted = format!("Deleted {} ", self.plan.prefix(kind));
             gone = eventually(
-                format!("{} leaves the kernel", kind.prefix()),
+                format!("{} leaves the kernel", self.plan.prefix(kind)),
                 pace::seconds(20),
                 || {
                     let text = self.routes_log();
@@ -623,10 +683,12 @@ impl Paths {
 }
 
 /// A router that margay is behind, and margay's routes through it. Links to neighbours are the caller's to make.
-fn router(margay: &Netns, kinds: &[Kind]) -> Result<Netns> {
+fn router(margay: &Netns, plan: &Plan) -> Result<Netns> {
     let router = Netns::create("r")?;
     router.sysctl("net.ipv4.ip_forward", "1")?;
-    let [ours, gateway] = BEHIND;
+    router.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    let [ours, gateway] = plan.behind();
+    let length = plan.length();
     link::wire(
         &End {
             netns: margay,
@@ -637,13 +699,11 @@ fn router(margay: &Netns, kinds: &[Kind]) -> Result<Netns> {
             interface: "to-m",
         },
     )?;
-    link::addresses(margay, "to-r", &[format!("{ours}/24")])?;
-    link::addresses(&router, "to-m", &[format!("{gateway}/24")])?;
-    for kind in kinds {
-        margay.ip(&format!(
-            "route add 10.0.{}.0/24 via {gateway}",
-            kind.number()
-        ))?;
+    link::addresses(margay, "to-r", &[format!("{ours}/{length}")])?;
+    link::addresses(&router, "to-m", &[format!("{gateway}/{length}")])?;
+    for kind in &plan.kinds {
+        let subnet = plan.subnet(*kind);
+        margay.ip(&format!("route add {subnet} via {gateway}"))?;
     }
     Ok(router)
 }
