@@ -1,11 +1,14 @@
 //! One BGP session of the load: says what it is told to and keeps count of what it holds.
 //!
 //! The generator shares the machine's processors with the daemon under test, so a client does no more than it must:
-//! it walks over UPDATEs to set and clear bits and looks at no attribute.
+//! it walks over UPDATEs to set and clear bits and looks at no attribute. A reflector may tell a client what came from it (RFC 4456 §8
+//! leaves it to the client to ignore that by ORIGINATOR_ID), as FRR does to clients it serves as a group: a client knows its own prefixes
+//! by their numbers, and counts them apart.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,6 +42,8 @@ pub struct Goal {
     pending: Cell<usize>,
     reached: Notify,
     failed: RefCell<Option<String>>,
+    /// What each client holds, by its place, for whoever asks why a goal is not reached.
+    clients: RefCell<Vec<(usize, Rc<RefCell<Held>>)>>,
 }
 
 impl Goal {
@@ -57,6 +62,28 @@ impl Goal {
             self.reached.notified().await;
         }
     }
+
+    /// Who does not hold what it should, and what it holds instead.
+    #[must_use]
+    pub fn missing(&self) -> String {
+        let clients = self.clients.borrow();
+        let each = clients.iter().filter_map(|(index, held)| {
+            let held = held.borrow();
+            let (count, want) = (held.count, held.want?);
+            Some(format!("client {index} holds {count} prefixes, not {want}"))
+        });
+        each.collect::<Vec<_>>().join("; ")
+    }
+
+    /// How often a client was told a prefix that it had announced itself.
+    #[must_use]
+    pub fn told_back(&self) -> usize {
+        let clients = self.clients.borrow();
+        clients
+            .iter()
+            .map(|(_, held)| held.borrow().told_back)
+            .sum()
+    }
 }
 
 /// What a client holds.
@@ -66,14 +93,31 @@ struct Held {
     count: usize,
     /// The count to reach; `None` when it does not matter at the moment.
     want: Option<usize>,
+    /// What it announces itself, and is not counted.
+    own: [Range<usize>; 2],
+    told_back: usize,
 }
 
 impl Held {
+    fn new(shape: &Shape, client: usize) -> Self {
+        Self {
+            bits: vec![0; shape.numbers().div_ceil(64)],
+            count: 0,
+            want: None,
+            own: shape.own(client),
+            told_back: 0,
+        }
+    }
+
     fn set(&mut self, number: usize, announced: bool) {
         let (word, bit) = (number / 64, 1_u64 << (number % 64));
         let Some(word) = self.bits.get_mut(word) else {
             return;
         };
+        if self.own.iter().any(|range| range.contains(&number)) {
+            self.told_back += usize::from(announced);
+            return;
+        }
         let before = *word & bit != 0;
         if before == announced {
             return;
@@ -130,11 +174,9 @@ impl Client {
         // End-of-RIB: nothing to tell yet. A reflector need not wait for this client.
         write.write_all(&update(&[], &[], &[])).await?;
 
-        let held = Rc::new(RefCell::new(Held {
-            bits: vec![0; shape.numbers().div_ceil(64)],
-            count: 0,
-            want: None,
-        }));
+        let held = Rc::new(RefCell::new(Held::new(&shape, index)));
+        let known = (index, Rc::clone(&held));
+        goal.clients.borrow_mut().push(known);
         let ending = Rc::new(Cell::new(false));
         // A phase hands each client a handful of buffers; the writer is never far behind.
         let (send, receive) = mpsc::channel(16);
@@ -456,11 +498,7 @@ mod tests {
             prefix_len: 26,
             attribute_sets: 7,
         };
-        let mut held = Held {
-            bits: vec![0; shape.numbers().div_ceil(64)],
-            count: 0,
-            want: None,
-        };
+        let mut held = Held::new(&shape, 0);
         let feed = |octets: &[u8], held: &mut Held| {
             let mut rest = octets;
             while let Some((kind, length)) = frame(rest).unwrap() {
@@ -474,5 +512,10 @@ mod tests {
         assert_eq!(held.count, 3_000);
         feed(&withdrawals(&shape, 3_000..4_000), &mut held);
         assert_eq!(held.count, 2_000);
+        // What comes back to the client that announced it.
+        let mut own = Held::new(&shape, 1);
+        feed(&announcements(&shape, 1, 2_000..4_000), &mut own);
+        feed(&withdrawals(&shape, 3_000..4_000), &mut own);
+        assert_eq!((own.count, own.told_back), (1_000, 1_000));
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use tokio::task::LocalSet;
 
@@ -21,25 +21,29 @@ const SINGLE_GAP: Duration = Duration::from_millis(100);
 /// A daemon that needed no CPU time for so long has nothing left to do.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// What one run measured; seconds unless the name says otherwise.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+/// What one run measured, as far as it came; seconds unless the name says otherwise.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Figures {
     /// All clients announce everything at once until all have all.
-    pub announce: f64,
+    pub announce: Option<f64>,
     /// CPU time of the daemon during that.
-    pub announce_cpu: f64,
+    pub announce_cpu: Option<f64>,
     /// One new prefix until every other client has it; median of [`SINGLES`].
-    pub single: f64,
+    pub single: Option<f64>,
     /// A new client from Established to its full table.
-    pub join: f64,
+    pub join: Option<f64>,
     /// A client's TCP session is cut until all others have its withdrawals.
-    pub flap: f64,
+    pub flap: Option<f64>,
     /// Everything is withdrawn until nobody holds anything.
-    pub withdraw: f64,
+    pub withdraw: Option<f64>,
     /// Peak resident memory of the daemon in MiB.
-    pub peak_mib: f64,
+    pub peak_mib: Option<f64>,
     /// As `announce`, but a tenth of the clients, one at least, read 10 kB/s and only the others are waited for.
     pub beside_slow: Option<f64>,
+    /// How often a client was told a prefix of its own.
+    pub told_back: usize,
+    /// What ended the run early.
+    pub broke: Option<String>,
 }
 
 /// What one run of [`memory`] measured: octets of resident memory.
@@ -51,12 +55,20 @@ pub struct PathFigures {
     pub further: f64,
 }
 
-/// Runs all phases against the daemon at the server's address; `daemon` is its process.
+/// Runs all phases against the daemon at the server's address; `daemon` is its process. A phase that does not end is the last one:
+/// what was measured before is told all the same.
 ///
 /// # Errors
-/// When a phase does not end or a session breaks.
+/// When there is no runtime.
 pub fn run(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
-    on_one_thread(phases(shape, daemon, slow))
+    on_one_thread(async {
+        let (mut figures, goal) = (Figures::default(), Rc::new(Goal::default()));
+        if let Err(error) = phases(shape, daemon, slow, &goal, &mut figures).await {
+            figures.broke = Some(format!("{error:#}"));
+        }
+        figures.told_back = goal.told_back();
+        Ok(figures)
+    })
 }
 
 fn on_one_thread<T>(what: impl Future<Output = Result<T>>) -> Result<T> {
@@ -129,16 +141,20 @@ async fn settled(daemon: i32) -> Result<()> {
 async fn limited(phase: &str, goal: &Goal) -> Result<()> {
     tokio::time::timeout(PHASE_LIMIT, goal.wait())
         .await
-        .with_context(|| format!("phase {phase} did not end"))?
+        .map_err(|_| anyhow!("phase {phase} did not end: {}", goal.missing()))?
         .with_context(|| format!("phase {phase}"))
 }
 
-async fn phases(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
-    let mut figures = Figures::default();
-    let goal = Rc::new(Goal::default());
+async fn phases(
+    shape: Shape,
+    daemon: i32,
+    slow: bool,
+    goal: &Rc<Goal>,
+    figures: &mut Figures,
+) -> Result<()> {
     let mut clients = Vec::new();
     for index in 0..shape.clients {
-        clients.push(connect(shape, index, &goal).await?);
+        clients.push(connect(shape, index, goal).await?);
     }
     let share = |client: usize| client * shape.prefixes..(client + 1) * shape.prefixes;
 
@@ -151,9 +167,9 @@ async fn phases(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
         client.want(shape.total() - shape.prefixes);
         client.send(Rc::clone(words)).await?;
     }
-    limited("announce", &goal).await?;
-    figures.announce = start.elapsed().as_secs_f64();
-    figures.announce_cpu = cpu_seconds(daemon)? - cpu;
+    limited("announce", goal).await?;
+    figures.announce = Some(start.elapsed().as_secs_f64());
+    figures.announce_cpu = Some(cpu_seconds(daemon)? - cpu);
 
     let Some((first, others)) = clients.split_first() else {
         bail!("no clients")
@@ -167,16 +183,16 @@ async fn phases(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
             client.want(client.count() + 1);
         }
         first.send(Rc::from(words)).await?;
-        limited("single", &goal).await?;
+        limited("single", goal).await?;
         singles.push(start.elapsed().as_secs_f64());
     }
-    figures.single = median(singles);
+    figures.single = Some(median(singles));
 
-    let newcomer = connect(shape, shape.clients, &goal).await?;
+    let newcomer = connect(shape, shape.clients, goal).await?;
     let start = Instant::now();
     newcomer.want(shape.numbers());
-    limited("join", &goal).await?;
-    figures.join = start.elapsed().as_secs_f64();
+    limited("join", goal).await?;
+    figures.join = Some(start.elapsed().as_secs_f64());
     newcomer.cut();
 
     let last = clients.pop().context("no clients")?;
@@ -185,10 +201,10 @@ async fn phases(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
         client.want(client.count() - shape.prefixes);
     }
     last.cut();
-    limited("flap", &goal).await?;
-    figures.flap = start.elapsed().as_secs_f64();
+    limited("flap", goal).await?;
+    figures.flap = Some(start.elapsed().as_secs_f64());
 
-    let back = connect(shape, shape.clients - 1, &goal).await?;
+    let back = connect(shape, shape.clients - 1, goal).await?;
     for client in &clients {
         client.want(client.count() + shape.prefixes);
     }
@@ -196,7 +212,7 @@ async fn phases(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
     back.send(Rc::clone(words.last().context("no words")?))
         .await?;
     clients.push(back);
-    limited("return", &goal).await?;
+    limited("return", goal).await?;
 
     let withdrawn: Vec<Rc<[u8]>> = (0..shape.clients)
         .map(|i| Rc::from(withdrawals(&shape, share(i))))
@@ -210,13 +226,13 @@ async fn phases(shape: Shape, daemon: i32, slow: bool) -> Result<Figures> {
     if let Some(first) = clients.first() {
         first.send(singles).await?;
     }
-    limited("withdraw", &goal).await?;
-    figures.withdraw = start.elapsed().as_secs_f64();
-    figures.peak_mib = peak_mib(daemon)?;
+    limited("withdraw", goal).await?;
+    figures.withdraw = Some(start.elapsed().as_secs_f64());
+    figures.peak_mib = Some(peak_mib(daemon)?);
     if slow {
-        figures.beside_slow = Some(beside_slow(&shape, &clients, &words, &goal).await?);
+        figures.beside_slow = Some(beside_slow(&shape, &clients, &words, goal).await?);
     }
-    Ok(figures)
+    Ok(())
 }
 
 /// Announces everything while the first clients read slowly: how long until the others have it. Then those read on, and must

@@ -6,7 +6,7 @@
 //!  10.100.0.1/16                      10.100.128.0/17
 //! ```
 //! One daemon at a time, as an iBGP route reflector whose clients are dynamic neighbours of a range. A phase ends when
-//! every client holds exactly what it must, checked prefix by prefix. Figures are seconds of wall clock unless marked;
+//! every client holds exactly what it must of the others, checked prefix by prefix. Figures are seconds of wall clock unless marked;
 //! CPU and peak memory are the daemon's, from /proc. Several runs each; medians are printed.
 //!
 //! At the end of margay's runs everything is announced once more while a tenth of the clients read 10 kB/s (`beside slow readers`:
@@ -19,11 +19,12 @@ pub mod load;
 pub mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::de::DeserializeOwned;
 
@@ -88,11 +89,11 @@ impl<'a> Arena<'a> {
         Ok(figures)
     }
 
-    /// Runs each contender so many times through the shape and prints a table of medians. One that does not come through is
-    /// named there.
+    /// Runs each contender so many times through the shape and prints a table of medians. One that does not come through takes no
+    /// further part: its row has what it was measured at until then, and below stands what happened.
     ///
     /// # Errors
-    /// When margay does not come through.
+    /// When margay does not come through, or tells a client what came from it.
     pub fn speakers(&self, shape: &Shape, contenders: &[Contender], runs: usize) -> Result<()> {
         say(format_args!(
             "shape {}: {} clients × {} /{}, {} attribute sets each, {runs} runs",
@@ -100,6 +101,7 @@ impl<'a> Arena<'a> {
         ));
         let mut all: BTreeMap<&'static str, Vec<Figures>> = BTreeMap::new();
         let mut failed = BTreeSet::new();
+        let mut notes = String::new();
         // Interleaved, so that whatever else the machine does falls on all alike.
         for run in 1..=runs {
             for contender in contenders {
@@ -109,57 +111,46 @@ impl<'a> Arena<'a> {
                 }
                 let own = *contender == Contender::Margay;
                 let words: &[&str] = if own { &["--slow-readers"] } else { &[] };
-                match self.run::<Figures>(shape, *contender, words) {
+                let broke = match self.run::<Figures>(shape, *contender, words) {
                     Ok(figures) => {
                         let figures_text = serde_json::to_string(&figures)?;
                         say(format_args!("{name:<8} run {run}: {figures_text}"));
+                        let told_back = figures.told_back;
+                        ensure!(
+                            !own || told_back == 0,
+                            "{name} told clients {told_back} times what had come from them"
+                        );
+                        let broke = figures.broke.clone();
                         all.entry(name).or_default().push(figures);
+                        broke
                     }
-                    Err(error) if own => return Err(error),
-                    Err(error) => {
-                        say(format_args!("{name:<8} run {run}: {error:#}"));
-                        failed.insert(name);
-                    }
+                    Err(error) => Some(format!("{error:#}")),
+                };
+                if let Some(broke) = broke {
+                    ensure!(!own, "{name}: {broke}");
+                    say(format_args!("{name:<8} run {run}: {broke}"));
+                    let _ = writeln!(
+                        notes,
+                        "{name} took no further part after run {run}: {broke}"
+                    );
+                    failed.insert(name);
                 }
             }
         }
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header([
-            "daemon",
-            "announce",
-            "its CPU",
-            "single ms",
-            "join",
-            "flap",
-            "withdraw",
-            "memory MiB",
-            "beside slow readers",
-        ]);
-        for contender in contenders {
-            let Some(figures) = all.get(contender.name()) else {
-                continue;
-            };
-            let median = |field: fn(&Figures) -> f64| median(figures.iter().map(field).collect());
-            let slow: Vec<f64> = figures.iter().filter_map(|f| f.beside_slow).collect();
-            table.add_row([
-                contender.name().to_owned(),
-                format!("{:.3}", median(|f| f.announce)),
-                format!("{:.2}", median(|f| f.announce_cpu)),
-                format!("{:.3}", median(|f| f.single) * 1e3),
-                format!("{:.3}", median(|f| f.join)),
-                format!("{:.3}", median(|f| f.flap)),
-                format!("{:.3}", median(|f| f.withdraw)),
-                format!("{:.0}", median(|f| f.peak_mib)),
-                match slow.as_slice() {
-                    [] => "–".to_owned(),
-                    slow => format!("{:.3}", self::median(slow.to_vec())),
-                },
-            ]);
-        }
         say(format_args!("shape {}", shape.name));
-        say(table);
+        say(medians(contenders, &all));
+        for (name, figures) in &all {
+            let most = figures.iter().map(|figures| figures.told_back).max();
+            if let Some(most @ 1..) = most {
+                let _ = writeln!(
+                    notes,
+                    "{name} told clients up to {most} times in a run what had come from them; they left it out of what they hold"
+                );
+            }
+        }
+        if !notes.is_empty() {
+            say(notes.trim_end());
+        }
         Ok(())
     }
 
@@ -197,6 +188,46 @@ impl<'a> Arena<'a> {
         say(table);
         Ok(())
     }
+}
+
+/// A row for each contender; what was never measured is a dash.
+fn medians(contenders: &[Contender], all: &BTreeMap<&'static str, Vec<Figures>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([
+        "daemon",
+        "announce",
+        "its CPU",
+        "single ms",
+        "join",
+        "flap",
+        "withdraw",
+        "memory MiB",
+        "beside slow readers",
+    ]);
+    for contender in contenders {
+        let figures = all.get(contender.name()).map_or(&[][..], Vec::as_slice);
+        let cell = |digits: usize, field: fn(&Figures) -> Option<f64>| {
+            let measured: Vec<f64> = figures.iter().filter_map(field).collect();
+            match measured.as_slice() {
+                [] => "–".to_owned(),
+                _ => format!("{:.digits$}", median(measured)),
+            }
+        };
+        table.add_row([
+            contender.name().to_owned(),
+            cell(3, |f| f.announce),
+            cell(2, |f| f.announce_cpu),
+            cell(3, |f| f.single.map(|seconds| seconds * 1e3)),
+            cell(3, |f| f.join),
+            cell(3, |f| f.flap),
+            cell(3, |f| f.withdraw),
+            cell(0, |f| f.peak_mib),
+            cell(3, |f| f.beside_slow),
+        ]);
+    }
+    table
 }
 
 /// Runs the load inside the clients' namespace.
@@ -251,5 +282,26 @@ mod tests {
         assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
         assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < f64::EPSILON);
         assert!(median(vec![]).is_nan());
+    }
+
+    #[test]
+    fn a_run_that_broke_leaves_what_it_measured_in_the_table_and_dashes_for_the_rest() {
+        let broken = Figures {
+            announce: Some(1.25),
+            broke: Some("phase single did not end".to_owned()),
+            ..Figures::default()
+        };
+        let all = BTreeMap::from([(Contender::Frr.name(), vec![broken])]);
+        let text = medians(&[Contender::Frr, Contender::Bird2], &all).to_string();
+        let row = |name: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.contains(name));
+            let cells = line.unwrap_or_default().split(['│', '┆']);
+            cells.map(|cell| cell.trim().to_owned()).collect()
+        };
+        assert_eq!(
+            row("FRR").get(1..5),
+            Some(&["FRR", "1.250", "–", "–"].map(str::to_owned)[..])
+        );
+        assert_eq!(row("BIRD 2").get(2).map(String::as_str), Some("–"));
     }
 }

@@ -4,6 +4,7 @@
 //! what a client holds is a bitmap over all of them.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 /// AS of the daemon and all clients.
 pub const ASN: u32 = 64512;
@@ -103,6 +104,20 @@ impl Shape {
     #[must_use]
     pub fn numbers(&self) -> usize {
         self.total() + SINGLES
+    }
+
+    /// What a client announces: its share, and the first one what is announced one at a time; one more than there are has nothing.
+    #[must_use]
+    pub fn own(&self, client: usize) -> [Range<usize>; 2] {
+        let nothing = 0..0;
+        match client {
+            0 => [0..self.prefixes, self.total()..self.numbers()],
+            _ if client < self.clients => [
+                client * self.prefixes..(client + 1) * self.prefixes,
+                nothing,
+            ],
+            _ => [nothing.clone(), nothing],
+        }
     }
 
     /// The address a client connects from.
