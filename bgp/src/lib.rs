@@ -112,7 +112,7 @@
 //! | 9687 | a peer that reads nothing for the send hold time is left | [`fsm`] |
 //! | 9774 | paths with AS_SET are treated as withdrawn, unless configured otherwise | [`codec`] |
 //! | 5880, 5881, 5882, 5883 | BFD, over one hop and over several | [`bfd`] |
-//! | 7854, 8671, 9069 | BMP: tables before and after import policy, the Loc-RIB; of Adj-RIB-Out the numbers | [`bmp`] |
+//! | 7854, 8671, 9069 | BMP: tables before and after import policy, the Loc-RIB, the Adj-RIB-Out after policy | [`bmp`] |
 //!
 //! # What is not
 //!

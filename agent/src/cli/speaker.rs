@@ -91,6 +91,7 @@ fn collector(collector: &Collector) -> Vec<String> {
         (collector.pre_policy, "before policy"),
         (collector.post_policy, "after policy"),
         (collector.loc_rib, "best routes"),
+        (collector.adj_rib_out, "what peers are told"),
     ];
     let tables: Vec<&str> = tables
         .into_iter()

@@ -238,8 +238,14 @@ impl File {
         };
         for (at, section) in tree.items("monitoring").into_iter().zip(self.monitoring) {
             let collector = section.into_collector();
-            if !(collector.pre_policy || collector.post_policy || collector.loc_rib) {
-                let reason = "expected `prePolicy`, `postPolicy` or `locRib`: nothing else is told"
+            let tables = [
+                collector.pre_policy,
+                collector.post_policy,
+                collector.loc_rib,
+                collector.adj_rib_out,
+            ];
+            if tables == [false; 4] {
+                let reason = "expected `prePolicy`, `postPolicy`, `locRib` or `adjRibOut`: nothing else is told"
                     .to_owned();
                 return Err(Fault::new(tree.find(&at, "locRib"), reason));
             }

@@ -1,4 +1,5 @@
-//! BMP messages on the wire (RFC 7854 §4, RFC 9069 §4). AS numbers always have four octets.
+//! BMP messages on the wire (RFC 7854 §4, RFC 8671 §4, RFC 9069 §4). AS numbers have four octets, but those of what peers without
+//! such were told.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -37,8 +38,12 @@ pub struct PeerHeader {
     pub asn: Asn,
     /// Its BGP Identifier, or ours.
     pub router_id: u32,
-    /// The routes are what import policy made of them.
+    /// The routes are what policy made of them.
     pub post_policy: bool,
+    /// They are told to the peer, and not by it (RFC 8671).
+    pub adj_rib_out: bool,
+    /// AS numbers of their AS_PATH have two octets.
+    pub two_octet_as: bool,
     /// When it happened, since 1970.
     pub time: Duration,
 }
@@ -54,6 +59,12 @@ impl PeerHeader {
         };
         if self.post_policy {
             flags |= 0x40;
+        }
+        if self.two_octet_as {
+            flags |= 0x20;
+        }
+        if self.adj_rib_out {
+            flags |= 0x10;
         }
         out.put_u8(kind);
         out.put_u8(flags);
@@ -285,4 +296,41 @@ pub fn statistics(header: &PeerHeader, list: &[Statistic]) -> Bytes {
         out.put_u32(u32::try_from(list.len()).unwrap_or_default());
         list.iter().for_each(|number| number.encode(out));
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_table_it_is_and_how_its_as_numbers_are_written_is_among_the_flags() {
+        let header = PeerHeader {
+            address: Some("2001:db8::1".parse().unwrap()),
+            distinguisher: 0,
+            asn: Asn(64512),
+            router_id: 1,
+            post_policy: false,
+            adj_rib_out: false,
+            two_octet_as: false,
+            time: Duration::ZERO,
+        };
+        let flags = |header: PeerHeader| {
+            let mut out = BytesMut::new();
+            header.encode(&mut out);
+            assert_eq!(out.len(), 42);
+            out[1]
+        };
+        assert_eq!(flags(header), 0x80);
+        let header = PeerHeader {
+            post_policy: true,
+            ..header
+        };
+        assert_eq!(flags(header), 0xc0);
+        let header = PeerHeader {
+            two_octet_as: true,
+            adj_rib_out: true,
+            ..header
+        };
+        assert_eq!(flags(header), 0xf0);
+    }
 }

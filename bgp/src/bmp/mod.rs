@@ -1,4 +1,4 @@
-//! BGP Monitoring Protocol (RFC 7854), with the Loc-RIB of RFC 9069: what is told to a collector, without a socket.
+//! BGP Monitoring Protocol (RFC 7854), with the Adj-RIB-Out of RFC 8671 and the Loc-RIB of RFC 9069: what is told to a collector, without a socket.
 //!
 //! [`message`] writes the messages; [`Monitor`] is what a speaker remembers of one collector that is connected. The collector
 //! is told the state of the world by a walk over the tables, in slices, and changes as they come. What is pending is a set of
@@ -11,11 +11,12 @@
 //!   tables: announce, withdraw ─► changed names ─┐
 //!   walk over the tables, while few pend ────────┴─► pending ─► look up what holds now ─► Route Monitoring
 //!   sessions up and down, statistics ──────────────► queue ──────────────────────────────► sent first
+//!   groups of peers that are told the same ────────► mirrors ────────────────────────────► Route Monitoring, as it was told
 //! ```
 
 pub mod message;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use crate::family::Family;
 use crate::prefix::{Ipv4Prefix, Prefix};
 use crate::rib::Slot;
+use crate::rib::adj_rib_out::MemberId;
 
 /// The port collectors usually listen on; none is assigned.
 pub const BMP_PORT: u16 = 11019;
@@ -52,6 +54,8 @@ pub struct Collector {
     pub post_policy: bool,
     /// Tell the best routes (RFC 9069).
     pub loc_rib: bool,
+    /// Tell what peers are told, as export policy made it and as it is sent (RFC 8671).
+    pub adj_rib_out: bool,
     /// How often statistics are sent; never where absent.
     pub statistics: Option<Duration>,
 }
@@ -65,6 +69,7 @@ impl Collector {
             pre_policy: true,
             post_policy: false,
             loc_rib: true,
+            adj_rib_out: false,
             statistics: Some(Duration::from_secs(60)),
         }
     }
@@ -106,6 +111,13 @@ pub(crate) enum Walk {
     Done,
 }
 
+/// Reads what one peer is told of one family, in the group that peer is in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mirror {
+    pub(crate) group: usize,
+    pub(crate) member: MemberId,
+}
+
 /// One connected collector.
 #[derive(Debug)]
 pub(crate) struct Monitor {
@@ -123,6 +135,10 @@ pub(crate) struct Monitor {
     pub(crate) walk: Walk,
     /// The walk is about the Loc-RIB alone: peers were told of by an earlier one.
     pub(crate) walks_loc_rib_only: bool,
+    /// One a session and family, where the collector is told what peers are told.
+    pub(crate) mirrors: BTreeMap<(Family, Slot), Mirror>,
+    /// Which of them was read last.
+    pub(crate) mirror_turn: Option<(Family, Slot)>,
     pub(crate) next_statistics: Option<Instant>,
     overflown: bool,
 }
@@ -139,6 +155,8 @@ impl Monitor {
             cursor: None,
             walk: Walk::At(Family::IPV4_UNICAST, 0),
             walks_loc_rib_only: false,
+            mirrors: BTreeMap::new(),
+            mirror_turn: None,
             next_statistics: collector.statistics.map(|interval| now + interval),
             overflown: false,
             collector: collector.clone(),

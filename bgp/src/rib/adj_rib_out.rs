@@ -24,6 +24,9 @@
 //! A route is not sent back to the peer it is from, nor to its originator. Every message holds routes of one source, so
 //! for that peer a chunk is cut at the message's ends, with withdrawals in the gap where it may still hold another route.
 //!
+//! A *mirror* is a member that is no peer: it is given what one peer of the group is told, octet by octet, for whoever watches
+//! (RFC 8671). It reads at its own pace, nobody is woken for it, and it keeps no group alive.
+//!
 //! A group with ADD-PATH (RFC 7911) tells paths where others tell prefixes. Everything above works on [`Unit`]s and does not
 //! know the difference: a path that is told no more is withdrawn as a prefix is, under its own identifier.
 //!
@@ -194,6 +197,8 @@ struct Member {
     /// Prefixes another group told it, one bit each.
     held: Option<Vec<u64>>,
     end_of_rib_sent: bool,
+    /// It is no peer, and is only given what one is told.
+    mirror: bool,
 }
 
 /// How a peer comes into a group.
@@ -640,13 +645,28 @@ impl Group {
 
     /// Takes a peer in.
     pub(crate) fn join(&mut self, slot: Slot, router_id: u32, entrance: Entrance) -> MemberId {
+        self.take_in(slot, router_id, entrance, false)
+    }
+
+    /// Takes in a mirror of the peer in `slot`, which is a member itself.
+    pub(crate) fn mirror(&mut self, slot: Slot, router_id: u32, entrance: Entrance) -> MemberId {
+        self.take_in(slot, router_id, entrance, true)
+    }
+
+    fn take_in(
+        &mut self,
+        slot: Slot,
+        router_id: u32,
+        entrance: Entrance,
+        mirror: bool,
+    ) -> MemberId {
         let Entrance {
             occasion,
             again,
             held,
         } = entrance;
         self.holders += usize::from(held.is_some());
-        self.withheld_told = false;
+        self.withheld_told &= mirror;
         let member = Some(Member {
             slot,
             router_id,
@@ -658,6 +678,7 @@ impl Group {
             new: true,
             again,
             held,
+            mirror,
         });
         let place = self
             .members
@@ -713,12 +734,21 @@ impl Group {
         })
     }
 
-    pub(crate) fn members(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.members.iter().flatten().map(|member| member.slot)
+    /// The peers among the members.
+    fn peers(&self) -> impl Iterator<Item = &Member> {
+        self.members
+            .iter()
+            .flatten()
+            .filter(|member| !member.mirror)
     }
 
+    pub(crate) fn members(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.peers().map(|member| member.slot)
+    }
+
+    /// Whether no peer is left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.iter().all(Option::is_none)
+        self.peers().next().is_none()
     }
 
     fn member(&self, id: MemberId) -> Option<&Member> {

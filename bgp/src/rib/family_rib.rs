@@ -462,6 +462,19 @@ impl<F: Key> FamilyRib<F> {
         carried
     }
 
+    /// Puts a mirror of a peer into the group that peer is in: see [`Group::mirror`]. It leaves before the peer does.
+    pub(crate) fn mirror(
+        &mut self,
+        place: usize,
+        slot: Slot,
+        router_id: u32,
+        entrance: Entrance,
+    ) -> Option<MemberId> {
+        let group = self.group_mut(place)?;
+        let router_id = if group.key.external { 0 } else { router_id };
+        Some(group.mirror(slot, router_id, entrance))
+    }
+
     pub(crate) fn group(&self, place: usize) -> Option<&Group> {
         self.groups.get(place)?.as_ref()
     }

@@ -564,6 +564,7 @@ impl Speaker {
         let Some(carried) = carried else {
             return;
         };
+        let mirrors = self.carry_mirrors(slot, family);
         let store = &mut self.tables.store;
         let left = with_rib!(self.tables, family, |rib| rib.leave(
             carried.group,
@@ -573,6 +574,7 @@ impl Speaker {
         ));
         if let Some(entrance) = left {
             self.join(slot, family, entrance);
+            self.move_mirrors(slot, family, mirrors);
             self.make_ready(slot);
         }
     }

@@ -31,6 +31,7 @@ mod groups;
 mod handover;
 mod inspect;
 mod liveness;
+mod mirrors;
 mod monitoring;
 mod neighbour;
 mod operate;

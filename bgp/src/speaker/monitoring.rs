@@ -63,6 +63,7 @@ impl Speaker {
                 monitor.say(peer_up(neighbour, session, monitor.wall(now)));
             }
         }
+        self.mirror_everybody(&mut monitor);
         self.monitors.push(monitor);
         self.watch_tables();
         id
@@ -70,7 +71,10 @@ impl Speaker {
 
     /// The collector is gone.
     pub fn stop_monitoring(&mut self, id: MonitorId) {
-        self.monitors.retain(|monitor| monitor.id != id);
+        if let Some(at) = self.monitors.iter().position(|monitor| monitor.id == id) {
+            let monitor = self.monitors.swap_remove(at);
+            self.end_mirrors(monitor);
+        }
         self.watch_tables();
     }
 
@@ -258,16 +262,28 @@ impl Speaker {
         };
         self.feed_monitors();
         let mut monitor = self.monitors.swap_remove(at);
-        let output = self.pull(&mut monitor, now);
+        let mut out = BytesMut::new();
+        self.pull(&mut monitor, now, &mut out);
+        // Behind news of sessions, which may be that one came up.
+        let more = out.len() < CHUNK && self.read_mirrors(&mut monitor, CHUNK, now, &mut out);
+        let output = match out.is_empty() {
+            _ if monitor.is_overflown() => MonitorOutput::Overflow,
+            true if monitor.is_idle() && !more => {
+                if !monitor.mirrors.is_empty() {
+                    // It may have been the last that had to read of a prefix that is gone.
+                    self.tables.ipv4.trim();
+                    self.tables.ipv6.trim();
+                }
+                MonitorOutput::Idle
+            }
+            // Maybe nothing of what was looked at is to be told: the next call goes on.
+            _ => MonitorOutput::Octets(out.freeze()),
+        };
         self.monitors.push(monitor);
         output
     }
 
-    fn pull(&self, monitor: &mut Monitor, now: Instant) -> MonitorOutput {
-        if monitor.is_overflown() {
-            return MonitorOutput::Overflow;
-        }
-        let mut out = BytesMut::new();
+    fn pull(&self, monitor: &mut Monitor, now: Instant, out: &mut BytesMut) {
         while out.len() < CHUNK
             && let Some(octets) = monitor.next_said()
         {
@@ -280,17 +296,9 @@ impl Speaker {
                 self.walk_for(monitor);
             }
             if let Some((slot, entries)) = monitor.take_batch() {
-                self.tell_collector(monitor, slot, &entries, now, &mut out);
+                self.tell_collector(monitor, slot, &entries, now, out);
             }
         }
-        if out.is_empty() {
-            if monitor.is_idle() {
-                return MonitorOutput::Idle;
-            }
-            // Nothing of what was looked at is to be told: the walk goes on with the next call.
-            return MonitorOutput::Octets(Bytes::new());
-        }
-        MonitorOutput::Octets(out.freeze())
     }
 
     /// Goes on with the walk over the tables.
@@ -539,6 +547,8 @@ fn loc_rib_header(config: &SpeakerConfig, time: Duration) -> PeerHeader {
         asn: config.asn,
         router_id: config.router_id.get(),
         post_policy: false,
+        adj_rib_out: false,
+        two_octet_as: false,
         time,
     }
 }
@@ -585,7 +595,7 @@ impl Monitor {
     }
 }
 
-fn header(session: &Session, post_policy: bool, time: Duration) -> PeerHeader {
+pub(super) fn header(session: &Session, post_policy: bool, time: Duration) -> PeerHeader {
     let negotiated = &session.negotiated;
     PeerHeader {
         address: Some(negotiated.remote.ip()),
@@ -593,6 +603,8 @@ fn header(session: &Session, post_policy: bool, time: Duration) -> PeerHeader {
         asn: negotiated.peer_asn,
         router_id: negotiated.peer_router_id.get(),
         post_policy,
+        adj_rib_out: false,
+        two_octet_as: false,
         time,
     }
 }

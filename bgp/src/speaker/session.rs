@@ -9,6 +9,7 @@ use bytes::BytesMut;
 
 use super::errors::Offence;
 use super::events::{EventLog, MALFORMED_INTERVAL, PeerEventKind, Subject};
+use super::mirrors;
 use super::neighbour::{FamilySession, Neighbour, Session};
 use super::{Output, Speaker, Tables, with_rib};
 use crate::asn::Asn;
@@ -112,6 +113,7 @@ impl Speaker {
         self.end_deferral_where_complete(now);
         self.make_ready(slot);
         self.monitor_up(slot, now);
+        self.mirror_peer(slot);
     }
 
     pub(super) fn session_down(&mut self, slot: Slot, reason: &DownReason, now: Instant) {
@@ -128,6 +130,9 @@ impl Speaker {
         // They were about this session.
         neighbour.warnings.clear();
         for family in Family::ALL {
+            for monitor in &mut self.monitors {
+                mirrors::leave(&mut self.tables, &mut monitor.mirrors, slot, family, false);
+            }
             if let Some(carried) = session.family(family) {
                 let (group, member) = (carried.group, carried.member);
                 let store = &mut self.tables.store;

@@ -7,6 +7,7 @@ mod nexthop;
 mod regroup;
 mod restart;
 mod telling;
+mod watcher;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -22,13 +22,15 @@ use crate::{exec, pace};
 const PORT: u16 = 11_019;
 const PREFIX: &str = "203.0.113.0/24";
 const REJECTED: &str = "198.51.100.0/24";
+const OWN: &str = "192.0.2.0";
 const TEXT: &str = "bye, bye";
 
 const SPEAKER: &str = "asn: 64512
 routerId: 10.100.0.1
 listen: [\"10.0.0.1:179\"]
+originate: [192.0.2.0/24]
 monitoring:
-  - { address: 10.0.1.2, postPolicy: true, statistics: 1 }
+  - { address: 10.0.1.2, postPolicy: true, adjRibOut: true, statistics: 1 }
 peers:
   - { name: bird, address: 10.0.0.2, asn: 64601, connectRetry: 500ms, gracefulRestart: false, import: { reject: [198.51.100.0/24] } }
 ";
@@ -91,7 +93,7 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
             eventually("both mistakes are in the log", pace::seconds(10), || {
                 for wanted in [
                     ":1:6: field `asn`: expected an AS number",
-                    ":5:56: field `monitoring[0].statistics`: expected a duration",
+                    ":6:73: field `monitoring[0].statistics`: expected a duration",
                 ] {
                     ensure!(speaker.logged(wanted), "not in the log: {wanted}");
                 }
@@ -149,6 +151,7 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
             let told = |peer_type: &str, post_policy: bool| {
                 of_type(&rows, "0")
                     .filter(|row| row.peer_type == peer_type && row.post_policy == post_policy)
+                    .filter(|row| !row.adj_rib_out)
                     .map(|row| row.prefixes.clone())
                     .collect::<Vec<_>>()
                     .join(",")
@@ -163,6 +166,21 @@ pub fn run(folder: &Path, report: &mut Report) -> Result<Outcome> {
             }
             ensure!(!best.contains("198.51.100.0"), "best: {best}");
             Ok(before)
+        },
+    );
+    report.check(
+        "what BIRD is told is told of, and nothing else of that",
+        || {
+            let told = || of_type(&rows, "0").filter(|row| row.adj_rib_out);
+            let bad = told().find(|row| !row.post_policy || row.address != "10.0.0.2");
+            ensure!(bad.is_none(), "{bad:?}");
+            let told: Vec<_> = told().map(|row| row.prefixes.clone()).collect();
+            let told = told.join(",");
+            ensure!(
+                told.contains(OWN) && !told.contains("203.0.113.0"),
+                "{told}"
+            );
+            Ok(told)
         },
     );
     report.check("Peer Down says what BIRD said", || {
@@ -221,6 +239,7 @@ struct Row {
     kind: String,
     peer_type: String,
     post_policy: bool,
+    adj_rib_out: bool,
     address: String,
     asn: String,
     /// Types of the BGP messages inside.
@@ -231,10 +250,11 @@ struct Row {
     malformed: bool,
 }
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "bmp.type",
     "bmp.peer.type",
     "bmp.peer.flags.post_policy",
+    "bmp.peer.flags.adj_rib_out",
     "bmp.peer.ip.addr",
     "bmp.peer.asn",
     "bgp.type",
@@ -334,6 +354,7 @@ fn row(line: &str) -> Row {
         kind: next(),
         peer_type: next(),
         post_policy: matches!(next().as_str(), "1" | "True"),
+        adj_rib_out: matches!(next().as_str(), "1" | "True"),
         address: next(),
         asn: next(),
         bgp_types: next(),

@@ -184,7 +184,7 @@ pub(super) const TABLE: &[(&str, &[&str])] = &[
     (
         "monitoring: [{ address: 10.0.0.9, prePolicy: false, locRib: false }, { address: 10.0.0.8 }, { address: 10.0.0.8 }]\n",
         &[
-            "3:61: field `monitoring[0].locRib`: expected `prePolicy`, `postPolicy` or `locRib`: nothing else is told",
+            "3:61: field `monitoring[0].locRib`: expected `prePolicy`, `postPolicy`, `locRib` or `adjRibOut`: nothing else is told",
             "3:104: field `monitoring[2].address`: expected a collector of its own, found 10.0.0.8:11019 again",
         ],
     ),

@@ -28,6 +28,8 @@ pub(super) struct CollectorSection {
     #[serde(default)]
     loc_rib: Option<bool>,
     #[serde(default)]
+    adj_rib_out: Option<bool>,
+    #[serde(default)]
     statistics: Option<Text<MaybeSeconds>>,
 }
 
@@ -38,6 +40,7 @@ impl CollectorSection {
         set(&mut collector.pre_policy, self.pre_policy);
         set(&mut collector.post_policy, self.post_policy);
         set(&mut collector.loc_rib, self.loc_rib);
+        set(&mut collector.adj_rib_out, self.adj_rib_out);
         set(
             &mut collector.statistics,
             self.statistics.map(|every| every.0.0),

@@ -286,7 +286,9 @@ impl Group {
             .checked_sub(1)
             .and_then(|before| self.chunks.get(before))
             .is_some_and(|before| before.to > from);
-        if !overlaps && !self.is_empty() {
+        // Whoever it is for was taken out: this asks for others.
+        let others = self.members.iter().any(Option::is_some);
+        if !overlaps && others {
             self.chunk_octets += chunk.octets.len();
             self.chunks.insert(
                 next,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::net::{self, Net, originate, peer_config, prefix, speaker_config};
+use super::watcher::Watcher;
 use super::{SECOND, reject, star};
 use crate::asn::Asn;
 use crate::codec::{Community, LocalPref, Role};
@@ -426,15 +427,25 @@ fn outcome_is_that_of_a_fresh_start(
         });
     }
     restart_quickly(&mut net);
+    // One reads along, one now and then, one chunk at a time, and one comes late.
+    let (mut prompt, mut slow) = (Watcher::start(&mut net), Watcher::start(&mut net));
     for step in steps {
         happen(&mut net, step);
         check_held(&net)?;
+        prompt.read(&mut net);
+        prompt.check(&net, 3).map_err(TestCaseError::fail)?;
+        slow.read_some(&mut net);
     }
     for client in 1..4 {
         net.join(0, client);
         net.read_on(client);
     }
     net.advance(400 * SECOND);
+    let late = Watcher::start(&mut net);
+    for mut watcher in [prompt, slow, late] {
+        watcher.read(&mut net);
+        watcher.check(&net, 3).map_err(TestCaseError::fail)?;
+    }
     let mut fresh = Net::new();
     for node in &net.nodes {
         fresh.add(node.speaker.config().clone());

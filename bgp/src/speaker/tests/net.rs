@@ -43,7 +43,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn take(&mut self, message: &Message) {
+    pub(super) fn take(&mut self, message: &Message) {
         match message {
             Message::Update(update) => {
                 for nlri in &update.withdrawn {
