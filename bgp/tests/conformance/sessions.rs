@@ -5,7 +5,7 @@ use margay_bgp::codec::Message;
 use margay_bgp::fsm::State;
 use margay_bgp::policy::Policy;
 use margay_bgp::speaker::config::{
-    GracefulRestart, LimitAction, MaximumPrefixes, Secret, SpeakerConfig,
+    GracefulRestart, LimitAction, LocalAsMode, MaximumPrefixes, Secret, SpeakerConfig,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,6 +205,23 @@ fn our_own_as_once_corrected_is_shown_at_once_to_those_who_refused_it() {
     assert!(lab.rest(mark, "a") <= 3 * SECOND);
     let told = lab.told("a");
     assert!(matches!(&told[..], [Message::Open(open)] if open.asn == Asn(64998)));
+}
+
+#[test]
+fn our_own_as_once_corrected_ends_the_rest_of_those_who_refused_both_numbers() {
+    let mut lab = Lab::with(|config| {
+        let peer = &mut config.peers[0];
+        (peer.passive, peer.idle_hold) = (false, 60 * SECOND);
+        (peer.local_asn, peer.local_as_mode) = (Some(Asn(64997)), LocalAsMode::DualAs);
+    });
+    lab.answer("a");
+    lab.say("a", &message(3, &[2, 2]));
+    let mark = lab.mark();
+    lab.rest(mark, "a");
+    lab.say("a", &message(3, &[2, 2]));
+    lab.configure(|config| config.asn = Asn(64998));
+    let mark = lab.mark();
+    assert!(lab.rest(mark, "a") <= 3 * SECOND);
 }
 
 fn limited(action: LimitAction) -> Lab {
