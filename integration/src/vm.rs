@@ -7,18 +7,20 @@
 //! file is a failure. The guest works in memory; its logs are copied to the lab's folder at the end.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read, Seek, SeekFrom, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
-use crate::eventually::idle;
-use crate::pace::PACE_VARIABLE;
+use crate::eventually::{eventually, idle};
+use crate::pace::{self, PACE_VARIABLE};
 use crate::report::say;
 use crate::workdir::{self, LABS_VARIABLE};
-use crate::{netns::Netns, process, speaker};
+use crate::{netns::Netns, process::Daemon, speaker};
 
 /// How much slower than a real machine the guest may be.
 const GUEST_PACE: u32 = 6;
@@ -74,63 +76,109 @@ pub fn kernel_has(feature: Feature) -> Result<bool> {
     Ok(made)
 }
 
+/// A kernel that `integration/setup` unpacked.
+struct Kernel {
+    folder: PathBuf,
+    release: String,
+}
+
+impl Kernel {
+    fn find(feature: Feature) -> Result<Self> {
+        let folder = workdir::checkout()
+            .join("integration/cache")
+            .join(feature.machine());
+        let release = fs::read_to_string(folder.join("ready")).with_context(|| {
+            format!(
+                "no kernel in {}: run integration/setup --tests",
+                folder.display()
+            )
+        })?;
+        let release = release.trim().to_owned();
+        Ok(Self { folder, release })
+    }
+
+    /// QEMU, to be started by `command`, with this kernel, a script for the guest and `more`.
+    fn boot(
+        &self,
+        mut command: Command,
+        script: &Path,
+        folder: &Path,
+        more: &[&str],
+    ) -> Result<Daemon> {
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,thread=multi",
+            "-smp",
+            "2",
+            "-cpu",
+            "max",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-kernel",
+        ]);
+        command.arg(self.folder.join("vmlinuz"));
+        command
+            .arg("-initrd")
+            .arg(self.folder.join("initrd.gz"))
+            .arg("-append");
+        command.arg(format!(
+            "console=ttyS0 quiet panic=1 lab.script={}",
+            script.display()
+        ));
+        command
+            .arg("-serial")
+            .arg(format!("file:{}", folder.join("serial.log").display()));
+        command
+            .args([
+                "-virtfs",
+                "local,path=/,mount_tag=root,security_model=passthrough,multidevs=remap",
+            ])
+            .args(more);
+        say(format_args!("booting Linux {} under QEMU", self.release));
+        Daemon::start("qemu", &mut command, &folder.join("qemu.log"))
+    }
+
+    /// What every guest does first.
+    fn beginning(&self) -> String {
+        let modules = self.folder.join("root");
+        let modules = modules.display();
+        // The kernel asks /proc/sys/kernel/modprobe for whatever a netlink request needs: ipip, vxlan, nf_tables …
+        format!(
+            "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs run /run
+mount -t tmpfs lab /mnt
+printf '#!/bin/sh\\nexec /sbin/modprobe -d {modules} \"$@\"\\n' > /mnt/modprobe
+chmod 755 /mnt/modprobe
+echo /mnt/modprobe > /proc/sys/kernel/modprobe
+"
+        )
+    }
+}
+
+/// What every guest does last.
+const END: &str = "echo o > /proc/sysrq-trigger
+while :; do read -r _ < /dev/console; done
+";
+
 /// Runs `lab <arguments>` in a guest that has `feature`, prints what it prints, and returns its exit status.
 ///
 /// # Errors
 /// When the kernel was not unpacked, the guest does not boot or gives no verdict within the limit.
 pub fn run(feature: Feature, arguments: &[&str], folder: &Path, limit: Duration) -> Result<i32> {
-    let cache = workdir::checkout()
-        .join("integration/cache")
-        .join(feature.machine());
-    let release = fs::read_to_string(cache.join("ready")).with_context(|| {
-        format!(
-            "no kernel in {}: run integration/setup --tests",
-            cache.display()
-        )
-    })?;
+    let kernel = Kernel::find(feature)?;
     let script = folder.join("guest.sh");
     let (console, verdict) = (folder.join("output.txt"), folder.join("verdict"));
     File::create(&console)?;
-    fs::write(&script, guest_script(&cache, arguments, folder)?)?;
-    let mut qemu = Command::new("setpriv");
-    qemu.args([
-        "--pdeathsig",
-        "KILL",
-        "qemu-system-x86_64",
-        "-accel",
-        "tcg,thread=multi",
-        "-smp",
-        "2",
-        "-m",
-        "2G",
-    ]);
-    qemu.args([
-        "-cpu",
-        "max",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-nic",
-        "none",
-        "-kernel",
-    ])
-    .arg(cache.join("vmlinuz"));
-    qemu.arg("-initrd")
-        .arg(cache.join("initrd.gz"))
-        .arg("-append");
-    qemu.arg(format!(
-        "console=ttyS0 quiet panic=1 lab.script={}",
-        script.display()
-    ));
-    qemu.arg("-serial")
-        .arg(format!("file:{}", folder.join("serial.log").display()));
-    qemu.args([
-        "-virtfs",
-        "local,path=/,mount_tag=root,security_model=passthrough,multidevs=remap",
-    ])
-    .stdin(Stdio::null());
-    say(format_args!("booting Linux {} under QEMU", release.trim()));
-    let mut machine = process::Daemon::start("qemu", &mut qemu, &folder.join("qemu.log"))?;
+    fs::write(&script, guest_script(&kernel, arguments, folder)?)?;
+    let command = Command::new("setpriv");
+    let more = ["-m", "2G", "-nic", "none"];
+    let mut machine = kernel.boot(command, &script, folder, &more)?;
     let mut tail = Tail {
         file: File::open(&console)?,
         rest: Vec::new(),
@@ -160,22 +208,12 @@ pub fn run(feature: Feature, arguments: &[&str], folder: &Path, limit: Duration)
         .with_context(|| format!("verdict {verdict:?}"))
 }
 
-fn guest_script(cache: &Path, arguments: &[&str], folder: &Path) -> Result<String> {
+fn guest_script(kernel: &Kernel, arguments: &[&str], folder: &Path) -> Result<String> {
     let program = std::env::current_exe()?;
-    let (program, folder, modules) = (program.display(), folder.display(), cache.join("root"));
-    let modules = modules.display();
-    let arguments = arguments.join(" ");
-    // The kernel asks /proc/sys/kernel/modprobe for whatever a netlink request needs: ipip, vxlan, nf_tables …
+    let (program, folder) = (program.display(), folder.display());
+    let (beginning, arguments) = (kernel.beginning(), arguments.join(" "));
     Ok(format!(
-        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t tmpfs run /run
-mount -t tmpfs lab /mnt
-printf '#!/bin/sh\\nexec /sbin/modprobe -d {modules} \"$@\"\\n' > /mnt/modprobe
-chmod 755 /mnt/modprobe
-echo /mnt/modprobe > /proc/sys/kernel/modprobe
-/mnt/modprobe -a ipip vxlan veth bridge nf_tables nft_chain_nat nft_masq
+        "{beginning}/mnt/modprobe -a ipip vxlan veth bridge nf_tables nft_chain_nat nft_masq
 {GUEST_VARIABLE}=1 {PACE_VARIABLE}={GUEST_PACE} {LABS_VARIABLE}=/mnt/labs {program} {arguments} > '{folder}/output.txt' 2>&1
 status=$?
 [ ! -d /mnt/labs ] || cp -r /mnt/labs '{folder}/guest' 2>/dev/null
@@ -183,9 +221,7 @@ echo $status > '{folder}/verdict.part'
 sync
 mv '{folder}/verdict.part' '{folder}/verdict'
 sync
-echo o > /proc/sysrq-trigger
-while :; do read -r _ < /dev/console; done
-"
+{END}"
     ))
 }
 
@@ -212,4 +248,110 @@ impl Tail {
 #[must_use]
 pub fn guest_logs(folder: &Path) -> PathBuf {
     folder.join("guest")
+}
+
+/// A machine that is plugged into a switch of the lab and may be stopped as a whole: its processes, its kernel and its clock.
+#[derive(Debug)]
+pub struct Guest {
+    machine: Daemon,
+    monitor: BufReader<UnixStream>,
+    serial: PathBuf,
+}
+
+impl Guest {
+    /// Whether this machine lets a lab plug one in.
+    #[must_use]
+    pub fn possible() -> bool {
+        Path::new("/dev/net/tun").exists()
+    }
+
+    /// Boots one whose `eth0` is the tap device of that name in `netns`; it runs the lines of `script`, whose output is its console's.
+    ///
+    /// # Errors
+    /// When the kernel was not unpacked, or QEMU does not start.
+    pub fn boot(netns: &Netns, tap: &str, script: &str, folder: &Path) -> Result<Self> {
+        let kernel = Kernel::find(Feature::Clock)?;
+        let file = folder.join(format!("{tap}.sh"));
+        let beginning = kernel.beginning();
+        let text = format!(
+            "{beginning}/mnt/modprobe -a virtio_net\nip link set lo up\nip link set eth0 up\n{{ {script}\n}} > /dev/console 2>&1\n{END}"
+        );
+        fs::write(&file, text)?;
+        let socket = format!("/run/{tap}.qmp");
+        let machine = kernel.boot(
+            netns.command("setpriv"),
+            &file,
+            folder,
+            &[
+                "-m",
+                "512M",
+                "-netdev",
+                &format!("tap,id=wire,ifname={tap},script=no,downscript=no"),
+                "-device",
+                "virtio-net-pci,netdev=wire,romfile=",
+                "-qmp",
+                &format!("unix:{socket},server=on,wait=off"),
+            ],
+        )?;
+        let stream = eventually("QEMU's monitor", pace::seconds(10), || {
+            UnixStream::connect(&socket)
+        })
+        .with_context(|| machine.log_tail(1_000))?;
+        stream.set_read_timeout(Some(pace::seconds(10)))?;
+        let mut guest = Self {
+            machine,
+            monitor: BufReader::new(stream),
+            serial: folder.join("serial.log"),
+        };
+        guest.tell("qmp_capabilities")?;
+        Ok(guest)
+    }
+
+    /// Stops the machine where it is.
+    ///
+    /// # Errors
+    /// When QEMU does not say that it did.
+    pub fn pause(&mut self) -> Result<()> {
+        self.tell("stop")
+    }
+
+    /// Lets it go on, as if no time had passed.
+    ///
+    /// # Errors
+    /// When QEMU does not say that it does.
+    pub fn resume(&mut self) -> Result<()> {
+        self.tell("cont")
+    }
+
+    /// What its console showed last.
+    #[must_use]
+    pub fn console(&self) -> String {
+        let text = fs::read(&self.serial).unwrap_or_default();
+        let last = text.get(text.len().saturating_sub(1_500)..);
+        String::from_utf8_lossy(last.unwrap_or_default()).into_owned()
+    }
+
+    /// Pulls its plug.
+    ///
+    /// # Errors
+    /// When QEMU cannot be waited for.
+    pub fn kill(self) -> Result<()> {
+        self.machine.kill()
+    }
+
+    fn tell(&mut self, command: &str) -> Result<()> {
+        let line = format!("{{\"execute\": \"{command}\"}}\n");
+        self.monitor.get_mut().write_all(line.as_bytes())?;
+        // Its greeting, and events, come in between.
+        loop {
+            let mut line = String::new();
+            let length = self.monitor.read_line(&mut line)?;
+            ensure!(length > 0, "QEMU's monitor closed at {command}");
+            let answer: Value = serde_json::from_str(&line).context(line)?;
+            if answer.get("return").is_some() {
+                return Ok(());
+            }
+            ensure!(answer.get("error").is_none(), "{command}: {answer}");
+        }
+    }
 }

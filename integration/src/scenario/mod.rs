@@ -219,6 +219,13 @@ pub const ALL: &[Scenario] = &[
         run: chaos::run_emulated,
     },
     Scenario {
+        name: "chaos-standstill",
+        about: "an emulated machine with a reflector stands still, between neighbours for whom time goes on",
+        needs: None,
+        alone: false,
+        run: chaos::run_standstill,
+    },
+    Scenario {
         name: "cni",
         about: "the plugin: 100 pods at once, killed at every system call, without the agent, misconfigured",
         needs: None,

@@ -28,7 +28,12 @@ pub(super) struct Machine {
 
 impl Hub {
     pub(super) fn new() -> Result<Self> {
-        let netns = Netns::create_settled("hub")?;
+        Self::named("hub")
+    }
+
+    /// One more of them.
+    pub(super) fn named(name: &str) -> Result<Self> {
+        let netns = Netns::create_settled(name)?;
         link::bridge(&netns, "br0", &[])?;
         Ok(Self { netns })
     }
@@ -50,6 +55,13 @@ impl Hub {
         let address = format!("10.99.0.{number}");
         link::addresses(&netns, "eth0", &[format!("{address}/16")])?;
         Ok(Machine { netns, address })
+    }
+
+    /// A device into which an emulated machine may be plugged, and where it is.
+    pub(super) fn tap(&self, name: &str) -> Result<&Netns> {
+        self.netns.ip(&format!("tuntap add dev {name} mode tap"))?;
+        self.netns.ip(&format!("link set {name} up master br0"))?;
+        Ok(&self.netns)
     }
 }
 

@@ -16,6 +16,7 @@ mod pair;
 mod played;
 mod process;
 mod slow;
+mod standstill;
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use anyhow::Result;
 use super::Outcome;
 use crate::report::Report;
 use crate::soak::Strictness;
+use crate::vm::Guest;
 
 /// How much of it.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,21 @@ pub fn run_emulated(folder: &Path, report: &mut Report) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// A whole machine stands still. Its neighbours are outside, where time goes on.
+///
+/// # Errors
+/// When there is no switch.
+pub fn run_standstill(folder: &Path, report: &mut Report) -> Result<Outcome> {
+    if !Guest::possible() {
+        return Ok(Outcome::Skipped("no /dev/net/tun here".to_owned()));
+    }
+    let hub = hub::Hub::new()?;
+    report.check(STANDSTILL, || standstill::survived(&hub, folder, 13));
+    Ok(Outcome::Passed)
+}
+
+const STANDSTILL: &str = "a reflector's machine that stands still for longer than the hold time";
+
 /// Every case for about so long: the soak named `chaos`. From five minutes on with 5,000 callers.
 ///
 /// # Errors
@@ -78,7 +95,12 @@ pub fn soak(folder: &Path, length: Duration, _: Strictness, report: &mut Report)
     } else {
         1_000
     };
-    all(folder, report, Scale { callers, rounds })
+    all(folder, report, Scale { callers, rounds })?;
+    if Guest::possible() {
+        let hub = hub::Hub::named("emulated")?;
+        report.check(STANDSTILL, || standstill::survived(&hub, folder, 30));
+    }
+    Ok(())
 }
 
 fn all(folder: &Path, report: &mut Report, scale: Scale) -> Result<()> {
