@@ -139,6 +139,8 @@ pub(crate) struct Monitor {
     pub(crate) mirrors: BTreeMap<(Family, Slot), Mirror>,
     /// Which of them was read last.
     pub(crate) mirror_turn: Option<(Family, Slot)>,
+    /// Some were read since what everybody was told was forgotten last.
+    pub(crate) mirrors_read: bool,
     pub(crate) next_statistics: Option<Instant>,
     overflown: bool,
 }
@@ -157,6 +159,7 @@ impl Monitor {
             walks_loc_rib_only: false,
             mirrors: BTreeMap::new(),
             mirror_turn: None,
+            mirrors_read: false,
             next_statistics: collector.statistics.map(|interval| now + interval),
             overflown: false,
             collector: collector.clone(),

@@ -782,6 +782,13 @@ impl Group {
         }
     }
 
+    /// Whether it is on a walk of its own, whose list nobody shares.
+    pub(crate) fn walks_alone(&self, id: MemberId) -> bool {
+        self.member(id).is_some_and(|member| {
+            member.held.is_some() && matches!(member.sync, Sync::Walking { .. })
+        })
+    }
+
     pub(crate) fn end_of_rib_sent(&self, id: MemberId) -> bool {
         self.member(id).is_some_and(|member| member.end_of_rib_sent)
     }

@@ -17,11 +17,13 @@ use super::{Speaker, Tables, with_rib, with_rib_ref};
 use crate::bmp::message::{self, PeerHeader};
 use crate::bmp::{Mirror, Monitor, MonitorId};
 use crate::family::Family;
-use crate::rib::adj_rib_out::Entrance;
+use crate::rib::adj_rib_out::{Entrance, Group, MemberId};
 use crate::rib::{Slot, View};
 
 /// Mirrors that have a turn in one go.
 const TURNS: usize = 64;
+/// How often one is read in a row, with maybe nothing to show for it, before others have a turn.
+const FRUITLESS: usize = 4;
 
 impl Speaker {
     /// Mirrors of every session, for a collector that has just connected.
@@ -119,58 +121,84 @@ impl Speaker {
         now: Instant,
         out: &mut BytesMut,
     ) -> bool {
-        // By turns, a chunk each: who stands where another stood before shares what was encoded for that one.
-        let from = monitor
-            .mirror_turn
-            .map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = monitor.mirrors.range((from, Bound::Unbounded));
-        let before = monitor.mirrors.range((
-            Bound::Unbounded,
-            monitor
-                .mirror_turn
-                .map_or(Bound::Excluded(FIRST), Bound::Included),
-        ));
-        let turns: Vec<((Family, Slot), Mirror)> = behind
-            .chain(before)
-            .map(|(name, mirror)| (*name, *mirror))
-            .filter(|((family, _), mirror)| self.has_more_for(*family, *mirror))
+        let turns: Vec<((Family, Slot), Mirror)> = self
+            .in_turn(monitor)
+            .filter(|((family, _), mirror)| self.with_group(*family, *mirror, Group::has_more))
             .take(TURNS)
             .collect();
-        let view = View {
-            facts: &[],
-            options: self.decision_options(),
-        };
+        let options = self.decision_options();
         for ((family, slot), mirror) in &turns {
-            if out.len() >= limit {
-                break;
-            }
             monitor.mirror_turn = Some((*family, *slot));
-            let Tables {
-                store,
-                facts,
-                ipv4,
-                ipv6,
-            } = &mut self.tables;
-            let view = View { facts, ..view };
-            let (octets, ..) = if *family == Family::IPV6_UNICAST {
-                ipv6.pull(mirror.group, mirror.member, store, &view)
-            } else {
-                ipv4.pull(mirror.group, mirror.member, store, &view)
-            };
-            let session = self.neighbour(*slot).and_then(|of| of.session.as_ref());
-            let Some(session) = session else { continue };
-            let header = header(session, monitor, now);
-            for octets in octets {
-                message::route_monitoring(&header, &octets, out);
+            monitor.mirrors_read = true;
+            for _ in 0..FRUITLESS {
+                if out.len() >= limit {
+                    return true;
+                }
+                let Tables {
+                    store,
+                    facts,
+                    ipv4,
+                    ipv6,
+                } = &mut self.tables;
+                let view = View { facts, options };
+                let (octets, unsendable, more) = if *family == Family::IPV6_UNICAST {
+                    ipv6.pull(mirror.group, mirror.member, store, &view)
+                } else {
+                    ipv4.pull(mirror.group, mirror.member, store, &view)
+                };
+                let neighbour = self
+                    .neighbours
+                    .get(usize::from(*slot))
+                    .and_then(Option::as_deref);
+                let Some((neighbour, session)) =
+                    neighbour.and_then(|of| Some((of, of.session.as_ref()?)))
+                else {
+                    break;
+                };
+                // The peer itself finds what was encoded here, and no fault in it.
+                let (departed, outputs) = (&mut self.departed, &mut self.outputs);
+                super::tell::note_unsendable(neighbour, *family, unsendable, departed, outputs);
+                let header = header(session, monitor, now);
+                for octets in octets {
+                    message::route_monitoring(&header, &octets, out);
+                }
+                if !more || !self.with_group(*family, *mirror, Group::walks_alone) {
+                    break;
+                }
             }
         }
         !turns.is_empty()
     }
 
-    fn has_more_for(&self, family: Family, mirror: Mirror) -> bool {
+    /// The collector's mirrors by turns, a chunk each: who stands where another stood before shares what was encoded for that one.
+    /// Who shares its walk with nobody ends it first, so that there is one list of such a walk at a time.
+    fn in_turn<'a>(
+        &self,
+        monitor: &'a Monitor,
+    ) -> impl Iterator<Item = ((Family, Slot), Mirror)> + 'a {
+        let last = monitor.mirror_turn;
+        let goes_on = last
+            .and_then(|name| Some((name.0, *monitor.mirrors.get(&name)?)))
+            .is_some_and(|(family, mirror)| self.with_group(family, mirror, Group::walks_alone));
+        let (from, to) = match last {
+            None => (Bound::Unbounded, Bound::Excluded(FIRST)),
+            Some(name) if goes_on => (Bound::Included(name), Bound::Excluded(name)),
+            Some(name) => (Bound::Excluded(name), Bound::Included(name)),
+        };
+        let behind = monitor.mirrors.range((from, Bound::Unbounded));
+        let before = monitor.mirrors.range((Bound::Unbounded, to));
+        behind.chain(before).map(|(name, mirror)| (*name, *mirror))
+    }
+
+    fn with_group(
+        &self,
+        family: Family,
+        mirror: Mirror,
+        asked: impl Fn(&Group, MemberId) -> bool,
+    ) -> bool {
         with_rib_ref!(self.tables, family, |rib| rib
             .group(mirror.group)
-            .is_some_and(|group| group.has_more(mirror.member)))
+            .is_some_and(|group| asked(group, mirror.member)))
     }
 }
 

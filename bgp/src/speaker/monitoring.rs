@@ -269,7 +269,7 @@ impl Speaker {
         let output = match out.is_empty() {
             _ if monitor.is_overflown() => MonitorOutput::Overflow,
             true if monitor.is_idle() && !more => {
-                if !monitor.mirrors.is_empty() {
+                if std::mem::take(&mut monitor.mirrors_read) {
                     // It may have been the last that had to read of a prefix that is gone.
                     self.tables.ipv4.trim();
                     self.tables.ipv6.trim();

@@ -1,10 +1,13 @@
 //! The way out to peers: who is to be given octets, and how many.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use smallvec::SmallVec;
 
+use super::neighbour::Neighbour;
+use super::snapshot::Totals;
 use super::{LOW_WATER, Output, Speaker, Tables, WINDOW, with_rib};
 use crate::family::Family;
 use crate::fsm::PeerWarning;
@@ -111,17 +114,7 @@ impl Speaker {
                 }
                 Some(carried) => ipv4.pull(carried.group, carried.member, store, &view),
             };
-            departed.unsendable += unsendable;
-            if unsendable > 0 {
-                outputs.push_back(Output::PeerWarning {
-                    peer: neighbour.id,
-                    name: Arc::clone(&neighbour.name),
-                    warning: PeerWarning::RoutesUnsendable {
-                        family,
-                        routes: unsendable,
-                    },
-                });
-            }
+            note_unsendable(neighbour, family, unsendable, departed, outputs);
             unfinished |= octets.is_empty() && more;
             idle = if octets.is_empty() { idle + 1 } else { 0 };
             queued += octets.iter().map(bytes::Bytes::len).sum::<usize>();
@@ -158,4 +151,23 @@ impl Speaker {
         }
         self.make_ready(slot);
     }
+}
+
+/// What was encoded for a peer, or for who watches it, had routes that fit no message.
+pub(super) fn note_unsendable(
+    neighbour: &Neighbour,
+    family: Family,
+    routes: u64,
+    departed: &mut Totals,
+    outputs: &mut VecDeque<Output>,
+) {
+    if routes == 0 {
+        return;
+    }
+    departed.unsendable += routes;
+    outputs.push_back(Output::PeerWarning {
+        peer: neighbour.id,
+        name: Arc::clone(&neighbour.name),
+        warning: PeerWarning::RoutesUnsendable { family, routes },
+    });
 }

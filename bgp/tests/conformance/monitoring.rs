@@ -695,3 +695,29 @@ fn withdrawals_are_told_also_beside_what_is_left_of_a_session_with_path_identifi
     assert!(announced.is_empty());
     assert_eq!(withdrawn, &[SECOND_PREFIX.to_owned()]);
 }
+
+#[test]
+fn a_route_that_fits_no_message_is_told_of_also_where_a_collector_finds_out_first() {
+    let mut lab = Lab::new();
+    let long = [super::USUAL, &[6, 0]].concat();
+    lab.establish_with("a", &long);
+    lab.establish_with("b", super::USUAL);
+    let id = start(&mut lab, |collector| collector.adj_rib_out = true);
+    drop(octets(&mut lab, id));
+    // The neighbour reads nothing and has as much under way as it may.
+    lab.stop_reading("b");
+    for number in 0..40_u8 {
+        let fits = usual_but("a", &unknown(3000 + u16::from(number)));
+        lab.say(
+            "a",
+            &update(&[], &fits, &nlri(&[&format!("10.9.{number}.0/24")])),
+        );
+    }
+    let too_long = usual_but("a", &unknown(5000));
+    lab.say("a", &update(&[], &too_long, &nlri(&[FIRST])));
+    assert_eq!(lab.unsendable("b"), 0);
+    drop(octets(&mut lab, id));
+    lab.read_on("b");
+    lab.lacks("b", FIRST);
+    assert_eq!(lab.unsendable("b"), 1);
+}

@@ -19,6 +19,10 @@ pub(super) const INSIDE: &[(&str, &str)] = &[
         "monitoring::another_identifier_",
         "it ends every session, that of the witness too",
     ),
+    (
+        "monitoring::a_route_that_fits_no_message_",
+        "a process says itself whether the neighbour or the collector reads first",
+    ),
     ("decision::each_next_hop_is_asked_", ASKS),
     ("decision::what_nobody_", ASKS),
     (
