@@ -699,9 +699,9 @@ fn withdrawals_are_told_also_beside_what_is_left_of_a_session_with_path_identifi
 #[test]
 fn a_route_that_fits_no_message_is_told_of_also_where_a_collector_finds_out_first() {
     let mut lab = Lab::new();
-    let long = [super::USUAL, &[6, 0]].concat();
+    let long = [USUAL, &[6, 0]].concat();
     lab.establish_with("a", &long);
-    lab.establish_with("b", super::USUAL);
+    lab.establish_with("b", USUAL);
     let id = start(&mut lab, |collector| collector.adj_rib_out = true);
     drop(octets(&mut lab, id));
     // The neighbour reads nothing and has as much under way as it may.
