@@ -349,6 +349,7 @@ fn are_keys(found: &[AoGet], wanted: &[AoKey]) -> bool {
         // Of a CMAC key the kernel keeps what it derived (RFC 5926 §3.1.1.2).
         let derived = key.algorithm == AoAlgorithm::CmacAes128;
         (found.send_id, found.receive_id) == (key.send_id, key.receive_id)
+            && is_algorithm(&found.algorithm, key.algorithm)
             && signs_options == key.sign_options
             && (derived || (found.key_len, found.key) == (length, octets))
     };
@@ -356,6 +357,14 @@ fn are_keys(found: &[AoGet], wanted: &[AoKey]) -> bool {
         && wanted
             .iter()
             .all(|key| found.iter().any(|found| is(found, key)))
+}
+
+/// Whether the kernel's name of an algorithm is one of it. It tells the name of what it uses, which of the CMAC it was asked for is
+/// a part.
+fn is_algorithm(name: &[u8; 64], algorithm: AoAlgorithm) -> bool {
+    let name = name.split(|octet| *octet == 0).next().unwrap_or_default();
+    name == algorithm.kernel_name().as_bytes()
+        || algorithm == AoAlgorithm::CmacAes128 && name == b"cmac(aes)"
 }
 
 /// The keys of a connection, or one more than expected where it has more.

@@ -111,7 +111,14 @@ fn told(key: &AoKey) -> AoGet {
     let (octets, key_len) = key_octets(&key.secret);
     // SAFETY: plain integers and arrays of them, for which all zeroes is a value.
     let empty: AoGet = unsafe { mem::zeroed() };
+    let name = match key.algorithm {
+        AoAlgorithm::CmacAes128 => "cmac(aes)",
+        AoAlgorithm::HmacSha1 | AoAlgorithm::HmacSha256 => key.algorithm.kernel_name(),
+    };
+    let mut algorithm = [0; 64];
+    algorithm[..name.len()].copy_from_slice(name.as_bytes());
     AoGet {
+        algorithm,
         key: octets,
         send_id: key.send_id,
         receive_id: key.receive_id,
@@ -145,6 +152,13 @@ fn a_connection_is_taken_with_the_keys_of_its_peer_only() {
             hmac(1, "one"),
             AoKey {
                 sign_options: false,
+                ..hmac(2, "two")
+            },
+        ],
+        vec![
+            hmac(1, "one"),
+            AoKey {
+                algorithm: AoAlgorithm::HmacSha256,
                 ..hmac(2, "two")
             },
         ],
