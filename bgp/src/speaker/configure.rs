@@ -4,7 +4,7 @@
 //! |---|---|
 //! | an unnumbered peer's address is learned | it is dialled |
 //! | an interface went, or a link-local address is another's | as a peer that went, and one that came |
-//! | password, TCP-AO keys | the running connection is given them |
+//! | password, TCP-AO keys, how long its window may stay closed | the running connection is given them |
 //! | a peer came or went | it starts; it is told 6/3 and its routes go |
 //! | a caller from a range is configured by its address, or no longer is | its session goes on, as one of the other configuration |
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |

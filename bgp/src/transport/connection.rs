@@ -158,6 +158,8 @@ struct Outbox {
     writer: Option<Arc<OwnedWriteHalf>>,
     keepalive: Option<Duration>,
     key: Option<(Prefix, Signature, Signature)>,
+    /// What the socket is to be set to as soon as there is one.
+    user_timeout: Option<Duration>,
     ending: Ending,
 }
 
@@ -192,6 +194,7 @@ impl Shared {
                 writer: None,
                 keepalive: None,
                 key: None,
+                user_timeout: None,
                 ending: Ending::Open,
             }),
             out_changed: Notify::new(),
@@ -262,6 +265,14 @@ impl Shared {
         self.out_changed.notify_one();
     }
 
+    /// Changes how long the kernel waits for acknowledgements under the running session. At once: the window of the peer may be
+    /// closed, and the time be running.
+    pub(super) fn set_user_timeout(&self, timeout: Duration) {
+        let mut out = lock(&self.out);
+        out.user_timeout = Some(timeout);
+        out.take_user_timeout();
+    }
+
     /// Ends the connection. Its task reports nothing that counts afterwards.
     pub(super) fn close(&self, linger: bool) {
         let mut out = lock(&self.out);
@@ -324,6 +335,17 @@ impl Shared {
             id: self.id,
             news,
             permit,
+        }
+    }
+}
+
+impl Outbox {
+    fn take_user_timeout(&mut self) {
+        if let Some(writer) = &self.writer
+            && let Some(timeout) = self.user_timeout.take()
+            && let Err(error) = sockopt::set_user_timeout(writer.as_ref().as_ref(), timeout)
+        {
+            warn!(%error, "cannot change how long the kernel waits for acknowledgements");
         }
     }
 }
@@ -395,7 +417,11 @@ async fn given_up(shared: &Shared) {
 async fn run(stream: TcpStream, shared: &Arc<Shared>, reports: &Reports) {
     let (mut reader, writer) = stream.into_split();
     let writer = Arc::new(writer);
-    lock(&shared.out).writer = Some(Arc::clone(&writer));
+    {
+        let mut out = lock(&shared.out);
+        out.writer = Some(Arc::clone(&writer));
+        out.take_user_timeout();
+    }
     // A task of its own: what is read does not wake it.
     let mut writing = tokio::spawn({
         let (writer, shared) = (Arc::clone(&writer), Arc::clone(shared));

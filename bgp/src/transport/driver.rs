@@ -26,7 +26,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use self::connections::{FAREWELLS, Live};
+pub(super) use self::connections::FAREWELLS;
+use self::connections::Live;
 pub(super) use self::desk::Desk;
 use self::desk::Seat;
 use super::bfd::Paths;
@@ -47,7 +48,10 @@ const SLICE: usize = 2048;
 /// Reports taken in one round before the speaker works on them.
 const REPORTS: usize = 64;
 
-/// Time after which a round stops taking reports.
+/// Accepted connections looked at in one round; the others wait a slice longer.
+const ARRIVALS: usize = 32;
+
+/// Time after which a round stops taking reports, and again connections.
 const ROUND: Duration = Duration::from_millis(4);
 
 /// Deadlines are met within a slice or two, unless something held us up.
@@ -342,8 +346,15 @@ impl Driver {
                 break;
             }
         }
-        while let Ok(accepted) = inboxes.accepted.try_recv() {
+        let begin = Instant::now();
+        for _ in 0..ARRIVALS {
+            let Ok(accepted) = inboxes.accepted.try_recv() else {
+                break;
+            };
             self.accept(accepted);
+            if begin.elapsed() > ROUND {
+                break;
+            }
         }
         while let Ok(news) = inboxes.collectors.try_recv() {
             self.collectors.take(news, &mut self.speaker);
@@ -389,9 +400,10 @@ impl Driver {
         match news {
             News::Connected { local, remote } => {
                 live.remote = Some(remote);
-                // The key may have changed since we dialled.
+                // They may have changed since we dialled.
                 if let Some(config) = self.speaker.peer_config(peer).cloned() {
                     self.sign(peer, &config);
+                    self.set_user_timeout(peer, &config);
                 }
                 self.speaker
                     .handle_connected(peer, direction, local, remote, now());
@@ -596,7 +608,10 @@ impl Driver {
                         live.shared.use_context(context, keepalive_interval);
                     }
                 }
-                Output::Reconfigured { peer, config } => self.sign(peer, &config),
+                Output::Reconfigured { peer, config } => {
+                    self.sign(peer, &config);
+                    self.set_user_timeout(peer, &config);
+                }
                 Output::Watch { peer, path } => self.paths.watch(peer, path, now()),
                 Output::PeerStateChanged { name, from, to, .. } => {
                     self.states
@@ -668,3 +683,6 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

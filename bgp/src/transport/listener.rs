@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -20,7 +22,10 @@ use crate::speaker::config::{Binding, Listen, PeerConfig, Remote, SpeakerConfig}
 /// Pause after accepting failed for want of descriptors or memory; at once it would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often an address that could not be listened on is tried again.
+/// That it failed is logged at most so often.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often an address that could not be listened on, or keys that found no room, are tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// A connection somebody opened to us.
@@ -46,9 +51,12 @@ struct Listener {
     socket: Socket,
     /// The address it got, which differs from the one asked for where that had port 0.
     local: SocketAddr,
+    netns: Option<Arc<Path>>,
     keys: Keys,
     /// What the kernel said to the keys it did not take.
     refused: Option<Box<str>>,
+    /// It had no room for them, and may have some later.
+    full: bool,
     stop: CancellationToken,
 }
 
@@ -121,7 +129,8 @@ impl Listeners {
                     .get(&(listen.binding.clone(), listen.address.is_ipv6())),
             );
         }
-        self.retry_at = first_error.is_err().then(|| Instant::now() + RETRY);
+        let incomplete = first_error.is_err() || self.open.values().any(|listener| listener.full);
+        self.retry_at = incomplete.then(|| Instant::now() + RETRY);
         first_error
     }
 
@@ -130,9 +139,16 @@ impl Listeners {
         self.retry_at
     }
 
-    /// Tries the addresses again that could not be listened on, if it is time.
+    /// Tries the addresses again that could not be listened on, and the keys that found no room, if it is time.
     pub(super) fn retry(&mut self) {
-        if self.retry_at.is_some_and(|at| at <= Instant::now()) && self.open_missing().is_ok() {
+        if self.retry_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        for (listen, listener) in self.open.iter_mut().filter(|(_, listener)| listener.full) {
+            listener.sign(&keys(listen, &self.signing));
+        }
+        let deaf = self.open.len() < self.wanted.len();
+        if self.open_missing().is_ok() && deaf {
             info!("every address is listened on now");
         }
     }
@@ -151,8 +167,10 @@ impl Listeners {
                 .as_socket()
                 .ok_or_else(|| io::Error::other("a TCP socket without an address"))?,
             socket: socket.try_clone()?,
+            netns: listen.binding.netns.clone(),
             keys: Keys::new(),
             refused: None,
+            full: false,
             stop: stop.clone(),
         };
         // Keys come before the first SYN.
@@ -225,20 +243,52 @@ impl Drop for Listener {
 impl Listener {
     /// Brings the socket's keys to `wanted`, as far as they are of its family.
     fn sign(&mut self, wanted: &Keys) {
-        self.refused = None;
-        let gone: Vec<Prefix> = self
+        let ours = |prefix: &Prefix| prefix.addr().is_ipv4() == self.local.is_ipv4();
+        let wanted: Keys = wanted
+            .iter()
+            .filter(|(prefix, _)| ours(prefix))
+            .map(|(prefix, signature)| (*prefix, signature.clone()))
+            .collect();
+        let gone = self
             .keys
             .keys()
-            .filter(|prefix| !wanted.contains_key(prefix))
-            .copied()
-            .collect();
-        for prefix in gone {
-            self.change(prefix, Signature::None);
-        }
-        for (prefix, signature) in wanted {
-            if prefix.addr().is_ipv4() == self.local.is_ipv4() {
-                self.change(*prefix, signature.clone());
+            .filter(|prefix| !wanted.contains_key(prefix));
+        let gone: Vec<(Prefix, Signature)> =
+            gone.map(|prefix| (*prefix, Signature::None)).collect();
+        let count = |keys: &Keys| keys.values().map(Signature::count).sum::<usize>();
+        let all = count(&wanted);
+        let mut refused = None;
+        self.full = false;
+        for (prefix, signature) in gone.into_iter().chain(wanted) {
+            if let Err(error) = self.change(prefix, signature) {
+                self.full |= error.raw_os_error() == Some(libc::ENOMEM);
+                refused.get_or_insert((prefix, error));
             }
+        }
+        let text = refused.map(|(prefix, error)| {
+            if self.full {
+                let room = sockopt::option_memory(self.netns.as_deref());
+                let room = room.map_or_else(|| "it".to_owned(), |room| format!("{room}"));
+                format!(
+                    "the kernel has room for {} of {all} keys on one socket: net.core.optmem_max, the octets of a socket's \
+                     options, bounds them; {} instead of {room} are enough",
+                    count(&self.keys),
+                    sockopt::option_memory_of(all),
+                )
+            } else {
+                format!("the key of {prefix} is not taken: {error}")
+            }
+        });
+        let text = text.map(String::into_boxed_str);
+        if text != self.refused {
+            match &text {
+                Some(reason) => warn!(
+                    address = %self.local, %reason,
+                    "cannot set every peer's keys: no session with the others"
+                ),
+                None => info!(address = %self.local, "the keys of every peer are set now"),
+            }
+            self.refused = text;
         }
     }
 
@@ -251,18 +301,27 @@ impl Listener {
         }
     }
 
-    fn change(&mut self, prefix: Prefix, to: Signature) {
+    fn change(&mut self, prefix: Prefix, to: Signature) -> io::Result<()> {
         let from = self.keys.remove(&prefix).unwrap_or_default();
         if from != to
             && let Err(error) = sockopt::sign(&self.socket, prefix, &from, &to, Role::Listener)
         {
-            warn!(%prefix, %error, "cannot set a peer's keys: no session with it");
-            self.refused = Some(error.to_string().into());
-            return;
+            if from == Signature::None {
+                // Of several keys the first ones may be set: they would be in the way of the next attempt.
+                drop(sockopt::sign(
+                    &self.socket,
+                    prefix,
+                    &to,
+                    &from,
+                    Role::Listener,
+                ));
+            }
+            return Err(error);
         }
         if to != Signature::None {
             self.keys.insert(prefix, to);
         }
+        Ok(())
     }
 }
 
@@ -303,6 +362,7 @@ fn keys(listen: &Listen, signing: &[PeerConfig]) -> Keys {
 
 /// Accepts until cancelled. Cancel-safe: a connection is either in the channel or still the kernel's or dropped with the task.
 async fn accept(listener: TcpListener, listen: Listen, accepted: mpsc::Sender<Arrival>) {
+    let mut logged: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -321,7 +381,10 @@ async fn accept(listener: TcpListener, listen: Listen, accepted: mpsc::Sender<Ar
             }
             Err(error) => {
                 // A connection that was reset before it was accepted costs nothing; want of descriptors passes.
-                warn!(%listen, %error, "cannot accept");
+                if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    warn!(%listen, %error, "cannot accept, and tries again and again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -358,10 +421,82 @@ mod tests {
         assert_eq!(listeners.retry_at(), None);
     }
 
+    /// Runs a test on a thread with a network namespace of its own.
+    fn in_a_namespace(test: impl Future<Output = ()> + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("a network namespace, which takes root");
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime")
+                .block_on(test);
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    #[test]
+    fn keys_that_find_no_room_are_told_with_the_setting_that_bounds_them_and_set_when_it_is_raised()
+    {
+        const OPTMEM: &str = "/proc/sys/net/core/optmem_max";
+        in_a_namespace(async {
+            let policy = Arc::new(crate::policy::Policy::accept_all());
+            let peers = (1..=600_u32).map(|number| {
+                let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
+                let remote = Remote::Address((address, 179).into());
+                let name = address.to_string();
+                let mut peer =
+                    PeerConfig::new(name, remote, Asn(1), policy.clone(), policy.clone());
+                peer.password = Some(Secret::new("of the mesh").expect("a usable key"));
+                peer
+            });
+            let mut config = SpeakerConfig::new(Asn(1), RouterId::new(1).expect("not zero"));
+            let listen: SocketAddr = "0.0.0.0:0".parse().expect("an address");
+            config.listen = vec![listen.into()];
+            config.peers = peers.collect();
+            // What kernels before 6.8 begin with.
+            std::fs::write(OPTMEM, "20480").expect("a kernel that has it for each namespace");
+            let (accepted, _arrivals) = mpsc::channel(1);
+            let mut listeners = Listeners::new(accepted, TaskTracker::new());
+            listeners.configure(&config).expect("the address is free");
+            let listener = config.listen[0].clone();
+            let protected = |listeners: &Listeners| {
+                let peer = config.peers.iter().filter(|peer| {
+                    let Remote::Address(remote) = peer.remote else {
+                        return false;
+                    };
+                    listeners.protects(&listener, peer, remote).is_ok()
+                });
+                peer.count()
+            };
+            let fitted = protected(&listeners);
+            assert!((100..600).contains(&fitted), "{fitted}");
+            let last = config.peers.last().expect("many");
+            let remote = "10.0.2.88:179".parse().expect("an address");
+            let refused = listeners.protects(&listener, last, remote);
+            let needed = sockopt::option_memory_of(600);
+            assert_eq!(
+                refused.expect_err("there is no room").to_string(),
+                format!(
+                    "the kernel has room for {fitted} of 600 keys on one socket: net.core.optmem_max, the octets of a socket's \
+                     options, bounds them; {needed} instead of 20480 are enough"
+                )
+            );
+            assert!(listeners.retry_at().is_some());
+            std::fs::write(OPTMEM, needed.to_string()).expect("as above");
+            listeners.retry_at = Some(Instant::now());
+            listeners.retry();
+            assert_eq!(protected(&listeners), 600);
+            assert_eq!(listeners.retry_at(), None);
+        });
+    }
+
     #[test]
     fn a_listener_hears_no_farther_than_its_farthest_peer_and_everywhere_with_one_that_does_not_say()
      {
-        let policy = std::sync::Arc::new(crate::policy::Policy::accept_all());
+        let policy = Arc::new(crate::policy::Policy::accept_all());
         let peer = |address: &str, hops| {
             let remote = Remote::Address(address.parse().expect("an address"));
             let mut peer = PeerConfig::new(address, remote, Asn(1), policy.clone(), policy.clone());
@@ -380,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_listener_has_the_keys_of_those_who_may_call_its_address() {
-        let policy = std::sync::Arc::new(crate::policy::Policy::accept_all());
+        let policy = Arc::new(crate::policy::Policy::accept_all());
         let peer = |local: Option<&str>, password: &str| {
             let remote = Remote::Address("10.0.0.9:179".parse().expect("an address"));
             let mut peer =
@@ -409,7 +544,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_from_a_range_has_the_keys_set_for_the_range() {
-        let policy = std::sync::Arc::new(crate::policy::Policy::accept_all());
+        let policy = Arc::new(crate::policy::Policy::accept_all());
         let range: Prefix = "127.0.25.0/24".parse().expect("a prefix");
         let remote = Remote::Range(range);
         let mut peer = PeerConfig::new("range", remote, Asn(1), policy.clone(), policy);

@@ -19,7 +19,8 @@
 //! - octets to a peer: what the speaker allows itself before the kernel took them ([`Speaker::handle_written`]);
 //! - events: a few dozen, of a few thousand changes each; then changes are joined by prefix inside the speaker;
 //! - news of paths (BFD): 256; then they are joined by peer;
-//! - connections accepted and not looked at: 256; then they wait in the kernel.
+//! - connections accepted and not looked at: 256; then they wait in the kernel;
+//! - descriptors: what [`descriptors`] says.
 
 mod bfd;
 mod bfd_socket;
@@ -43,13 +44,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use self::driver::{Driver, Inboxes, Outboxes};
+use self::driver::{Driver, FAREWELLS, Inboxes, Outboxes};
 use self::links::Links;
 use self::listener::Listeners;
+use self::sockopt::Signature;
 use crate::family::Family;
 use crate::fsm::State;
 use crate::rib::{NextHopInterest, NextHopState, RouteChange};
-use crate::speaker::config::{ConfigError, Listen, PeerConfig, SpeakerConfig};
+use crate::speaker::config::{ConfigError, Listen, PeerConfig, Remote, SpeakerConfig};
 use crate::speaker::events::PeerEvent;
 use crate::speaker::snapshot::{RouteInfo, RouteQuery, SpeakerSnapshot};
 use crate::speaker::{Clear, Speaker, SpeakerShutdown};
@@ -174,6 +176,16 @@ pub async fn spawn(
     config: SpeakerConfig,
     options: SpeakerOptions,
 ) -> Result<(SpeakerHandle, mpsc::Receiver<SpeakerEvent>, JoinHandle<()>), StartError> {
+    let (driver, inboxes, handle, events) = build(config, options)?;
+    let join = tokio::spawn(driver.run(inboxes));
+    Ok((handle, events, join))
+}
+
+/// Everything [`spawn`] starts, and nothing of it running but the listeners.
+fn build(
+    config: SpeakerConfig,
+    options: SpeakerOptions,
+) -> Result<(Driver, Inboxes, SpeakerHandle, mpsc::Receiver<SpeakerEvent>), StartError> {
     config.validate()?;
     let tasks = TaskTracker::new();
     let (reports, reports_taken) = mpsc::channel(REPORTS);
@@ -213,12 +225,11 @@ pub async fn spawn(
         commands: commands_taken,
         paths: paths_told,
     };
-    let join = tokio::spawn(driver.run(inboxes));
     let handle = SpeakerHandle {
         commands,
         latest_event: event_seen,
     };
-    Ok((handle, events_taken, join))
+    Ok((driver, inboxes, handle, events_taken))
 }
 
 /// Whether this kernel takes the keys that a peer is configured with, TCP-MD5 or TCP-AO.
@@ -227,6 +238,30 @@ pub async fn spawn(
 /// What the kernel says; [`io::ErrorKind::Unsupported`], with what it lacks, where it has no such signature.
 pub fn try_keys(peer: &PeerConfig) -> io::Result<()> {
     sockopt::try_keys(peer)
+}
+
+/// What `net.core.optmem_max` has to be at least for the keys of every peer to find room on one listener, in octets.
+#[must_use]
+pub fn option_memory(config: &SpeakerConfig) -> u64 {
+    let keys = config.peers.iter().map(|peer| Signature::of(peer).count());
+    sockopt::option_memory_of(keys.sum())
+}
+
+/// How many descriptors a speaker of this configuration may hold at once.
+#[must_use]
+pub fn descriptors(config: &SpeakerConfig) -> u64 {
+    // Of the runtime and of threads, for namespaces entered and counters read meanwhile.
+    const OTHERS: usize = 64;
+    let of_peer = |peer: &PeerConfig| match peer.remote {
+        Remote::Range(_) => peer.dynamic_limit,
+        // One each way, until one of them goes.
+        Remote::Address(_) | Remote::Unnumbered(_) => 2 + usize::from(peer.bfd.is_some()),
+    };
+    let fixed = ACCEPTED + FAREWELLS + OTHERS + config.monitoring.len();
+    let counts = config.peers.iter().map(of_peer);
+    // A listener is held by its task, and for its keys.
+    let all = counts.fold(fixed + 2 * config.listen.len(), usize::saturating_add);
+    u64::try_from(all).unwrap_or(u64::MAX)
 }
 
 /// As [`spawn`], on a thread of its own: what a daemon wants, whose other work then never stands between a peer and its answer.

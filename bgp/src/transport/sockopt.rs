@@ -35,6 +35,8 @@ const IPV6_MINHOPCOUNT: libc::c_int = 73;
 pub(super) const TRAFFIC_CLASS: u32 = 0xc0;
 /// TTL where nothing else is configured. An accepted socket would otherwise keep its listener's 255.
 const DEFAULT_TTL: u8 = 64;
+/// The longest time `TCP_USER_TIMEOUT` can be: a signed number of milliseconds, nearly 25 days.
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(2_147_483_647);
 /// Connections waiting to be accepted; a thousand nodes may come at once.
 pub(super) const BACKLOG: i32 = 4096;
 
@@ -167,6 +169,21 @@ pub(super) fn drop_counters(netns: Option<&Path>) -> Vec<(String, u64)> {
     found
 }
 
+/// What bounds the memory of a socket's options, its keys among them, in octets: `net.core.optmem_max` in a namespace. Nothing
+/// where it cannot be read: before Linux 6.8 it is the host's, and other namespaces do not see it.
+pub(super) fn option_memory(netns: Option<&Path>) -> Option<u64> {
+    let read = || std::fs::read_to_string("/proc/sys/net/core/optmem_max");
+    in_netns(netns, read).ok()?.trim().parse().ok()
+}
+
+/// How much of it so many keys take, with some for other options. One of TCP-MD5 is 136 octets today, one of TCP-AO up to 240.
+pub(super) fn option_memory_of(keys: usize) -> u64 {
+    const OF_A_KEY: u64 = 256;
+    const OF_OTHERS: u64 = 4096;
+    let keys = u64::try_from(keys).unwrap_or(u64::MAX);
+    keys.saturating_mul(OF_A_KEY).saturating_add(OF_OTHERS)
+}
+
 /// What a peer that sends 255 is heard with at least. One hop away, directly connected, it is 255 itself.
 pub(super) const fn minimum_ttl(hops: u8) -> u8 {
     u8::MAX - hops.saturating_sub(1)
@@ -269,7 +286,7 @@ fn bind_device(socket: &Socket, device: Option<&str>) -> io::Result<()> {
 pub(super) fn prepare<S: AsFd>(socket: &S, config: &PeerConfig, ipv6: bool) -> io::Result<()> {
     let view = socket2::SockRef::from(socket);
     view.set_tcp_nodelay(true)?;
-    view.set_tcp_user_timeout(Some(user_timeout(config)))?;
+    set_user_timeout(socket, user_timeout(config))?;
     let ttl = match config.ttl_security {
         Some(_) => u8::MAX,
         None => config.ttl.unwrap_or(DEFAULT_TTL),
@@ -291,8 +308,8 @@ pub(super) fn prepare<S: AsFd>(socket: &S, config: &PeerConfig, ipv6: bool) -> i
 ///
 /// Not the hold time: the option also ends connections whose window stays closed, and how long that is borne is the send hold
 /// timer's to say (RFC 9687). Without a hold time it is the only thing that notices a dead path.
-fn user_timeout(config: &PeerConfig) -> Duration {
-    match config.hold_time {
+pub(super) fn user_timeout(config: &PeerConfig) -> Duration {
+    let timeout = match config.hold_time {
         HoldTime::NONE => Duration::from_secs(240),
         hold => {
             let hold = Duration::from_secs(u64::from(hold.as_secs()));
@@ -302,7 +319,16 @@ fn user_timeout(config: &PeerConfig) -> Duration {
                 .max(hold * 2)
                 + Duration::from_secs(5)
         }
-    }
+    };
+    timeout.min(LONGEST_USER_TIMEOUT)
+}
+
+/// Sets how long the kernel waits for acknowledgements, see [`user_timeout`].
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_tcp_user_timeout(Some(timeout))
 }
 
 /// A non-blocking socket bound to what `listen` says, not listening yet. IPv6 ones take IPv6 only, so that each family has its own and TCP-MD5 keys need no mapped
@@ -435,5 +461,14 @@ mod tests {
     fn the_kernel_outwaits_the_send_hold_timer() {
         let config = peer_config(None, [127, 0, 0, 2]);
         assert_eq!(user_timeout(&config), Duration::from_secs(485));
+    }
+
+    #[test]
+    fn a_send_hold_longer_than_the_kernel_can_wait_leaves_the_peer_within_reach() {
+        let mut config = peer_config(None, [127, 0, 0, 2]);
+        config.send_hold = Some(Duration::from_secs(365 * 24 * 60 * 60));
+        let socket = dialler(&config, (Ipv4Addr::LOCALHOST, 179).into()).expect("a socket");
+        let set = socket.tcp_user_timeout().expect("a TCP socket");
+        assert_eq!(set, Some(LONGEST_USER_TIMEOUT));
     }
 }

@@ -23,7 +23,7 @@ use crate::transport::sockopt::{self, Signature};
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Refused connections that may read why at once; each keeps a descriptor for a few seconds.
-pub(super) const FAREWELLS: usize = 64;
+pub(in crate::transport) const FAREWELLS: usize = 64;
 
 /// A connection that counts.
 #[derive(Debug)]
@@ -218,6 +218,16 @@ impl Driver {
                 let from = std::mem::replace(&mut live.signature, to.clone());
                 let peers = to.set_for(remote.ip(), live.keyed);
                 live.shared.sign(peers, from, to.clone());
+            }
+        }
+    }
+
+    /// Has the kernel wait for a neighbour as long as it is to be waited for now.
+    pub(super) fn set_user_timeout(&self, peer: PeerId, config: &PeerConfig) {
+        let timeout = sockopt::user_timeout(config);
+        for direction in Direction::ALL {
+            if let Some(live) = self.connections.get(&(peer, direction)) {
+                live.shared.set_user_timeout(timeout);
             }
         }
     }

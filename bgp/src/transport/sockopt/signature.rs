@@ -166,6 +166,15 @@ impl Signature {
         }
     }
 
+    /// How many keys of the kernel's it is.
+    pub(in crate::transport) fn count(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Md5(_) => 1,
+            Self::Ao(keys) => keys.len(),
+        }
+    }
+
     fn ao(&self) -> &[AoKey] {
         match self {
             Self::Ao(keys) => keys,
