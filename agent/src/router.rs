@@ -47,7 +47,8 @@ pub async fn speaker(
                 Netlink::open(NetlinkOptions::default()).context("cannot speak to the kernel")?;
             let protocol = file.kernel.protocol.number();
             file.speaker.restarting |= holds_our_routes(&kernel, protocol).await?;
-            Some(Installer::start(kernel, protocol, &stop)?)
+            let option_memory = transport::option_memory(&file.speaker);
+            Some(Installer::start(kernel, protocol, option_memory, &stop)?)
         }
         false => None,
     };
@@ -112,6 +113,13 @@ pub async fn speaker(
                     file.speaker.restarting = restarting;
                     told.file = file.speaker;
                     configure(&handle, &told).await;
+                    if let Some(installer) = &mut installer {
+                        installer.option_memory = transport::option_memory(&told.file);
+                        installer.publish();
+                    }
+                    if let Some(shortage) = descriptors::shortage(&told.file) {
+                        tracing::warn!("{shortage}");
+                    }
                     tracing::info!("read the file again");
                 }
                 Err(ConfigError::Mistakes(mistakes)) => {
@@ -219,12 +227,18 @@ struct Installer {
     next_hops: NextHops,
     incomplete: BTreeSet<Family>,
     protocol: u8,
+    option_memory: u64,
     underlay: watch::Receiver<Option<Arc<crate::desired::state::Underlay>>>,
     desired: watch::Sender<Option<Arc<crate::desired::state::DesiredState>>>,
 }
 
 impl Installer {
-    fn start(kernel: Netlink, protocol: u8, stop: &CancellationToken) -> Result<Self> {
+    fn start(
+        kernel: Netlink,
+        protocol: u8,
+        option_memory: u64,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
         let (desired, wanted) = watch::channel(None);
         let config = DataplaneConfig {
             protocol,
@@ -237,6 +251,7 @@ impl Installer {
             next_hops: NextHops::default(),
             incomplete: Family::ALL.into_iter().collect(),
             protocol,
+            option_memory,
             underlay: dataplane.underlay(),
             desired,
         })
@@ -275,6 +290,7 @@ impl Installer {
             let settings = Settings {
                 protocol: self.protocol,
                 keep_unlisted: self.incomplete.clone(),
+                option_memory: self.option_memory,
             };
             self.desired
                 .send_replace(Some(Arc::new(router(&self.best, &underlay, &settings))));

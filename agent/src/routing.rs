@@ -714,6 +714,7 @@ impl Task {
         let settings = Settings {
             protocol: self.parts.protocol,
             keep_unlisted,
+            option_memory: self.told.as_ref().map_or(0, transport::option_memory),
         };
         let state = Arc::new(desired(&cluster, &self.best, &underlay, &settings));
         let took = start.elapsed();

@@ -805,6 +805,32 @@ fn sysctls_are_set_and_missing_ones_reported() {
 }
 
 #[test]
+fn a_setting_that_has_to_be_large_enough_is_raised_and_never_lowered() {
+    in_namespace(|| async {
+        let name = "net.core.optmem_max";
+        // What kernels before 6.8 begin with.
+        kernel().set_sysctl(name, "20480").await.unwrap();
+        let running = Running::start(kernel(), DataplaneConfig::default());
+        for (wanted_at_least, there) in [(150_000, "150000"), (100_000, "150000")] {
+            let mut wanted = state(&[]);
+            // One that cannot be set tells when both were looked at.
+            wanted.sysctls_at_least = [
+                (name.to_owned(), wanted_at_least),
+                (format!("net.core.{wanted_at_least}"), 1),
+            ]
+            .into();
+            running.want(&wanted);
+            let last = Subject::Sysctl(format!("net.core.{wanted_at_least}"));
+            let status = running.status(|status| status.pending.contains_key(&last));
+            assert_eq!(status.await.pending_total, 1);
+            let found = kernel().sysctl(name).await.unwrap();
+            assert_eq!(found.as_deref(), Some(there));
+        }
+        running.stop().await;
+    });
+}
+
+#[test]
 fn x11_lost_events_are_made_up_for_by_reading_everything() {
     in_namespace(|| async {
         underlay();

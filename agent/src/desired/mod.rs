@@ -86,6 +86,8 @@ pub struct Settings {
     pub protocol: u8,
     /// Families whose BGP tables are not complete yet.
     pub keep_unlisted: BTreeSet<Family>,
+    /// What the options of one socket may take at least, in octets: the keys of every peer are options of the listener.
+    pub option_memory: u64,
 }
 
 /// What the kernel of the node that looks should hold.
@@ -151,6 +153,7 @@ pub fn desired(
     }
     state.masquerade = masquerade::masquerade(cluster, &state);
     state.sysctls = sysctls(cluster, underlay, &state);
+    state.sysctls_at_least = sysctls_at_least(settings);
     unheeded(cluster, &mut state.problems);
     settle(&mut state.problems);
     state
@@ -163,6 +166,7 @@ pub fn router(best: &BestRoutes, underlay: &Underlay, settings: &Settings) -> De
     let mut state = DesiredState {
         in_sync: true,
         keep_unlisted: settings.keep_unlisted.clone(),
+        sysctls_at_least: sysctls_at_least(settings),
         ..DesiredState::default()
     };
     let resolver = Resolver::new(underlay, BTreeMap::new());
@@ -232,6 +236,17 @@ fn sysctls(
             &format!("net/ipv4/conf/{}/rp_filter", parent.interface),
             "2",
         );
+    }
+    sysctls
+}
+
+/// Each password of a peer takes room on the listener, of which kernels before 6.8 have enough for 150.
+fn sysctls_at_least(settings: &Settings) -> BTreeMap<String, u64> {
+    /// What every kernel begins with at least.
+    const ALWAYS: u64 = 20_480;
+    let mut sysctls = BTreeMap::new();
+    if settings.option_memory > ALWAYS {
+        sysctls.insert("net.core.optmem_max".to_owned(), settings.option_memory);
     }
     sysctls
 }

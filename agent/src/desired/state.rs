@@ -36,6 +36,8 @@ pub struct DesiredState {
     pub forward_accept: bool,
     /// Kernel settings by name; with slashes where an interface name may contain dots.
     pub sysctls: BTreeMap<String, String>,
+    /// Settings that are raised to this where they are less, and never lowered: others may need more than we.
+    pub sysctls_at_least: BTreeMap<String, u64>,
     /// Families whose routes BGP has not told completely (graceful restart): until it has, nothing of the family
     /// is removed.
     pub keep_unlisted: BTreeSet<Family>,

@@ -252,6 +252,7 @@ fn settings() -> Settings {
     Settings {
         protocol: 109,
         keep_unlisted: BTreeSet::new(),
+        option_memory: 0,
     }
 }
 
@@ -322,6 +323,22 @@ fn natting_pools_are_masqueraded_towards_what_is_in_no_pool() {
         state.sysctls.get("net.ipv4.ip_forward").map(String::as_str),
         Some("1")
     );
+}
+
+#[test]
+fn the_keys_of_many_peers_are_given_room_and_those_of_few_have_it() {
+    let of = |option_memory| {
+        let settings = Settings {
+            option_memory,
+            ..settings()
+        };
+        let cluster = ClusterState::default();
+        let state = desired(&cluster, &BestRoutes::default(), &underlay(), &settings);
+        state.sysctls_at_least
+    };
+    assert_eq!(of(20_480), BTreeMap::new());
+    let raised = [("net.core.optmem_max".to_owned(), 132_096)];
+    assert_eq!(of(132_096), raised.into());
 }
 
 #[test]

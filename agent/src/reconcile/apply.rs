@@ -299,6 +299,7 @@ impl<K: Kernel> Reconciler<K> {
                 },
             }),
             sysctls: state.sysctls.clone(),
+            sysctls_at_least: state.sysctls_at_least.clone(),
         };
         self.settings.send_if_modified(|wanted| {
             let modified = wanted.as_deref() != Some(&settings);

@@ -24,6 +24,7 @@ pub(super) struct Settings {
     /// `None` before the cluster's pools are known: rules from half a list would translate packets between pods.
     pub(super) filter: Option<FilterSpec>,
     pub(super) sysctls: BTreeMap<String, String>,
+    pub(super) sysctls_at_least: BTreeMap<String, u64>,
 }
 
 /// What could not be set.
@@ -80,8 +81,16 @@ impl<K: Kernel> SettingsTask<K> {
 
     async fn apply(&self, wanted: &Settings) -> Failures {
         let mut failed = Failures::new();
+        let mut results = Vec::new();
         for (name, value) in &wanted.sysctls {
-            if let Err(error) = self.set(name, value).await {
+            results.push((name, self.set(name, value, |there| there == value).await));
+        }
+        for (name, least) in &wanted.sysctls_at_least {
+            let enough = |there: &str| there.parse().is_ok_and(|there: u64| there >= *least);
+            results.push((name, self.set(name, &least.to_string(), enough).await));
+        }
+        for (name, result) in results {
+            if let Err(error) = result {
                 // A setting of an interface that is about to be made is not refused, it waits.
                 if error != KernelError::NotFound {
                     self.counters.sysctl_errors.inc();
@@ -105,10 +114,16 @@ impl<K: Kernel> SettingsTask<K> {
         failed
     }
 
-    async fn set(&self, name: &str, value: &str) -> Result<(), KernelError> {
+    /// Sets it, unless what is there serves.
+    async fn set(
+        &self,
+        name: &str,
+        value: &str,
+        serves: impl Fn(&str) -> bool + Send,
+    ) -> Result<(), KernelError> {
         match self.kernel.sysctl(name).await? {
             None => Err(KernelError::NotFound),
-            Some(there) if there == value => Ok(()),
+            Some(there) if serves(&there) => Ok(()),
             Some(_) => {
                 self.kernel.set_sysctl(name, value).await?;
                 self.counters.sysctl_writes.inc();

@@ -338,6 +338,7 @@ fn an_aggregate_of_ours_drops_what_nothing_inside_it_leads_on() {
     let settings = Settings {
         protocol: 117,
         keep_unlisted: BTreeSet::new(),
+        option_memory: 0,
     };
     let mut best = BestRoutes::default();
     let underlay = Underlay::default();
