@@ -7,6 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod datastore;
+mod descriptors;
 pub mod desired;
 pub mod endpoints;
 pub mod health;

@@ -10,13 +10,14 @@ use margay_bgp::family::Family;
 use margay_bgp::speaker::SpeakerShutdown;
 use margay_bgp::speaker::config::SpeakerConfig;
 use margay_bgp::transport::{self, SpeakerEvent, SpeakerHandle, SpeakerOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args::Listen;
 use crate::config::ConfigError;
 use crate::config::speaker::SpeakerFile;
+use crate::descriptors;
 use crate::desired::next_hop::Resolver;
 use crate::desired::{BestRoutes, Settings, router};
 use crate::health::Health;
@@ -29,7 +30,7 @@ use crate::routing::{Command, Drained, Routing, apply, interface_name};
 use crate::server::admin;
 use crate::server::control::{self, Control};
 
-/// Runs a speaker until it is told to stop: SIGHUP reads the file again, SIGTERM closes the sessions without a word (peers keep
+/// Runs a speaker until it is told to stop: SIGHUP, which comes by `hangup`, reads the file again, SIGTERM closes the sessions without a word (peers keep
 /// its routes for the restart time), SIGINT says Cease (peers drop them).
 ///
 /// # Errors
@@ -37,9 +38,15 @@ use crate::server::control::{self, Control};
 pub async fn speaker(
     mut file: SpeakerFile,
     path: &Path,
+    mut hangup: Signal,
     run_dir: Option<PathBuf>,
     metrics_listen: Listen,
 ) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    if let Some(shortage) = descriptors::shortage(&file.speaker) {
+        tracing::warn!("{shortage}");
+    }
     let stop = CancellationToken::new();
     let kernel = match file.kernel.install {
         true => {
@@ -101,9 +108,6 @@ pub async fn speaker(
     };
 
     let mut installer = kernel;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let how = loop {
         tokio::select! {
             _ = terminate.recv() => break Some(SpeakerShutdown::KeepForwarding),

@@ -39,6 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::descriptors;
 use crate::desired::next_hop::Resolver;
 use crate::desired::peers::{Origin, Session};
 use crate::desired::speaker::{SpeakerPlan, drop_clashes, speaker_plan};
@@ -563,6 +564,12 @@ impl Task {
         self.lingering = outcome.lingering;
         self.sessions = sessions;
         self.session_problems = problems;
+        if let Some(reason) = descriptors::shortage(&config) {
+            self.session_problems.push(Problem {
+                subject: "BGP speaker".into(),
+                reason,
+            });
+        }
         self.tell(config).await;
         self.publish();
     }
@@ -623,6 +630,9 @@ impl Task {
     }
 
     async fn start(&mut self, config: SpeakerConfig) -> Result<(), String> {
+        if let Some(shortage) = descriptors::shortage(&config) {
+            tracing::warn!("{shortage}");
+        }
         let options = SpeakerOptions {
             seed: self.parts.seed,
             ..SpeakerOptions::default()

@@ -57,7 +57,7 @@ const TUNNEL_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the end may take: less than the time a container is given.
 const DRAIN: Duration = Duration::from_secs(8);
 
-/// Runs the daemon of a node until SIGTERM or SIGINT.
+/// Runs the daemon of a node until SIGTERM or SIGINT. SIGHUP does nothing: it follows what it is configured by.
 ///
 /// # Errors
 /// Something without which a node cannot be run could not be had: the kernel, the state directory, a socket. A datastore that is
@@ -65,6 +65,7 @@ const DRAIN: Duration = Duration::from_secs(8);
 pub async fn agent(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tracing::info!(
         node = config.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -204,9 +205,14 @@ pub async fn agent(config: Config) -> Result<()> {
         async move { cni.serve(&socket, stop).await }
     });
 
-    let failed = tokio::select! {
+    let failed = loop {
+        break tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
+        Some(()) = hangup.recv() => {
+            tracing::info!("SIGHUP: there is no file to read again, what the datastore says is followed as it changes");
+            continue;
+        }
         ended = &mut plugin_server => Some(match ended {
             Ok(Ok(())) => "the plugin's socket closed".to_owned(),
             Ok(Err(error)) => format!("the plugin's socket cannot be served: {error}"),
@@ -219,6 +225,7 @@ pub async fn agent(config: Config) -> Result<()> {
         ended = &mut records_task => Some(unasked("address management", ended)),
         ended = &mut tending => Some(unasked("the care for pods", ended)),
         ended = &mut tunnels => Some(unasked("the care for tunnel addresses", ended)),
+        };
     };
     tracing::info!("stopping; forwarding stays as it is");
     let drain = async {

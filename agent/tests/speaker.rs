@@ -2,14 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,10 +27,16 @@ struct Speaker {
 impl Speaker {
     fn start(text: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        let mut command = margay();
-        command.args(["speaker", "--config"]).arg(file(&folder));
-        command.arg("--run-dir").arg(folder.path());
         std::fs::write(file(&folder), text).unwrap();
+        let speaker = Self::begin(margay(), folder, &[]);
+        speaker.logged("speaker runs");
+        speaker
+    }
+
+    /// Starts one whose file is in `folder`, by a command that may do other things first.
+    fn begin(mut command: Command, folder: TempDir, more: &[&str]) -> Self {
+        command.args(["speaker", "--config"]).arg(file(&folder));
+        command.arg("--run-dir").arg(folder.path()).args(more);
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let (read, log) = mpsc::channel();
@@ -40,13 +48,11 @@ impl Speaker {
                 }
             }
         });
-        let speaker = Self {
+        Self {
             process,
             log,
             folder,
-        };
-        speaker.logged("speaker runs");
-        speaker
+        }
     }
 
     /// Waits for a line of the log with this text in it.
@@ -67,8 +73,12 @@ impl Speaker {
     /// Writes the file anew and says so.
     fn reload(&self, text: &str) {
         std::fs::write(file(&self.folder), text).unwrap();
+        self.signal(Signal::SIGHUP);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.process.id().try_into().unwrap());
-        kill(pid, Signal::SIGHUP).unwrap();
+        kill(pid, signal).unwrap();
     }
 
     fn peers(&self) -> Vec<String> {
@@ -124,4 +134,59 @@ fn a_file_with_another_kernel_section_is_refused_whole_and_what_runs_goes_on() {
     speaker.reload(&text(&["a", "bb"], "kernel: { install: false }\n"));
     speaker.logged("read the file again");
     assert_eq!(speaker.peers(), ["a", "bb"]);
+}
+
+#[test]
+fn a_hangup_while_the_file_is_read_the_first_time_has_it_read_again() {
+    let text = |peer: &str| {
+        format!(
+            "asn: 1\nrouterId: 10.0.0.1\npeers:\n- {{ name: {peer}, address: 192.0.2.1, asn: 2, enabled: false }}\n"
+        )
+    };
+    let folder = TempDir::new().unwrap();
+    // Writing to it begins when somebody reads, and not before.
+    mkfifo(&file(&folder), Mode::S_IRWXU).unwrap();
+    let path = file(&folder);
+    let speaker = Speaker::begin(margay(), folder, &[]);
+    let mut first = std::fs::File::options().write(true).open(&path).unwrap();
+    speaker.signal(Signal::SIGHUP);
+    first.write_all(text("first").as_bytes()).unwrap();
+    drop(first);
+    speaker.logged("speaker runs");
+    std::fs::write(&path, text("second")).unwrap();
+    speaker.logged("read the file again");
+    assert_eq!(speaker.peers(), ["second"]);
+}
+
+#[test]
+fn idle_connections_to_the_metrics_leave_descriptors_for_everything_else() {
+    let folder = TempDir::new().unwrap();
+    let text = "asn: 1
+routerId: 10.0.0.1
+listen: [\"127.0.41.1:1179\"]
+peers:
+- { name: clients, range: 127.0.0.0/8, asn: 2, passive: true, dynamicLimit: 4000 }
+";
+    std::fs::write(file(&folder), text).unwrap();
+    let mut command = Command::new("sh");
+    command.env_clear().stdin(Stdio::null());
+    let script = "ulimit -Sn 64; ulimit -Hn 160; exec \"$0\" \"$@\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_margay")]);
+    let speaker = Speaker::begin(command, folder, &["--metrics-listen", "127.0.41.1:0"]);
+    let short = speaker.logged("descriptors");
+    assert!(short.contains("this process may have 160"), "{short}");
+    let line = speaker.logged("listening");
+    let metrics = line.rsplit("address=").next().unwrap().trim();
+    let connect = |address: &str| {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    // More than there are descriptors, fewer than would wait for a place in the queue of the kernel.
+    let idle: Vec<TcpStream> = (0..180).map(|_| connect(metrics)).collect();
+    // It says OPEN, and its sockets answer.
+    let mut caller = connect("127.0.41.1:1179");
+    caller.read_exact(&mut [0; 29]).unwrap();
+    assert_eq!(speaker.peers(), ["clients-127.0.0.1"]);
+    drop(idle);
 }

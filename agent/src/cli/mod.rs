@@ -20,8 +20,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, ConfigError, DatastoreKind};
+use crate::descriptors;
 use crate::ipam::check::CheckReport;
 use crate::server::answer::{self, Request};
 use args::{
@@ -53,19 +55,27 @@ fn dispatch(command: Command) -> Result<bool> {
         Command::Agent(args) => {
             let config = Config::load(args)?;
             log(&config.log, config.log_json);
+            descriptors::raise();
             runtime()?.block_on(crate::agent(config))?;
             Ok(true)
         }
         Command::Speaker(args) => {
-            let file = crate::config::speaker::read(&args.config)?;
             if args.check {
-                print(&speaker::meaning(&file))?;
+                print(&speaker::meaning(&crate::config::speaker::read(
+                    &args.config,
+                )?))?;
                 return Ok(true);
             }
+            let runtime = runtime()?;
+            // Whoever changes the file while it is read the first time says so, and means that it be read again.
+            let hangup = runtime.block_on(async { signal(SignalKind::hangup()) })?;
+            let file = crate::config::speaker::read(&args.config)?;
             log(&args.log, false);
-            runtime()?.block_on(crate::speaker(
+            descriptors::raise();
+            runtime.block_on(crate::speaker(
                 file,
                 &args.config,
+                hangup,
                 args.run_dir,
                 args.metrics_listen,
             ))?;

@@ -4,7 +4,6 @@
 //! listener. A port that is taken is tried again and again: a daemon that cannot show its metrics still routes.
 
 use std::fmt::Write as _;
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +25,7 @@ use crate::metrics::{Metrics, Page, SpeakerMetrics, gauge_value, raise};
 use crate::model::ClusterState;
 use crate::reconcile::Dataplane;
 use crate::routing::Routing;
+use crate::server::http;
 
 /// How long to wait before a port is tried again.
 const BIND_RETRY: Duration = Duration::from_secs(2);
@@ -154,14 +154,9 @@ async fn listen(what: &'static str, at: Listen, router: Router, stop: Cancellati
         };
         match bound {
             Ok(listener) => {
+                let address = listener.local_addr().unwrap_or(address);
                 tracing::info!(what, %address, "listening");
-                let ended = axum::serve(listener, router.clone())
-                    .with_graceful_shutdown(stop.clone().cancelled_owned());
-                // A client that keeps its connection open must not keep the daemon from ending.
-                let ended = bounded(ended.into_future(), &stop).await;
-                if let Some(Err(error)) = ended {
-                    tracing::warn!(what, %error, "listener ended");
-                }
+                return http::serve(what, listener, router, &stop).await;
             }
             Err(error) if !said => {
                 said = true;
@@ -173,13 +168,6 @@ async fn listen(what: &'static str, at: Listen, router: Router, stop: Cancellati
             () = stop.cancelled() => return,
             () = tokio::time::sleep(BIND_RETRY) => {}
         }
-    }
-}
-
-async fn bounded<F: Future>(work: F, stop: &CancellationToken) -> Option<F::Output> {
-    tokio::select! {
-        done = work => Some(done),
-        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(1)).await } => None,
     }
 }
 

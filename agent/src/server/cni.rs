@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::accept::Failures;
 use crate::endpoints::{Endpoint, EndpointStore, Phase, handle_id};
 use crate::model::{Labels, Workload, WorkloadKey};
 
@@ -703,6 +704,7 @@ impl<B: Backend> CniService<B> {
     pub async fn serve(self: Arc<Self>, path: &Path, stop: CancellationToken) -> io::Result<()> {
         let listener = bind(path)?;
         let connections = TaskTracker::new();
+        let mut failures = Failures::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -711,11 +713,7 @@ impl<B: Backend> CniService<B> {
                         let (service, stop) = (Arc::clone(&self), stop.clone());
                         connections.spawn(async move { service.converse(stream, stop).await });
                     }
-                    Err(e) => {
-                        warn!(%e, "a plugin's connection was not accepted");
-                        // Out of descriptors, most likely: let some be closed before trying again.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
+                    Err(e) => failures.pause("plugins", &e).await,
                 },
             }
         }
