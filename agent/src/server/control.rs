@@ -11,12 +11,13 @@ use margay_bgp::prefix::Prefix;
 use margay_bgp::speaker::Clear;
 use margay_bgp::speaker::snapshot::{Matching, RouteQuery};
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accept::Failures;
 use super::answer::{self, Done, Finding, Reply, Request};
 use super::{events, explain, shown};
 use crate::datastore::Store;
@@ -31,10 +32,14 @@ use crate::wiring::addresses_in_use;
 
 /// Longest request: an address, a prefix or a message for a peer.
 const MAX_REQUEST: u64 = 16 * 1024;
-/// Connections at once; more wait.
+/// Connections at once; more wait. Those that follow events have places of their own: they stay.
 const CONNECTIONS: usize = 16;
+/// Connections at once that follow events; more are told so.
+const FOLLOWERS: usize = 16;
 /// How long an idle connection may stay.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long an answer may wait to be read, such as by a pager that was stopped.
+const UNREAD: Duration = Duration::from_secs(60);
 
 /// What answers are made of. `margay speaker` has the speaker only.
 #[derive(Debug)]
@@ -121,6 +126,8 @@ pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
 pub async fn serve(control: Arc<Control>, listener: UnixListener, stop: CancellationToken) {
     let tasks = TaskTracker::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let followers = Arc::new(Semaphore::new(FOLLOWERS));
+    let mut failures = Failures::default();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             break;
@@ -130,21 +137,17 @@ pub async fn serve(control: Arc<Control>, listener: UnixListener, stop: Cancella
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let (control, stop) = (Arc::clone(&control), stop.clone());
+                    let followers = Arc::clone(&followers);
                     tasks.spawn(async move {
-                        let _place = place;
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            result = connection(&control, stream) => if let Err(error) = result {
+                            result = connection(&control, stream, place, followers) => if let Err(error) = result {
                                 tracing::debug!(%error, "control connection");
                             },
                         }
                     });
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "control socket");
-                    // Out of descriptors: waiting is all that helps.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => failures.pause("commands", &error).await,
             }
         }
     }
@@ -152,7 +155,12 @@ pub async fn serve(control: Arc<Control>, listener: UnixListener, stop: Cancella
     tasks.wait().await;
 }
 
-async fn connection(control: &Control, stream: UnixStream) -> io::Result<()> {
+async fn connection(
+    control: &Control,
+    stream: UnixStream,
+    place: OwnedSemaphorePermit,
+    followers: Arc<Semaphore>,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -172,14 +180,30 @@ async fn connection(control: &Control, stream: UnixStream) -> io::Result<()> {
                 after,
                 peer,
                 follow: true,
-            }) => return events::follow(control, after, peer, &mut read, &mut write).await,
+            }) => match followers.try_acquire_owned() {
+                Ok(_following) => {
+                    drop(place);
+                    return events::follow(control, after, peer, &mut read, &mut write).await;
+                }
+                Err(_) => {
+                    let reason = format!("{FOLLOWERS} commands follow events already");
+                    return say(&mut write, &Reply::Error(reason)).await;
+                }
+            },
             Ok(request) => control.answer(request).await,
             Err(error) => Reply::Error(format!("not a request: {error}")),
         };
-        let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;
-        text.push(b'\n');
-        write.write_all(&text).await?;
+        say(&mut write, &reply).await?;
     }
+}
+
+/// Writes one line. Whoever does not read it in time is let go: its place is another's.
+pub(super) async fn say(write: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut text = serde_json::to_vec(reply).map_err(io::Error::other)?;
+    text.push(b'\n');
+    tokio::time::timeout(UNREAD, write.write_all(&text))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl Control {
@@ -523,5 +547,76 @@ pub(super) fn encapsulation(encapsulation: Encapsulation) -> String {
     match mode {
         EncapsulationMode::Always => format!("{name} Always"),
         EncapsulationMode::CrossSubnet => format!("{name} CrossSubnet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_bgp::asn::Asn;
+    use margay_bgp::router_id::RouterId;
+    use margay_bgp::speaker::config::SpeakerConfig;
+    use margay_bgp::transport::{self, SpeakerOptions};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_reads_is_given_up() {
+        let (mut ours, _theirs) = tokio::io::duplex(64);
+        let reply = Reply::Error("x".repeat(1000));
+        let begin = tokio::time::Instant::now();
+        let said = say(&mut ours, &reply).await;
+        assert_eq!(said.expect_err("no room").kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() >= UNREAD, "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test]
+    async fn those_who_follow_events_keep_no_command_waiting() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control.sock");
+        let listener = bind(&path).expect("it is free");
+        let config = SpeakerConfig::new(Asn(1), RouterId::new(1).expect("not zero"));
+        let (handle, _events, _task) = transport::spawn(config, SpeakerOptions::default())
+            .await
+            .expect("it starts");
+        let control = Arc::new(Control {
+            name: "node".to_owned(),
+            started: Instant::now(),
+            health: Health::default(),
+            routing: Routing::of_speaker(handle).0,
+            agent: None,
+        });
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(control, listener, stop.clone()));
+        let ask = async |request: &Request| {
+            let stream = UnixStream::connect(&path).await.expect("it listens");
+            let mut stream = BufReader::new(stream);
+            let mut line = serde_json::to_vec(request).expect("plain values");
+            line.push(b'\n');
+            stream.write_all(&line).await.expect("open");
+            let mut answer = String::new();
+            stream.read_line(&mut answer).await.expect("open");
+            let reply: Reply = serde_json::from_str(&answer).expect("a reply");
+            (stream, reply)
+        };
+        let follow = Request::Events {
+            after: 0,
+            peer: None,
+            follow: true,
+        };
+        let mut following = Vec::new();
+        for _ in 0..FOLLOWERS {
+            let (stream, reply) = ask(&follow).await;
+            assert!(matches!(reply, Reply::Ok(_)), "{reply:?}");
+            following.push(stream);
+        }
+        let (_, reply) = ask(&follow).await;
+        assert!(
+            matches!(&reply, Reply::Error(reason) if reason.starts_with("16 commands")),
+            "{reply:?}"
+        );
+        let (_, reply) = ask(&Request::Status).await;
+        assert!(matches!(reply, Reply::Ok(_)), "{reply:?}");
+        stop.cancel();
+        serving.await.expect("it ends");
     }
 }

@@ -8,11 +8,11 @@ use margay_bgp::codec;
 use margay_bgp::fsm::DownCause;
 use margay_bgp::speaker::events::{PeerEvent, PeerEventKind};
 use margay_bgp::speaker::snapshot;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::OwnedWriteHalf;
 
 use super::answer::{ErrorCount, Event, Notification, Offence, Reply};
-use super::control::Control;
+use super::control::{self, Control};
 use crate::routing::NotRunning;
 
 /// How often a follower looks whether the speaker is another one by now.
@@ -54,9 +54,7 @@ pub(super) async fn follow(
             Err(NotRunning) => Reply::Error("the BGP speaker does not run".into()),
         };
         // Whoever writes nothing for a while is still heard; an answer without events only says so.
-        let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;
-        text.push(b'\n');
-        write.write_all(&text).await?;
+        control::say(write, &reply).await?;
         if matches!(reply, Reply::Error(_)) {
             return Ok(());
         }
