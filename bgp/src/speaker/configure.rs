@@ -309,7 +309,7 @@ impl Speaker {
             self.forget_address(slot);
             self.addresses.entry(address).or_default().push(slot);
         }
-        if keys_changed && connected {
+        if (keys_changed || old.send_hold != new.send_hold) && connected {
             self.outputs.push_back(Output::Reconfigured {
                 peer: id,
                 config: Arc::clone(&new),
