@@ -37,7 +37,7 @@ pub struct Candidate {
     pub as_path_len: u32,
     /// ORIGIN as its code point: IGP, EGP, incomplete.
     pub origin: u8,
-    /// The AS the path came from: the leftmost of the AS_PATH, AS 0 where it is empty.
+    /// The AS the path came from: the leftmost of the AS_PATH, the one we are in with the peer where it is empty.
     pub neighbour_as: Asn,
     /// MULTI_EXIT_DISC, 0 where absent.
     pub med: u32,

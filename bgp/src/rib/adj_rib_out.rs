@@ -46,6 +46,7 @@ use super::attribute_store::{AttrId, AttributeStore};
 use super::export::{Export, GroupKey};
 use super::index::{IdIndex, NONE, fold};
 use super::{PeerFacts, Slot};
+use crate::asn::Asn;
 use crate::codec::{Announcer, PathId};
 use crate::policy::{Action, AppliedRules, Policy, SourceKind};
 use crate::prefix::Prefix;
@@ -142,7 +143,7 @@ struct Announced {
     /// The record it tells.
     out: u32,
     /// What it says of the source: see [`PeerFacts::told`].
-    source: (u32, u32, SourceKind),
+    source: (u32, u32, Asn, SourceKind),
     announcer: Announcer,
 }
 

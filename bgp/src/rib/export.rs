@@ -23,6 +23,8 @@ use crate::speaker::config::{AddPathSend, NextHopMode, RemovePrivateAs};
 pub(crate) struct GroupKey {
     pub(crate) family: Family,
     pub(crate) external: bool,
+    /// The AS that we and they are in. Nothing for external ones.
+    pub(crate) inside: Option<Asn>,
     /// The AS we show these peers.
     pub(crate) local_asn: Asn,
     /// The speaker's AS, where paths get it as well, behind the one shown (RFC 7705).
@@ -126,7 +128,7 @@ pub(crate) fn export(
     // Without a next hop the peer could use, there is nothing to tell.
     let source = facts.get(usize::from(path.peer)).ok_or(Withheld::ByRule)?;
     let wanted = key.policy.next_hop(&export.rules);
-    let origin = origin_of(path.peer, source);
+    let origin = origin_of(key, path.peer, source);
     match next_hop(key, store.data(path.attributes).next_hop, wanted, origin) {
         Some(_) => Ok(export),
         None => Err(Withheld::NoNextHop),
@@ -143,9 +145,10 @@ fn permitted(
 ) -> Option<Export> {
     let source = facts.get(usize::from(path.peer))?;
     let keys = store.keys(path.attributes);
+    let leaves_as = key.external || crosses(key, path.peer, source);
     // RFC 1997: nobody, or nobody outside the AS; there are no confederations here.
     if keys.marks.contains(Marks::NO_ADVERTISE)
-        || key.external
+        || leaves_as
             && keys
                 .marks
                 .intersects(Marks::NO_EXPORT | Marks::NO_EXPORT_SUBCONFED)
@@ -157,16 +160,16 @@ fn permitted(
     if stale && key.long_lived == LongLivedTelling::Nothing {
         return None;
     }
-    // RFC 4271 §9.2, RFC 4456 §6: between internal peers only if one of them is a client.
-    let learned_inside = path.peer != LOCAL && !source.external;
+    // RFC 4271 §9.2, RFC 4456 §6: between internal peers of one AS only if one of them is a client.
+    let stays_inside = path.peer != LOCAL && !source.external && !leaves_as;
     let kept_inside = !source.client && !key.client || source.client && key.hides_clients;
-    if learned_inside && !key.external && kept_inside {
+    if stays_inside && kept_inside {
         return None;
     }
     let data = store.data(path.attributes);
     // RFC 4456 §8: it has been in the cluster it would enter. Import looks for our clusters too, but not for one that came
     // with a configuration it has yet to be run with.
-    if learned_inside
+    if stays_inside
         && key
             .cluster_id
             .is_some_and(|cluster_id| data.attributes.cluster_list.contains(&cluster_id))
@@ -211,9 +214,17 @@ pub(crate) fn export_default(key: &GroupKey, attributes: AttrId) -> Result<Expor
     })
 }
 
-const fn origin_of(slot: Slot, source: &PeerFacts) -> SourceKind {
+/// Whether what is learned inside one AS is told inside another: we are in both, and the border between them is in here.
+fn crosses(key: &GroupKey, slot: Slot, source: &PeerFacts) -> bool {
+    slot != LOCAL && !source.external && key.inside.is_some_and(|asn| asn != source.asn)
+}
+
+/// What the source of a path is to the peers of `key`.
+fn origin_of(key: &GroupKey, slot: Slot, source: &PeerFacts) -> SourceKind {
     if slot == LOCAL {
         SourceKind::Local
+    } else if crosses(key, slot, source) {
+        SourceKind::External
     } else {
         source.kind()
     }
@@ -229,12 +240,17 @@ pub(crate) fn rewrite(
     let data = store.data(told.attributes);
     let source = facts.get(usize::from(told.source))?;
     let local = told.source == LOCAL;
+    let crosses = crosses(key, told.source, source);
     let mut attributes = PathAttributes::clone(&data.attributes);
     // Before policy: what it puts into the path is meant to be there.
     hide_asns(key, &mut attributes.as_path);
+    if crosses {
+        // Without it nothing would tell the route from one of this AS, or keep it from coming back.
+        attributes.as_path.prepend(source.asn, 1);
+    }
     let mut changes = Rewrite::default();
     policy::apply(told.actions, &mut attributes, &mut changes);
-    let origin = origin_of(told.source, source);
+    let origin = origin_of(key, told.source, source);
     let next_hop = next_hop(key, data.next_hop, changes.next_hop, origin)?;
     let marked = store
         .keys(told.attributes)
@@ -244,6 +260,9 @@ pub(crate) fn rewrite(
     if stale {
         // Also where policy took it away: it must not be lost on the way (RFC 9494 §4.6).
         attributes.communities.insert(Community::LLGR_STALE);
+    }
+    if key.external || crosses {
+        leave_as(&mut attributes, local || changes.med_set);
     }
     if key.external {
         if let Some(asn) = key.second_asn {
@@ -261,18 +280,6 @@ pub(crate) fn rewrite(
             attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
         }
         attributes.local_pref = None;
-        attributes.originator_id = None;
-        attributes.cluster_list.clear();
-        attributes
-            .extended_communities
-            .retain(|community| community.is_transitive());
-        attributes
-            .ipv6_extended_communities
-            .retain(|community| community.is_transitive());
-        if !local && !changes.med_set {
-            // RFC 4271 §5.1.4: a received MED is not passed on to further ASs.
-            attributes.med = None;
-        }
     } else {
         attributes.local_pref.get_or_insert_default();
         if stale && key.long_lived == LongLivedTelling::LastResort {
@@ -282,7 +289,7 @@ pub(crate) fn rewrite(
         if key.drained {
             attributes.local_pref = Some(LocalPref(0));
         }
-        if !local && !source.external {
+        if !local && !source.external && !crosses {
             // RFC 4456 §8.
             if attributes.originator_id.is_none() {
                 attributes.originator_id = RouterId::new(source.router_id);
@@ -296,6 +303,22 @@ pub(crate) fn rewrite(
         }
     }
     Some((attributes, next_hop))
+}
+
+/// Takes out what does not pass the border of an AS.
+fn leave_as(attributes: &mut PathAttributes, med_is_ours: bool) {
+    attributes.originator_id = None;
+    attributes.cluster_list.clear();
+    attributes
+        .extended_communities
+        .retain(|community| community.is_transitive());
+    attributes
+        .ipv6_extended_communities
+        .retain(|community| community.is_transitive());
+    if !med_is_ours {
+        // RFC 4271 §5.1.4: a received MED is not passed on to further ASs.
+        attributes.med = None;
+    }
 }
 
 /// AS numbers that a group is not to see, or not as they are.

@@ -52,6 +52,8 @@ pub(crate) struct PeerFacts {
     /// Its BGP Identifier, ours for local routes.
     pub(crate) router_id: u32,
     pub(crate) external: bool,
+    /// The AS we are in on its session. What is told inside another one of ours crosses a border.
+    pub(crate) asn: Asn,
     pub(crate) client: bool,
     /// Our cluster as its reflector.
     pub(crate) cluster_id: RouterId,
@@ -63,8 +65,8 @@ pub(crate) struct PeerFacts {
 
 impl PeerFacts {
     /// What goes into what others are told of its routes.
-    pub(crate) const fn told(&self) -> (u32, u32, SourceKind) {
-        (self.router_id, self.cluster_id.get(), self.kind())
+    pub(crate) const fn told(&self) -> (u32, u32, Asn, SourceKind) {
+        (self.router_id, self.cluster_id.get(), self.asn, self.kind())
     }
 
     pub(crate) const fn kind(&self) -> SourceKind {

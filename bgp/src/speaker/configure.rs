@@ -92,6 +92,7 @@ impl Speaker {
         }
         if let Some(local) = self.tables.facts.first_mut() {
             local.router_id = self.config.router_id.get();
+            local.asn = self.config.asn;
             local.cluster_id = self.config.router_id;
         }
         let identity = self.identity();

@@ -35,6 +35,7 @@ impl Speaker {
         Some(GroupKey {
             family,
             external,
+            inside: (!external).then(|| config.asn_inside(negotiated.local_asn, self.config.asn)),
             local_asn: negotiated.local_asn,
             second_asn: (external
                 && config.shows_both_asns()

@@ -315,6 +315,7 @@ impl Speaker {
             address: None,
             router_id: config.router_id.get(),
             external: false,
+            asn: config.asn,
             client: false,
             cluster_id: config.router_id,
             interface: None,

@@ -227,31 +227,45 @@ impl Speaker {
     /// What the tables know of a neighbour follows its session and configuration. What it tells changed value then.
     pub(super) fn refresh_facts(&mut self, slot: Slot) {
         let speaker_cluster = self.config.cluster_id.unwrap_or(self.config.router_id);
+        let own_asn = self.config.asn;
         let Some(neighbour) = self.neighbour(slot) else {
             return;
         };
         let index = usize::from(slot);
         let known = self.tables.facts.get(index);
         // Without a session, routes kept of the last one keep its facts.
-        let (router_id, external) = match (&neighbour.session, known) {
+        let (router_id, external, asn) = match (&neighbour.session, known) {
             (Some(session), _) => (
                 session.negotiated.peer_router_id.get(),
                 session.negotiated.external,
+                neighbour
+                    .config
+                    .asn_inside(session.negotiated.local_asn, own_asn),
             ),
-            (None, Some(known)) => (known.router_id, known.external),
-            (None, None) => (0, true),
+            (None, Some(known)) => (known.router_id, known.external, known.asn),
+            (None, None) => (0, true, own_asn),
         };
         let mut facts = PeerFacts {
             name: Arc::clone(&neighbour.name),
             address: Some(neighbour.address.ip()),
             router_id,
             external,
+            asn,
             client: neighbour.config.route_reflector_client && !external,
             cluster_id: neighbour.config.cluster_id.unwrap_or(speaker_cluster),
             interface: neighbour.config.link.clone(),
             revision: known.map_or(0, |known| known.revision),
         };
-        let told = |facts: &PeerFacts| (facts.router_id, facts.external, facts.cluster_id);
+        let told = |facts: &PeerFacts| {
+            let PeerFacts {
+                router_id,
+                external,
+                asn,
+                cluster_id,
+                ..
+            } = *facts;
+            (router_id, external, asn, cluster_id)
+        };
         let compared = |facts: &PeerFacts| {
             let (name, interface) = (Arc::clone(&facts.name), facts.interface.clone());
             (facts.address, facts.client, name, interface, told(facts))

@@ -4,16 +4,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
 use margay_bgp::asn::Asn;
-use margay_bgp::codec::{Community, Message, NextHop, PathAttributes, Role};
+use margay_bgp::codec::{Community, NextHop, PathAttributes, Role};
 use margay_bgp::policy::{Action, Condition, Policy, Rule, Verdict};
 use margay_bgp::speaker::config::{
-    Aggregate, LocalAsMode, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs,
+    Aggregate, NextHopMode, Originate, PeerConfig, Remote, RemovePrivateAs,
 };
 use margay_bgp::speaker::snapshot::Unusable;
 
 use super::{
     KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, as_path, asn_of, attribute,
-    is_end_of_rib, nlri, open, paced, plain_open, prefix, update, usual, usual_but, withdraw,
+    is_end_of_rib, nlri, open, plain_open, prefix, update, usual, usual_but, withdraw,
 };
 
 const ROUTE: &str = "10.1.0.0/16";
@@ -399,112 +399,6 @@ fn e19_as_override_puts_our_as_for_the_peers_and_then_in_front() {
     lab.configure(|config| config.peers[1].as_override = false);
     assert_eq!(path_told(&lab, "b"), "64512 64600 64700 3356 64700");
     lab.assert_established("b");
-}
-
-#[test]
-fn e21_a_local_as_stands_for_ours_on_its_session_alone() {
-    let mut lab = Lab::with(|config| config.peers[1].local_asn = Some(Asn(65200)));
-    lab.establish(&["b"]);
-    let Message::Open(said) = &lab.ends["b"].told[0] else {
-        panic!("{:?}", lab.ends["b"].told)
-    };
-    assert_eq!(said.asn, Asn(65200));
-    tell(&mut lab, "b", &[64700, OWN_ASN]);
-    assert_eq!(unusable(&lab, "b", ROUTE), None);
-    tell(&mut lab, "b", &[64700, 65200]);
-    assert_eq!(unusable(&lab, "b", ROUTE), Some(Unusable::AsLoop));
-}
-
-#[test]
-fn e22_a_local_as_is_prepended_both_ways_or_as_little_as_asked_for() {
-    for (mode, told_to_b, heard_by_a) in [
-        (LocalAsMode::Session, "65200 64600", "64512 64700"),
-        (
-            LocalAsMode::Prepend,
-            "65200 64512 64600",
-            "64512 65200 64700",
-        ),
-        (LocalAsMode::NoPrepend, "65200 64512 64600", "64512 64700"),
-        (LocalAsMode::ReplaceAs, "65200 64600", "64512 64700"),
-        (LocalAsMode::DualAs, "65200 64600", "64512 64700"),
-    ] {
-        let mut lab = Lab::with(|config| {
-            config.peers[1].local_asn = Some(Asn(65200));
-            config.peers[1].local_as_mode = mode;
-        });
-        lab.establish(&["a", "b"]);
-        lab.say("a", &announce("a", &[ROUTE]));
-        assert_eq!(path_told(&lab, "b"), told_to_b, "{mode:?}");
-        lab.say("b", &announce("b", &[OTHER]));
-        let heard = lab.holds("a", OTHER).0.as_path.to_string();
-        assert_eq!(heard, heard_by_a, "{mode:?}");
-        // Both numbers make a loop, but where the session has only the one.
-        tell(&mut lab, "b", &[64700, OWN_ASN]);
-        let loops = mode != LocalAsMode::Session;
-        let wanted = loops.then_some(Unusable::AsLoop);
-        assert_eq!(unusable(&lab, "b", ROUTE), wanted, "{mode:?}");
-    }
-}
-
-#[test]
-fn e22_what_a_local_as_means_changes_without_a_reset() {
-    let mut lab = Lab::with(|config| {
-        config.peers[1].local_asn = Some(Asn(65200));
-        config.peers[1].local_as_mode = LocalAsMode::NoPrepend;
-    });
-    lab.establish(&["a", "b"]);
-    lab.say("b", &announce("b", &[OTHER]));
-    lab.configure(|config| {
-        config.peers[1].local_as_mode = LocalAsMode::Prepend;
-    });
-    let heard = lab.holds("a", OTHER).0.as_path.to_string();
-    assert_eq!(heard, "64512 65200 64700");
-    assert_eq!(lab.peer("b").established_count, 1);
-}
-
-#[test]
-fn e22_a_local_as_that_is_the_peers_own_changes_no_path() {
-    let mut lab = Lab::with(|config| {
-        config.peers[1].local_asn = Some(Asn(64700));
-        config.peers[1].local_as_mode = LocalAsMode::Prepend;
-    });
-    lab.establish(&["a", "b", "c"]);
-    let mut attributes = usual("b");
-    attributes[1] = as_path(&[3356]);
-    attributes.push(attribute(0x40, 5, &[0, 0, 0, 100]));
-    lab.say("b", &update(&[], &attributes.concat(), &nlri(&[ROUTE])));
-    assert_eq!(path_told(&lab, "a"), "64512 3356");
-    assert_eq!(path_told(&lab, "c"), "3356");
-}
-
-#[test]
-fn e22_dual_as_shows_the_other_number_to_whoever_refuses_the_first() {
-    let mut lab = Lab::with(|config| {
-        config.peers[1].local_asn = Some(Asn(65200));
-        config.peers[1].local_as_mode = LocalAsMode::DualAs;
-        config.peers[1].idle_hold_max = paced(60, 1);
-        config.originate.push(Originate::new(prefix(ROUTE)));
-    });
-    let shown = |lab: &Lab| {
-        let Message::Open(open) = &lab.ends["b"].told[0] else {
-            panic!("{:?}", lab.ends["b"].told)
-        };
-        open.asn
-    };
-    for wanted in [65200, OWN_ASN] {
-        lab.connect("b");
-        assert_eq!(shown(&lab), Asn(wanted));
-        lab.say("b", &super::message(3, &[2, 2]));
-        lab.advance(super::SECOND * 2, &[]);
-    }
-    // It knows neither, and after a rest is asked from the start.
-    lab.advance(paced(120, 4), &[]);
-    lab.connect("b");
-    assert_eq!(shown(&lab), Asn(65200));
-    lab.say("b", &super::message(3, &[2, 2]));
-    lab.advance(super::SECOND * 2, &[]);
-    lab.establish(&["b"]);
-    assert_eq!(path_told(&lab, "b"), "64512");
 }
 
 #[test]

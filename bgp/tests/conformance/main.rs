@@ -20,6 +20,7 @@ mod external;
 mod forwarding;
 mod framing;
 mod handover;
+mod local_as;
 mod long_lived;
 mod monitoring;
 mod next_hops;

@@ -5,6 +5,7 @@
 use smallvec::SmallVec;
 
 use super::{Key, NetFlags, NetId, Path, PathFlags, PathRef, PathView, Table};
+use crate::asn::Asn;
 use crate::decision::{self, Candidate, Options};
 use crate::rib::attribute_store::{AttrId, AttributeStore, Marks};
 use crate::rib::index::NONE;
@@ -260,7 +261,10 @@ fn candidate(
         local: peer == LOCAL,
         as_path_len: keys.as_path_len,
         origin: keys.origin,
-        neighbour_as: keys.neighbour_as,
+        neighbour_as: match facts {
+            Some(facts) if keys.neighbour_as == Asn(0) => facts.asn,
+            _ => keys.neighbour_as,
+        },
         med: if input.options.missing_med_as_worst && data.attributes.med.is_none() {
             u32::MAX
         } else {

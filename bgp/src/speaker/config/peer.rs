@@ -29,11 +29,13 @@ pub enum RemovePrivateAs {
 /// What [`PeerConfig::local_asn`] means beside the OPEN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LocalAsMode {
-    /// On this session our AS *is* that one, as in BIRD and Calico: paths get it alone, and only it makes a loop.
+    /// On this session our AS *is* that one, as in BIRD and Calico: paths get it alone, and only it makes a loop. Where it makes
+    /// the session internal, we are in both ASs: between peers inside the one and peers inside the other everything passes, as
+    /// over a border.
     #[default]
     Session,
     /// RFC 7705 §3: received paths get it in front, and told ones get the speaker's AS with it in front. Inside the AS, where it
-    /// makes the session internal (RFC 7705 §4), paths stay as they are.
+    /// makes the session internal (RFC 7705 §4), paths stay as they are, and both ASs are one.
     Prepend,
     /// As [`Self::Prepend`], received paths unchanged ("no-prepend").
     NoPrepend,
@@ -363,6 +365,19 @@ impl PeerConfig {
             &self.connected_subnets
         } else {
             &[]
+        }
+    }
+
+    /// The AS we are in on a session that shows `shown`, where the speaker's is `own`: what passes between two internal
+    /// sessions depends on it. RFC 7705 §4 lets an AS that becomes another one be both.
+    #[must_use]
+    pub(crate) const fn asn_inside(&self, shown: Asn, own: Asn) -> Asn {
+        match self.local_as_mode {
+            LocalAsMode::Session => shown,
+            LocalAsMode::Prepend
+            | LocalAsMode::NoPrepend
+            | LocalAsMode::ReplaceAs
+            | LocalAsMode::DualAs => own,
         }
     }
 
