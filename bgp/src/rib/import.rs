@@ -86,12 +86,12 @@ pub(crate) fn check(
     attributes: &PathAttributes,
     next_hop: Option<NextHop>,
 ) -> Option<Unusable> {
+    // Each by itself: a route of ours comes back with both where paths are told with both.
+    let allowed = usize::from(context.allowed_local_as);
     let [shown, own] = context.own_asns;
-    let mut occurrences = attributes.as_path.count(shown);
-    if own != shown {
-        occurrences += attributes.as_path.count(own);
-    }
-    if occurrences > usize::from(context.allowed_local_as) {
+    if attributes.as_path.count(shown) > allowed
+        || own != shown && attributes.as_path.count(own) > allowed
+    {
         return Some(Unusable::AsLoop);
     }
     if attributes.originator_id == Some(context.router_id) {

@@ -147,6 +147,26 @@ fn d7_med_is_not_compared_between_peers_inside_two_of_our_ass() {
 }
 
 #[test]
+fn e20_each_of_two_ass_of_ours_is_allowed_as_often_as_configured() {
+    let mut lab = Lab::with(|config| {
+        config.peers[1].local_asn = Some(Asn(65200));
+        config.peers[1].local_as_mode = LocalAsMode::NoPrepend;
+        config.peers[1].allowed_local_as = 1;
+    });
+    lab.establish(&["b"]);
+    for (path, used) in [
+        // A route of ours, as `b` is told it.
+        (&[64700, 65200, OWN_ASN][..], true),
+        (&[64700, 65200, 65200], false),
+        (&[64700, OWN_ASN, 65200, OWN_ASN], false),
+    ] {
+        tell(&mut lab, "b", path);
+        let wanted = (!used).then_some(Unusable::AsLoop);
+        assert_eq!(unusable(&lab, "b"), wanted, "{path:?}");
+    }
+}
+
+#[test]
 fn e21_a_local_as_stands_for_ours_on_its_session_alone() {
     let mut lab = Lab::with(|config| config.peers[1].local_asn = Some(Asn(65200)));
     lab.establish(&["b"]);

@@ -146,7 +146,7 @@ pub struct PeerConfig {
     pub next_hop_address: Option<IpAddr>,
     /// The interface of the link to the peer, where it is on one: what policy takes for the interface of its routes.
     pub link: Option<Arc<str>>,
-    /// How many times our own AS may occur in a received path.
+    /// How many times our own AS may occur in a received path. Where two make a loop ([`PeerConfig::local_as_mode`]), each may.
     pub allowed_local_as: u8,
     /// What of its routes we take.
     pub import: Arc<Policy>,
