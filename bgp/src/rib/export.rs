@@ -369,9 +369,13 @@ fn next_hop(
         return kept;
     }
     if local {
-        // Whoever originates a route with a next hop of its own means it: it is how IPv6 routes leave over an IPv4 session.
-        // The peer that it names would send us what we send to it.
-        return kept.or_else(|| key.self_next_hop.filter(|_| !is_theirs(path)));
+        // The peer that a route of ours names would send us what we send to it.
+        let own = key.self_next_hop.filter(|_| !is_theirs(path));
+        return match key.next_hop_mode {
+            // Whoever originates a route with a next hop of its own means it: it is how IPv6 routes leave over an IPv4 session.
+            NextHopMode::Auto | NextHopMode::Keep => kept.or(own),
+            NextHopMode::SelfAddress | NextHopMode::ForceSelf => own.or(kept),
+        };
     }
     match key.next_hop_mode {
         NextHopMode::Keep => kept.or(key.self_next_hop),

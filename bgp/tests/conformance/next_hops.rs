@@ -1,7 +1,9 @@
 //! Which next hops are believed and which are told (RFC 4271 §5.1.3, RFC 2545 §3, RFC 4456 §10, RFC 8950).
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 
+use margay_bgp::policy::{Action, Policy, Rule, Verdict};
 use margay_bgp::speaker::config::{Listen, NextHopMode, Originate, Remote};
 use margay_bgp::speaker::snapshot::Unusable;
 
@@ -158,20 +160,60 @@ fn e15_a_route_of_ours_by_a_peer_is_never_told_to_that_peer() {
 }
 
 #[test]
-fn e15_policy_cannot_make_a_peer_its_own_next_hop() {
-    use margay_bgp::policy::{Action, Policy, Rule, Verdict};
-
-    let mut lab = Lab::with(|config| {
-        let rule = Rule {
-            conditions: vec![],
-            actions: vec![Action::SetNextHop("192.0.2.3".parse().unwrap())],
-            verdict: Some(Verdict::Accept),
+fn e15_whoever_is_to_be_told_ourselves_is_told_so_of_routes_of_ours_that_have_a_next_hop() {
+    const OVER: &str = "fd01::/16";
+    for mode in [
+        NextHopMode::Auto,
+        NextHopMode::SelfAddress,
+        NextHopMode::ForceSelf,
+        NextHopMode::Keep,
+    ] {
+        let mut lab = Lab::with(|config| {
+            for (text, hop) in [(ROUTE, "198.51.100.9"), (OVER, "2001:db8::9")] {
+                let mut route = Originate::new(prefix(text));
+                route.next_hop = Some(hop.parse().unwrap());
+                config.originate.push(route);
+            }
+            for peer in &mut config.peers {
+                peer.next_hop = mode;
+            }
+            // `d` is told of no IPv6 address of ours, and without that of the route it would not be told of the route.
+            config.peers[3].next_hop_address = None;
+        });
+        let everybody = NEIGHBOURS.map(|(name, ..)| name);
+        lab.establish(&everybody);
+        let ourselves = matches!(mode, NextHopMode::SelfAddress | NextHopMode::ForceSelf);
+        let (ipv4, ipv6) = if ourselves {
+            ("192.0.2.1", "2001:db8::1")
+        } else {
+            ("198.51.100.9", "2001:db8::9")
         };
+        for name in everybody {
+            let told = |text| lab.holds(name, text).1.addr().to_string();
+            assert_eq!(told(ROUTE), ipv4, "{mode:?}: {name}");
+            let ipv6 = if name == "d" { "2001:db8::9" } else { ipv6 };
+            assert_eq!(told(OVER), ipv6, "{mode:?}: {name}");
+        }
+    }
+}
+
+/// A policy that sets the next hop of everything.
+fn by(hop: &str) -> Arc<Policy> {
+    Arc::new(Policy {
+        rules: vec![Rule {
+            conditions: vec![],
+            actions: vec![Action::SetNextHop(hop.parse().unwrap())],
+            verdict: Some(Verdict::Accept),
+        }],
+        default: Verdict::Accept,
+    })
+}
+
+#[test]
+fn e15_policy_cannot_make_a_peer_its_own_next_hop() {
+    let mut lab = Lab::with(|config| {
         for peer in &mut config.peers {
-            peer.export = std::sync::Arc::new(Policy {
-                rules: vec![rule.clone()],
-                default: Verdict::Accept,
-            });
+            peer.export = by("192.0.2.3");
         }
         config.originate.push(Originate::new(prefix(ROUTE)));
     });

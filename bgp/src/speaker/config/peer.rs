@@ -446,9 +446,11 @@ pub enum NextHopMode {
     /// As RFC 4271 §5.1.3: unchanged inside the AS, ourselves or a third party on a shared subnet outside.
     #[default]
     Auto,
-    /// Ourselves, but what a reflector passes on between internal peers keeps its next hop (RFC 4456 §10).
+    /// Ourselves, also for routes of ours that have a next hop, but what a reflector passes on between internal peers keeps its
+    /// own (RFC 4456 §10).
     SelfAddress,
-    /// Always ourselves.
+    /// Always ourselves, unless policy names another one. Only where there is no address to call ourselves by, routes of ours
+    /// are told with the next hop they have.
     ForceSelf,
     /// Always unchanged.
     Keep,
