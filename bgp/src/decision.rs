@@ -9,7 +9,8 @@
 //!
 //! Departs from RFC 4271 §9.1.2 only in additions: a local weight, long-lived stale paths last (RFC 9494 §4.3), locally
 //! originated paths before learned ones, the originator in place of the peer's identifier and the shorter cluster list
-//! (RFC 4456 §9), and the path identifier as last resort (RFC 7911 leaves it open). RFC 5004 is an option that prefers all
+//! (RFC 4456 §9), and as last resort the peer's name, as one router has one link-local address on two links, and the path
+//! identifier (RFC 7911 leaves it open). RFC 5004 is an option that prefers all
 //! external paths of the router used so far, not only the one path: otherwise "better than" would run in circles where two
 //! paths have one identifier.
 
@@ -24,7 +25,7 @@ use crate::codec::NextHop;
 
 /// Everything the decision reads of a path, extracted when the path's attributes were interned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Candidate<'a> {
     /// Kept beyond the restart time, or marked so by another speaker (RFC 9494).
     pub long_lived_stale: bool,
     /// Set by import policy, 0 otherwise.
@@ -53,8 +54,10 @@ pub struct Candidate {
     pub cluster_list_len: u32,
     /// Address of the peer; nothing for local paths, which comes first.
     pub peer_address: Option<IpAddr>,
-    /// Path identifier received (RFC 7911), 0 without.
-    pub path_id: u32,
+    /// Name of the peer, which no other one has; empty for local paths.
+    pub peer: &'a str,
+    /// Path identifier received (RFC 7911). A path kept of a session without them may stand beside one with.
+    pub path_id: Option<u32>,
     /// Where packets go; nothing for local paths without one.
     pub next_hop: Option<NextHop>,
     /// The interface of a link-local next hop.
@@ -96,6 +99,8 @@ pub enum Step {
     ClusterListLength,
     /// Lower peer address.
     PeerAddress,
+    /// Lower name of the peer.
+    PeerName,
     /// Lower path identifier.
     PathId,
 }
@@ -117,6 +122,7 @@ impl fmt::Display for Step {
             Self::RouterId => "lower router id",
             Self::ClusterListLength => "shorter cluster list",
             Self::PeerAddress => "lower peer address",
+            Self::PeerName => "lower peer name",
             Self::PathId => "lower path id",
         })
     }
@@ -168,17 +174,17 @@ pub struct Decision {
 
 /// Compares two paths of one neighbouring AS: `Less` is better. Never `Equal` for paths that differ in peer or path id.
 #[must_use]
-pub fn compare_with_med(a: &Candidate, b: &Candidate) -> (Ordering, Step) {
+pub fn compare_with_med(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Step) {
     first_difference(a, b, true)
 }
 
 /// Compares the winners of different neighbouring ASs: `Less` is better.
 #[must_use]
-pub fn compare_without_med(a: &Candidate, b: &Candidate) -> (Ordering, Step) {
+pub fn compare_without_med(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Step) {
     first_difference(a, b, false)
 }
 
-fn first_difference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, Step) {
+fn first_difference(a: &Candidate<'_>, b: &Candidate<'_>, with_med: bool) -> (Ordering, Step) {
     let (ordering, step) = preference(a, b, with_med);
     if ordering.is_ne() {
         return (ordering, step);
@@ -191,6 +197,7 @@ fn first_difference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, 
             Step::ClusterListLength,
         ),
         (a.peer_address.cmp(&b.peer_address), Step::PeerAddress),
+        (a.peer.cmp(b.peer), Step::PeerName),
     ];
     ties.into_iter()
         .find(|(ordering, _)| ordering.is_ne())
@@ -198,7 +205,7 @@ fn first_difference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, 
 }
 
 /// The steps up to the next hop's cost: paths that tie here are equally good and only need an order.
-fn preference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, Step) {
+fn preference(a: &Candidate<'_>, b: &Candidate<'_>, with_med: bool) -> (Ordering, Step) {
     let better_if = |a: bool, b: bool| b.cmp(&a);
     let mut step = Step::LongLivedStale;
     let ordering = a
@@ -245,7 +252,7 @@ fn preference(a: &Candidate, b: &Candidate, with_med: bool) -> (Ordering, Step) 
 
 /// Chooses among usable paths; nothing where there are none.
 #[must_use]
-pub fn choose(candidates: &[Candidate], options: Options) -> Option<Decision> {
+pub fn choose(candidates: &[Candidate<'_>], options: Options) -> Option<Decision> {
     let (first, rest) = candidates.split_first()?;
     if rest.is_empty() {
         return Some(Decision {
@@ -275,7 +282,7 @@ pub fn choose(candidates: &[Candidate], options: Options) -> Option<Decision> {
 }
 
 /// Only the best path; nothing where there are none.
-pub(crate) fn best(candidates: &[Candidate], options: Options) -> Option<usize> {
+pub(crate) fn best(candidates: &[Candidate<'_>], options: Options) -> Option<usize> {
     let (first, rest) = candidates.split_first()?;
     let winners = winners(candidates, first, rest, options)?;
     minimum(candidates, winners.iter().copied(), false)
@@ -283,16 +290,16 @@ pub(crate) fn best(candidates: &[Candidate], options: Options) -> Option<usize> 
 
 /// The step by which `other` lost against `best`: with MED where both come from one AS, or it is always compared.
 #[must_use]
-pub fn lost_by(best: &Candidate, other: &Candidate, options: Options) -> Step {
+pub fn lost_by(best: &Candidate<'_>, other: &Candidate<'_>, options: Options) -> Step {
     let with_med = options.always_compare_med || best.neighbour_as == other.neighbour_as;
     first_difference(best, other, with_med).1
 }
 
 /// The best of each group inside which MED is compared.
 fn winners(
-    candidates: &[Candidate],
-    first: &Candidate,
-    rest: &[Candidate],
+    candidates: &[Candidate<'_>],
+    first: &Candidate<'_>,
+    rest: &[Candidate<'_>],
     options: Options,
 ) -> Option<SmallVec<[usize; 8]>> {
     let one_group = options.always_compare_med
@@ -307,7 +314,7 @@ fn winners(
 }
 
 fn minimum(
-    candidates: &[Candidate],
+    candidates: &[Candidate<'_>],
     among: impl Iterator<Item = usize>,
     with_med: bool,
 ) -> Option<usize> {
@@ -317,7 +324,7 @@ fn minimum(
         .map(|(index, _)| index)
 }
 
-fn group_winners(candidates: &[Candidate]) -> SmallVec<[usize; 8]> {
+fn group_winners(candidates: &[Candidate<'_>]) -> SmallVec<[usize; 8]> {
     let mut order: SmallVec<[usize; 16]> = (0..candidates.len()).collect();
     let neighbour = |index: &usize| {
         candidates
@@ -335,7 +342,7 @@ fn group_winners(candidates: &[Candidate]) -> SmallVec<[usize; 8]> {
 /// MED inside their own AS, and lead elsewhere. Ordered as the last steps order them, so that a change of one path
 /// moves few of the others.
 fn equal_paths(
-    candidates: &[Candidate],
+    candidates: &[Candidate<'_>],
     best: usize,
     winners: &[usize],
     options: Options,
@@ -352,7 +359,7 @@ fn equal_paths(
     if multipath.maximum <= 1 {
         return chosen;
     }
-    let equal = |candidate: &Candidate| {
+    let equal = |candidate: &Candidate<'_>| {
         // Packets dropped are not a share of those passed on.
         if candidate.discard != reference.discard
             || preference(candidate, reference, always_compare_med)
@@ -374,13 +381,13 @@ fn equal_paths(
                 .find(|winner| winner.neighbour_as == candidate.neighbour_as)
                 .is_none_or(|winner| winner.med == candidate.med)
     };
-    let mut others: SmallVec<[(usize, &Candidate); 8]> = candidates
+    let mut others: SmallVec<[(usize, &Candidate<'_>); 8]> = candidates
         .iter()
         .enumerate()
         .filter(|(index, candidate)| *index != best && equal(candidate))
         .collect();
     others.sort_by(|(_, a), (_, b)| first_difference(a, b, false).0);
-    let place = |candidate: &Candidate| (candidate.next_hop, candidate.next_hop_interface);
+    let place = |candidate: &Candidate<'_>| (candidate.next_hop, candidate.next_hop_interface);
     let mut next_hops: SmallVec<[_; 4]> = SmallVec::new();
     next_hops.push(place(reference));
     for (index, candidate) in others {

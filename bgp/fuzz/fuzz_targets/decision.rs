@@ -15,7 +15,7 @@ use margay_bgp::decision::{
 use margay_bgp_fuzz::Choices;
 
 /// Values are drawn from few, so that paths differ in late steps as often as in early ones.
-fn candidate(choices: &mut Choices<'_>, number: u8) -> Candidate {
+fn candidate(choices: &mut Choices<'_>, number: u8) -> Candidate<'static> {
     let bits = choices.octet();
     let few = choices.octet();
     let late = choices.octet();
@@ -40,9 +40,15 @@ fn candidate(choices: &mut Choices<'_>, number: u8) -> Candidate {
         next_hop: (late & 4 != 0).then(|| NextHop::V4(Ipv4Addr::new(192, 0, 2, late >> 3 & 3))),
         next_hop_interface: None,
         discard: false,
-        // Identity: two paths never agree in peer and identifier.
-        path_id: u32::from(number),
+        // Identity: two paths never agree in peer and identifier, however much else of the two peers is the same.
+        peer: ["", "a", "b"][usize::from(number % 3)],
+        path_id: (number >= 3).then(|| u32::from(number / 3)),
     }
+}
+
+/// What no other path of the set has.
+fn name(candidate: &Candidate<'static>) -> (&'static str, Option<u32>) {
+    (candidate.peer, candidate.path_id)
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -63,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
     for compare in [compare_with_med, compare_without_med] {
         for a in &candidates {
             assert_eq!(compare(a, a).0, Ordering::Equal);
-            for b in candidates.iter().filter(|b| b.path_id != a.path_id) {
+            for b in candidates.iter().filter(|b| name(b) != name(a)) {
                 let forth = compare(a, b).0;
                 assert_ne!(forth, Ordering::Equal, "two paths without an order");
                 assert_eq!(forth, compare(b, a).0.reverse(), "not antisymmetric");
@@ -81,13 +87,13 @@ fuzz_target!(|data: &[u8]| {
     };
     assert_eq!(decision.multipath.first(), Some(&decision.best));
     assert!(decision.multipath.len() <= multipath.maximum.max(1));
-    let name = |candidates: &[Candidate], indices: &[usize]| -> Vec<u32> {
+    let names = |candidates: &[Candidate<'static>], indices: &[usize]| -> Vec<_> {
         indices
             .iter()
-            .map(|index| candidates[*index].path_id)
+            .map(|index| name(&candidates[*index]))
             .collect()
     };
-    let chosen = name(&candidates, &decision.multipath);
+    let chosen = names(&candidates, &decision.multipath);
     // Every rotation, forwards and backwards: each pair meets in both orders, each path is first once.
     let mut other = candidates.clone();
     for _ in 0..candidates.len() {
@@ -96,7 +102,7 @@ fuzz_target!(|data: &[u8]| {
             other.reverse();
             let again = choose(&other, options).expect("there are paths");
             assert_eq!(
-                name(&other, &again.multipath),
+                names(&other, &again.multipath),
                 chosen,
                 "the order of arrival decided"
             );
@@ -113,7 +119,10 @@ fuzz_target!(|data: &[u8]| {
             let mut fewer = candidates.clone();
             fewer.remove(index);
             let again = choose(&fewer, options).expect("the best is left");
-            assert_eq!(fewer[again.best].path_id, candidates[decision.best].path_id);
+            assert_eq!(
+                name(&fewer[again.best]),
+                name(&candidates[decision.best])
+            );
         }
     }
 });

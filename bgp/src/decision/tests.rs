@@ -18,7 +18,7 @@ fn via(id: u32) -> Option<NextHop> {
     Some(NextHop::V4(Ipv4Addr::from_bits(0x0a00_0000 + id)))
 }
 
-fn path(id: u32) -> Candidate {
+fn path(id: u32) -> Candidate<'static> {
     Candidate {
         long_lived_stale: false,
         weight: 0,
@@ -34,7 +34,8 @@ fn path(id: u32) -> Candidate {
         originator: 10,
         cluster_list_len: 0,
         peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
-        path_id: id,
+        peer: "a",
+        path_id: Some(id),
         next_hop: via(id),
         next_hop_interface: None,
         discard: false,
@@ -43,7 +44,7 @@ fn path(id: u32) -> Candidate {
 }
 
 #[track_caller]
-fn decides(step: Step, better: impl Fn(&mut Candidate), worse: impl Fn(&mut Candidate)) {
+fn decides(step: Step, better: impl Fn(&mut Candidate<'_>), worse: impl Fn(&mut Candidate<'_>)) {
     let (mut winner, mut loser) = (path(1), path(1));
     better(&mut winner);
     worse(&mut loser);
@@ -71,7 +72,9 @@ fn each_step_decides_where_only_it_differs() {
         |_| {},
         |p| p.peer_address = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))),
     );
-    decides(Step::PathId, |_| {}, |p| p.path_id = 2);
+    decides(Step::PeerName, |_| {}, |p| p.peer = "b");
+    decides(Step::PathId, |_| {}, |p| p.path_id = Some(2));
+    decides(Step::PathId, |p| p.path_id = None, |p| p.path_id = Some(0));
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn med_inversion_of_three_paths_has_one_winner_in_every_order() {
         [c, b, a],
     ] {
         let decision = choose(&order, ECMP).expect("three paths");
-        assert_eq!(order[decision.best].path_id, 2);
+        assert_eq!(order[decision.best].path_id, Some(2));
     }
 }
 
@@ -185,33 +188,54 @@ prop_compose! {
     fn any_path()(
         stale in any::<bool>(), local_pref in 99_u32..102, hops in 0_u32..3, origin in 0_u8..3, asn in 1_u32..4,
         med in 0_u32..3, external in any::<bool>(), originator in 0_u32..3, clusters in 0_u32..2, peer in 0_u8..4,
-        path_id in 0_u32..3, next_hop in 0_u32..4, metric in 0_u32..2, incumbent in any::<bool>(), weight in 0_u32..2, local in any::<bool>(),
-    ) -> Candidate {
+        path_id in 0_u32..3, next_hop in 0_u32..4, name in 0_usize..3, metric in 0_u32..2, incumbent in any::<bool>(), weight in 0_u32..2, local in any::<bool>(),
+    ) -> Candidate<'static> {
         Candidate {
             long_lived_stale: stale, weight, local_pref, local, as_path_len: hops, origin,
             neighbour_as: Asn(asn), med, external, next_hop_metric: metric, incumbent: incumbent && external, originator, cluster_list_len: clusters,
-            peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))), path_id, next_hop: via(next_hop), next_hop_interface: None, discard: false, as_path: u64::from(asn),
+            peer_address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer))),
+            // One router over several links has one address and identifier on each.
+            peer: ["a", "b", "c"][name], path_id: path_id.checked_sub(1), next_hop: via(next_hop), next_hop_interface: None, discard: false, as_path: u64::from(asn),
         }
     }
+}
+
+/// Paths of which many differ in nothing but whose they are and where they lead, as those of one router over several links.
+fn any_paths(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Candidate<'static>>> {
+    prop::collection::vec((any_path(), any::<bool>()), count).prop_map(|drawn| {
+        let mut paths: Vec<Candidate<'static>> = Vec::new();
+        for (path, alike) in drawn {
+            paths.push(match paths.last() {
+                Some(last) if alike => Candidate {
+                    peer: path.peer,
+                    path_id: path.path_id,
+                    next_hop: path.next_hop,
+                    ..*last
+                },
+                _ => path,
+            });
+        }
+        paths
+    })
 }
 
 proptest! {
     #[test]
     fn the_choice_depends_on_the_set_alone(
-        paths in prop::collection::vec(any_path(), 1..10), seed in any::<u64>(), maximum in 0_usize..6, relax in any::<bool>(),
+        paths in any_paths(1..10), seed in any::<u64>(), maximum in 0_usize..6, relax in any::<bool>(),
         always_compare_med in any::<bool>(),
     ) {
         let options = Options { multipath: Multipath { maximum, relax }, always_compare_med, ..ECMP };
         // Peer and path id identify a path, so no two of a set share both.
-        let mut set: Vec<Candidate> = Vec::new();
+        let mut set: Vec<Candidate<'_>> = Vec::new();
         for path in paths {
-            if !set.iter().any(|other| (other.peer_address, other.path_id) == (path.peer_address, path.path_id)) {
+            if !set.iter().any(|other| (other.peer, other.path_id) == (path.peer, path.path_id)) {
                 set.push(path);
             }
         }
-        let chosen = |set: &[Candidate]| {
+        let chosen = |set: &[Candidate<'static>]| {
             let decision = choose(set, options).expect("not empty");
-            let multipath: Vec<Candidate> = decision.multipath.iter().map(|index| set[*index]).collect();
+            let multipath: Vec<Candidate<'static>> = decision.multipath.iter().map(|index| set[*index]).collect();
             (set[decision.best], decision.step, multipath)
         };
         let before = chosen(&set);
@@ -227,7 +251,7 @@ proptest! {
         prop_assert_eq!(used[0], best);
         prop_assert!(used.len() <= maximum.max(1));
         for (index, path) in used.iter().enumerate() {
-            let worth = |path: &Candidate| {
+            let worth = |path: &Candidate<'_>| {
                 (path.long_lived_stale, path.weight, path.local_pref, path.local, path.as_path_len, path.origin, path.external, path.next_hop_metric)
             };
             prop_assert_eq!(worth(path), worth(&best));
@@ -239,17 +263,19 @@ proptest! {
     }
 
     #[test]
-    fn within_one_neighbouring_as_the_order_is_strict_and_total(mut paths in prop::collection::vec(any_path(), 2..6)) {
+    fn within_one_neighbouring_as_the_order_is_strict_and_total(mut paths in any_paths(2..6)) {
         // One AS, and each path another peer's or identifier: nothing of a table ties.
-        for (number, path) in (0..).zip(&mut paths) {
-            (path.neighbour_as, path.path_id) = (Asn(1), number);
+        for (number, path) in (0_u32..).zip(&mut paths) {
+            // Of half of the peers each has two paths.
+            path.peer = ["a", "b", "c", "d"][number as usize % 4];
+            (path.neighbour_as, path.path_id) = (Asn(1), number.checked_sub(4));
         }
         for compare in [compare_with_med, compare_without_med] {
             for a in &paths {
                 for b in &paths {
                     let (ab, ba) = (compare(a, b).0, compare(b, a).0);
                     prop_assert_eq!(ab, ba.reverse());
-                    prop_assert_eq!(ab.is_eq(), a.path_id == b.path_id);
+                    prop_assert_eq!(ab.is_eq(), (a.peer, a.path_id) == (b.peer, b.path_id));
                     for c in &paths {
                         if ab.is_lt() && compare(b, c).0.is_lt() {
                             prop_assert!(compare(a, c).0.is_lt());
@@ -261,7 +287,7 @@ proptest! {
     }
 
     #[test]
-    fn with_med_always_compared_the_best_is_the_minimum(paths in prop::collection::vec(any_path(), 1..8)) {
+    fn with_med_always_compared_the_best_is_the_minimum(paths in any_paths(1..8)) {
         let options = Options { always_compare_med: true, ..ECMP };
         let decision = choose(&paths, options).expect("not empty");
         for path in &paths {

@@ -1,18 +1,23 @@
 //! Which path is used, and which are used beside it.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
+use margay_bgp::asn::Asn;
 use margay_bgp::codec::LocalPref;
 use margay_bgp::decision::Step;
 use margay_bgp::policy::{Action, Policy, Rule, Verdict};
 use margay_bgp::rib::NextHopInterest;
 use margay_bgp::speaker::TableEvent;
-use margay_bgp::speaker::config::{Originate, SpeakerConfig};
+use margay_bgp::speaker::config::{Originate, Remote, SpeakerConfig};
 use margay_bgp::speaker::snapshot::Unusable;
 
 use super::forwarding::hop_of;
-use super::{Lab, announce, as_path, attribute, nlri, prefix, update, usual, withdraw};
+use super::{
+    KEEPALIVE, Lab, USUAL, address_of, announce, as_path, attribute, nlri, open, own_address,
+    prefix, update, usual, withdraw,
+};
 
 const ROUTE: &str = "10.1.0.0/16";
 
@@ -491,4 +496,39 @@ fn d25_of_two_paths_of_one_peer_the_lower_identifier_wins() {
     let paths = lab.paths_of(ROUTE);
     let best = paths.iter().find(|path| path.best).expect("a path");
     assert_eq!((best.path_id, best.step), (Some(7), Some(Step::PathId)));
+}
+
+#[test]
+fn one_router_over_two_links_is_chosen_by_name_whatever_came_first() {
+    const OVER: &str = "fd01::/16";
+    const LINKED: [(&str, u32); 2] = [("a", 8), ("b", 7)];
+    let on = |link, last, port| {
+        let address = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
+        SocketAddr::V6(SocketAddrV6::new(address, port, 0, link))
+    };
+    for order in [LINKED, [LINKED[1], LINKED[0]]] {
+        let mut lab = Lab::with(|config| {
+            config.peers.truncate(LINKED.len());
+            for (peer, (_, link)) in config.peers.iter_mut().zip(LINKED) {
+                peer.remote = Remote::Address(on(link, 2, 179));
+                peer.next_hop_address = Some(own_address().ip());
+                peer.asn = Asn(64600).into();
+            }
+        });
+        for (name, link) in order {
+            lab.connect_from(name, on(link, 2, 40_000), on(link, 1, 179));
+            lab.say(name, &open(64600, address_of("a"), 90, USUAL));
+            lab.say(name, &KEEPALIVE);
+            let mut reach = vec![0, 2, 1, 16, 0xfe, 0x80];
+            reach.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+            reach.extend(nlri(&[OVER]));
+            let mut list = usual("a");
+            list.push(attribute(0x80, 14, &reach));
+            lab.say(name, &update(&[], &list.concat(), &[]));
+        }
+        let paths = lab.paths_of(OVER);
+        let best = paths.iter().find(|path| path.best).expect("a path");
+        assert_eq!(paths.len(), 2);
+        assert_eq!((&*best.from, best.step), ("a", Some(Step::PeerName)));
+    }
 }

@@ -332,6 +332,7 @@ impl SeenPath {
             Step::RouterId,
             Step::ClusterListLength,
             Step::PeerAddress,
+            Step::PeerName,
             Step::PathId,
         ];
         let reasons = [

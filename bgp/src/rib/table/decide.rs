@@ -109,7 +109,7 @@ impl<F: Key> Table<F> {
             return self.settled(net, false, false);
         }
         let mut members: SmallVec<[u32; 16]> = SmallVec::new();
-        let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
+        let mut candidates: SmallVec<[Candidate<'_>; 8]> = SmallVec::new();
         let alone = at != NONE && self.path(at).next == NONE;
         let incumbent = self.incumbent(net, input);
         while at != NONE {
@@ -183,7 +183,7 @@ impl<F: Key> Table<F> {
         count: usize,
         input: &DecisionInput<'_>,
     ) -> SmallVec<[PathRef; 8]> {
-        let (places, mut candidates): (SmallVec<[PathRef; 8]>, SmallVec<[Candidate; 8]>) = self
+        let (places, mut candidates): (SmallVec<[PathRef; 8]>, SmallVec<[Candidate<'_>; 8]>) = self
             .places_of(net)
             .filter(|(_, path)| Self::is_usable(path, input.store))
             .map(|(place, path)| (place, self.candidate(&path, input)))
@@ -209,11 +209,15 @@ impl<F: Key> Table<F> {
     }
 
     /// What the decision would compare of a path.
-    pub(crate) fn candidate(&self, view: &PathView, input: &DecisionInput<'_>) -> Candidate {
+    pub(crate) fn candidate<'a>(
+        &self,
+        view: &PathView,
+        input: &DecisionInput<'a>,
+    ) -> Candidate<'a> {
         candidate(
             view.attributes,
             view.peer,
-            view.path_id.unwrap_or(0),
+            view.path_id,
             view.long_lived,
             self.incumbent(view.net, input),
             input,
@@ -234,21 +238,21 @@ impl<F: Key> Table<F> {
 }
 
 impl Path {
-    fn candidate(&self, incumbent: Option<u32>, input: &DecisionInput<'_>) -> Candidate {
+    fn candidate<'a>(&self, incumbent: Option<u32>, input: &DecisionInput<'a>) -> Candidate<'a> {
         let long_lived = self.flags.contains(PathFlags::LONG_LIVED);
-        let (attributes, path_id) = (self.attributes, self.path_id);
+        let (attributes, path_id) = (self.attributes, self.id());
         candidate(attributes, self.peer, path_id, long_lived, incumbent, input)
     }
 }
 
-fn candidate(
+fn candidate<'a>(
     attributes: AttrId,
     peer: Slot,
-    path_id: u32,
+    path_id: Option<u32>,
     long_lived: bool,
     incumbent: Option<u32>,
-    input: &DecisionInput<'_>,
-) -> Candidate {
+    input: &DecisionInput<'a>,
+) -> Candidate<'a> {
     let keys = input.store.keys(attributes);
     let data = input.store.data(attributes);
     let facts = input.facts.get(usize::from(peer));
@@ -280,6 +284,7 @@ fn candidate(
         originator,
         cluster_list_len: keys.cluster_list_len,
         peer_address: facts.and_then(|facts| facts.address),
+        peer: facts.map_or("", |facts| &facts.name),
         path_id,
         next_hop: data.next_hop,
         next_hop_interface: (data.interface != 0).then_some(data.interface),
