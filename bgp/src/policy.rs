@@ -91,7 +91,9 @@ pub enum Action {
     SetMed(Med),
     /// Puts these ASs before the path, which then starts exactly as listed. On export to another AS our own comes before them.
     PrependAs(Vec<Asn>),
-    /// Sets the next hop; ignored where the address is not of a family the session can carry for the route.
+    /// Sets the next hop; ignored where the address is not of a family the session can carry for the route, and on import where
+    /// it is an IPv4 one and the route is not. On import the path cannot be used where it is ours, or none that anything can be
+    /// sent to.
     SetNextHop(IpAddr),
     /// Sets the local weight, compared before LOCAL_PREF and never told to anyone; 0 without it. Import only.
     SetWeight(u32),

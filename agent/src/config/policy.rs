@@ -20,7 +20,6 @@
 //! ends the reading, and a rule without it only changes the route. Everything a BGPFilter of Calico can say has its words here.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use margay_bgp::asn::Asn;
@@ -31,7 +30,7 @@ use margay_bgp::policy::{Action, Condition, Policy, PrefixSet, Rule, SourceKind,
 use margay_bgp::prefix::Prefix;
 use serde::Deserialize;
 
-use super::scalar::{FromText, ScalarOr, SpeakersAs, Text};
+use super::scalar::{FromText, Hop, ScalarOr, SpeakersAs, Text};
 use super::speaker::{Wrong, plain};
 
 /// One of the file's `policies`.
@@ -130,7 +129,7 @@ struct SetSection {
     local_pref: Option<Text<u32>>,
     med: Option<Text<u32>>,
     prepend_as: Vec<Text<SpeakersAs>>,
-    next_hop: Option<Text<IpAddr>>,
+    next_hop: Option<Text<Hop>>,
     weight: Option<Text<u32>>,
     discard: bool,
 }
@@ -209,7 +208,16 @@ impl NamedPolicy {
 
 impl RuleSection {
     fn parse(self) -> Result<Rule, Wrong> {
-        let conditions = self.matches.unwrap_or_default().conditions();
+        let matches = self.matches.unwrap_or_default();
+        let set_hop = self.set.as_ref().and_then(|set| set.next_hop.as_ref());
+        if let Some(Text(Hop(hop))) = set_hop
+            && hop.is_ipv4()
+            && matches.is_of_ipv6()
+        {
+            let reason = format!("expected an IPv6 next hop for IPv6 routes, found `{hop}`");
+            return Err(("set.nextHop", reason));
+        }
+        let conditions = matches.conditions();
         let actions = self.set.unwrap_or_default().actions();
         let verdict = self.then.map(|verdict| verdict.0);
         if verdict == Some(Verdict::Reject) && !actions.is_empty() {
@@ -233,6 +241,17 @@ impl RuleSection {
 }
 
 impl MatchSection {
+    /// Whether it is IPv6 routes alone that it can hold for.
+    fn is_of_ipv6(&self) -> bool {
+        let family = |item: &PrefixItem| match item {
+            ScalarOr::Scalar(prefix) => prefix.family(),
+            ScalarOr::Section(range) => range.prefix.family(),
+        };
+        let is_ipv6 = |family| family == Family::IPV6_UNICAST;
+        self.family.as_ref().is_some_and(|family| is_ipv6(family.0))
+            || !self.prefixes.is_empty() && self.prefixes.iter().map(family).all(is_ipv6)
+    }
+
     fn conditions(self) -> Vec<Condition> {
         let mut conditions = Vec::new();
         if !self.prefixes.is_empty() {
@@ -325,7 +344,7 @@ impl SetSection {
                 asns.into_iter().map(|asn| asn.0).collect(),
             ));
         }
-        actions.extend(self.next_hop.map(|address| Action::SetNextHop(address.0)));
+        actions.extend(self.next_hop.map(|hop| Action::SetNextHop(hop.0.0)));
         actions.extend(self.weight.map(|value| Action::SetWeight(value.0)));
         if self.discard {
             actions.push(Action::Discard);

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use margay_bgp::asn::Asn;
-use margay_bgp::codec::Role;
 use margay_bgp::codec::community::{Community, LargeCommunity};
+use margay_bgp::codec::{NextHop, Role};
 use margay_bgp::family::Family;
 use margay_bgp::policy::Verdict;
 use margay_bgp::prefix::Prefix;
@@ -200,6 +200,19 @@ impl FromText for RouteProtocol {
     const WANTED: &'static str = Self::WANTED;
     fn from_text(text: &str) -> Option<Self> {
         Self::new(text.parse().ok()?)
+    }
+}
+
+/// Where policy may send traffic. Loopback addresses serve in labs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hop(pub(super) IpAddr);
+
+impl FromText for Hop {
+    const WANTED: &'static str =
+        "an IP address of one host: no multicast, unspecified or IPv4-mapped one";
+    fn from_text(text: &str) -> Option<Self> {
+        let address = IpAddr::from_str(text).ok()?;
+        (address.is_loopback() || !NextHop::from(address).is_martian()).then_some(Self(address))
     }
 }
 

@@ -108,14 +108,32 @@ pub(crate) fn check(
         return Some(Unusable::RouteLeak);
     }
     let next_hop = next_hop?;
+    let unusable = leads_nowhere(context, next_hop) || is_beyond_the_link(context, next_hop.addr());
+    unusable.then_some(Unusable::NextHop)
+}
+
+/// Whether nothing can be sent to a next hop, whoever named it.
+fn leads_nowhere(context: &ImportContext<'_>, next_hop: NextHop) -> bool {
     let address = next_hop.addr();
     // Over loopback addresses, as in a lab, they are as good as any.
     let in_lab = context.remote.ip().is_loopback() && address.is_loopback();
-    let unusable = next_hop.is_martian() && !in_lab
+    next_hop.is_martian() && !in_lab
         || is_ours(context, address)
         || is_of_no_link(context, next_hop)
-        || is_beyond_the_link(context, address);
-    unusable.then_some(Unusable::NextHop)
+}
+
+/// The interface of a link-local next hop: that of the session.
+pub(crate) const fn interface_of(next_hop: NextHop, remote: SocketAddr) -> u32 {
+    match (next_hop, remote) {
+        (
+            NextHop::V6 {
+                link_local: Some(_),
+                ..
+            },
+            SocketAddr::V6(remote),
+        ) => remote.scope_id(),
+        _ => 0,
+    }
 }
 
 /// Whether a next hop is an address of ours: a link-local one only on its own link, as on every other it is somebody else's.
@@ -183,8 +201,8 @@ pub(crate) fn adjusted(
     Some(attributes)
 }
 
-/// Applies import policy to one path, of which `base` is the [adjusted] form. Returns an id with a reference of its own, or why
-/// the path is rejected, with a reference to what was received.
+/// Applies import policy to one path, of which `base` is the [adjusted] form. Returns an id with a reference of its own and why the
+/// path cannot be used, if so; where policy rejects it, the id is that of what was received.
 pub(crate) fn apply_policy(
     context: &ImportContext<'_>,
     prefix: Prefix,
@@ -223,16 +241,30 @@ pub(crate) fn apply_policy(
         // RFC 7999 §3.2: it is not to spread beyond those whose policy asked for it.
         attributes.communities.insert(Community::NO_EXPORT);
     }
+    let set = changes
+        .next_hop
+        .map(NextHop::from)
+        .filter(|next_hop| can_lead_to(*next_hop, prefix));
     let data = PathData {
         attributes: Arc::new(attributes),
-        next_hop: changes
-            .next_hop
-            .map_or(data.next_hop, |address| Some(NextHop::from(address))),
-        interface: data.interface,
+        next_hop: set.or(data.next_hop),
+        interface: set.map_or(data.interface, |next_hop| {
+            interface_of(next_hop, context.remote)
+        }),
         weight,
         discard: changes.discard,
     };
-    (store.intern(data), None)
+    // Interned all the same: an address that is ours now may be another's later, and its users are found by it.
+    let unusable = set.filter(|next_hop| leads_nowhere(context, *next_hop));
+    (store.intern(data), unusable.map(|_| Unusable::NextHop))
+}
+
+/// IPv4 goes by IPv6 next hops too (RFC 8950), but nothing goes the other way round.
+const fn can_lead_to(next_hop: NextHop, prefix: Prefix) -> bool {
+    matches!(
+        (next_hop, prefix),
+        (NextHop::V6 { .. }, _) | (_, Prefix::V4(_))
+    )
 }
 
 /// Whether a path is the last to be used: what RFC 8326 §4.2 asks of whoever receives GRACEFUL_SHUTDOWN from another AS, and

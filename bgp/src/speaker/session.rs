@@ -13,7 +13,7 @@ use super::mirrors;
 use super::neighbour::{FamilySession, Neighbour, Session};
 use super::{Output, Speaker, Tables, with_rib};
 use crate::asn::Asn;
-use crate::codec::{NextHop, Nlri, RefreshKind, RouteRefresh, Update};
+use crate::codec::{Nlri, RefreshKind, RouteRefresh, Update};
 use crate::family::{Family, FamilySet};
 use crate::fsm::{DownReason, Event, Negotiated, PeerWarning};
 use crate::graceful_restart::{GRACE, Step, Steps, Terms};
@@ -412,7 +412,7 @@ impl Speaker {
                 let data = PathData {
                     attributes: Arc::clone(&attributes),
                     next_hop,
-                    interface: interface_of(announcement.next_hop, negotiated.remote),
+                    interface: import::interface_of(announcement.next_hop, negotiated.remote),
                     weight: 0,
                     discard: false,
                 };
@@ -900,20 +900,6 @@ const fn source_kind(config: &PeerConfig, negotiated: &Negotiated) -> SourceKind
         (true, _) => SourceKind::External,
         (false, true) => SourceKind::Client,
         (false, false) => SourceKind::Internal,
-    }
-}
-
-/// The interface of a link-local next hop: that of the session.
-const fn interface_of(next_hop: NextHop, remote: SocketAddr) -> u32 {
-    match (next_hop, remote) {
-        (
-            NextHop::V6 {
-                link_local: Some(_),
-                ..
-            },
-            SocketAddr::V6(remote),
-        ) => remote.scope_id(),
-        _ => 0,
     }
 }
 

@@ -210,6 +210,67 @@ fn by(hop: &str) -> Arc<Policy> {
 }
 
 #[test]
+fn a3_a_next_hop_that_import_policy_sets_is_judged_as_a_received_one() {
+    for (hop, wanted) in [
+        ("192.0.2.77", None),
+        // IPv4 goes by IPv6 (RFC 8950).
+        ("2001:db8::77", None),
+        // Ours, loopback, and on a link that the session does not say.
+        ("192.0.2.1", Some(Unusable::NextHop)),
+        ("127.0.0.9", Some(Unusable::NextHop)),
+        ("::1", Some(Unusable::NextHop)),
+        ("fe80::77", Some(Unusable::NextHop)),
+    ] {
+        let mut lab = Lab::with(|config| config.peers[0].import = by(hop));
+        lab.establish(&["a", "c"]);
+        lab.say("a", &announce("a", &[ROUTE]));
+        assert_eq!(unusable(&lab, "a"), wanted, "{hop}");
+        assert_eq!(lab.held("c", ROUTE).is_some(), wanted.is_none(), "{hop}");
+        // What is in memory is judged alike.
+        lab.configure(|config| config.peers[0].import = by("192.0.2.78"));
+        assert_eq!(lab.holds("c", ROUTE).1.addr().to_string(), "192.0.2.78");
+        lab.configure(|config| config.peers[0].import = by(hop));
+        assert_eq!(unusable(&lab, "a"), wanted, "{hop}");
+        lab.assert_established("a");
+    }
+}
+
+#[test]
+fn a3_an_ipv6_route_is_given_no_ipv4_next_hop_by_policy() {
+    const OVER: &str = "fd01::/16";
+    let mut lab = Lab::with(|config| config.peers[0].import = by("192.0.2.77"));
+    lab.establish(&["a", "c"]);
+    let hop: Ipv6Addr = "2001:db8::2".parse().unwrap();
+    let mut reach = vec![0, 2, 1, 16];
+    reach.extend(hop.octets());
+    reach.push(0);
+    reach.extend(nlri(&[OVER]));
+    let reach = attribute(0x80, 14, &reach);
+    lab.say("a", &update(&[], &usual_but("a", &reach), &[]));
+    assert_eq!(lab.holds("c", OVER).1.addr(), IpAddr::V6(hop));
+    lab.say("a", &announce("a", &[ROUTE]));
+    assert_eq!(lab.holds("c", ROUTE).1.addr().to_string(), "192.0.2.77");
+}
+
+#[test]
+fn a3_an_address_that_policy_names_may_become_ours_and_be_anothers_again() {
+    let ours = SocketAddr::from(([203, 0, 113, 9], 179));
+    let mut lab = Lab::with(|config| {
+        config.listen = vec![Listen::from(own_address())];
+        config.peers[0].import = by("203.0.113.9");
+    });
+    lab.establish(&["a", "c"]);
+    lab.say("a", &announce("a", &[ROUTE]));
+    for _ in 0..2 {
+        lab.holds("c", ROUTE);
+        lab.configure(|config| config.listen.push(Listen::from(ours)));
+        assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+        lab.lacks("c", ROUTE);
+        lab.configure(|config| config.listen.truncate(1));
+    }
+}
+
+#[test]
 fn e15_policy_cannot_make_a_peer_its_own_next_hop() {
     let mut lab = Lab::with(|config| {
         for peer in &mut config.peers {

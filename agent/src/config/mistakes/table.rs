@@ -208,6 +208,25 @@ pub(super) const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "policies: [{ name: p, rules: [{ set: { nextHop: 224.0.0.9 } }, { set: { nextHop: \"::ffff:10.0.0.9\" } }, { set: { nextHop: 127.0.0.9 } }] }]\n",
+        &[
+            "3:49: field `policies[0].rules[0].set.nextHop`: expected an IP address of one host: no multicast, unspecified or IPv4-mapped one, found `224.0.0.9`",
+            "3:82: field `policies[0].rules[1].set.nextHop`: expected an IP address of one host: no multicast, unspecified or IPv4-mapped one, found `::ffff:10.0.0.9`",
+        ],
+    ),
+    (
+        "policies:\n- { name: p, rules: [{ match: { family: ipv6-unicast }, set: { nextHop: 10.0.0.9 } }] }\n",
+        &[
+            "4:73: field `policies[0].rules[0].set.nextHop`: expected an IPv6 next hop for IPv6 routes, found `10.0.0.9`",
+        ],
+    ),
+    (
+        "policies:\n- { name: p, rules: [{ match: { prefixes: [fd00::/8, { prefix: fc00::/8, min: 16 }] }, set: { nextHop: 10.0.0.9 } }, { match: { prefixes: [fd00::/8, 10.0.0.0/8] }, set: { nextHop: 10.0.0.9 } }] }\n",
+        &[
+            "4:104: field `policies[0].rules[0].set.nextHop`: expected an IPv6 next hop for IPv6 routes, found `10.0.0.9`",
+        ],
+    ),
+    (
         "policies: [{ name: p, rules: [{ then: reject, set: { med: 1 } }, { match: { peer: tor }, then: accept }] }]\n",
         &[
             "3:52: field `policies[0].rules[0].set`: expected nothing to set where the route is rejected",
