@@ -549,7 +549,7 @@ pub struct PeerFamily {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rejected {
-    /// policy, as-loop, own-originator, cluster-loop, next-hop or route-leak.
+    /// policy, as-loop, own-originator, cluster-loop, next-hop, route-leak or prefix.
     pub reason: String,
     /// How many.
     pub count: usize,

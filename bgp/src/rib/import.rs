@@ -112,6 +112,27 @@ pub(crate) fn check(
     unusable.then_some(Unusable::NextHop)
 }
 
+/// RFC 4271 §6.3: what makes paths to a prefix unusable, whatever they are. Of some blocks no address is ever a host somewhere
+/// else, while 240/4 was only never given out and 169.254/16 is routed by some: those are for policy to refuse.
+#[inline]
+pub(crate) fn check_prefix(prefix: Prefix) -> Option<Unusable> {
+    // The first octet lets nearly everything pass. A shorter prefix, such as half of everything, holds other addresses as well.
+    let nowhere = match prefix {
+        Prefix::V4(prefix) => match prefix.bits() >> 24 {
+            0 | 127 => prefix.len() >= 8,
+            224..=239 => prefix.len() >= 4,
+            _ => false,
+        },
+        Prefix::V6(prefix) => match prefix.bits() >> 120 {
+            0 => prefix.len() == 128 && prefix.bits() <= 1,
+            0xfe => prefix.len() >= 10 && prefix.addr().is_unicast_link_local(),
+            0xff => prefix.len() >= 8,
+            _ => false,
+        },
+    };
+    nowhere.then_some(Unusable::Prefix)
+}
+
 /// Whether nothing can be sent to a next hop, whoever named it.
 fn leads_nowhere(context: &ImportContext<'_>, next_hop: NextHop) -> bool {
     let address = next_hop.addr();

@@ -40,7 +40,7 @@ use crate::speaker::snapshot::Unusable;
 pub(crate) const MAX_PATHS: usize = 64;
 
 /// Paths are usable or not for a reason: see [`PathFlags::reason`].
-const STANDINGS: usize = 8;
+const STANDINGS: usize = 9;
 
 /// A prefix of one table. Reused only when nothing refers to it any more, see [`Table::free`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,8 +103,8 @@ bitflags::bitflags! {
         const HAS_PATH_ID = 8;
         /// Why it is unusable; zero for usable paths.
         const REASON = 0xf0;
-        /// No path any more: a free place, or one that groups have to withdraw first.
-        const GONE = 0x80;
+        /// No path any more, which no reason says: a free place, or one that groups have to withdraw first.
+        const GONE = 0xf0;
         /// They were told to. Shares the bit of [`PathFlags::BEST`], which nothing is that is gone.
         const GONE_TOLD = 1;
     }
@@ -125,6 +125,7 @@ impl PathFlags {
             4 => Some(Unusable::ClusterLoop),
             5 => Some(Unusable::NextHop),
             6 => Some(Unusable::RouteLeak),
+            7 => Some(Unusable::Prefix),
             _ => Some(Unusable::OnlyTold),
         }
     }
@@ -139,7 +140,8 @@ impl PathFlags {
             // The latter is never noted: it is asked for where it matters.
             Some(Unusable::NextHop | Unusable::Unreachable) => 5,
             Some(Unusable::RouteLeak) => 6,
-            Some(Unusable::OnlyTold) => 7,
+            Some(Unusable::Prefix) => 7,
+            Some(Unusable::OnlyTold) => 8,
         };
         *self = Self::from_bits_truncate(self.bits() & !Self::REASON.bits() | code << 4);
     }

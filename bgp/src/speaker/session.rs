@@ -450,6 +450,7 @@ impl Speaker {
                         counters.discarded_prefixes += 1;
                         continue;
                     }
+                    let unusable = unusable.or_else(|| import::check_prefix(*prefix));
                     let (attributes, unusable) = match unusable {
                         Some(_) => {
                             store.retain(received);
@@ -857,8 +858,11 @@ fn walk_table<F: Key>(
             continue;
         };
         let view = table.view_of(path);
+        let prefix = table.prefix(view.net).into();
         let data = store.data(view.received);
-        let (attributes, unusable) = match import::check(context, &data.attributes, data.next_hop) {
+        let unusable = import::check(context, &data.attributes, data.next_hop);
+        let unusable = unusable.or_else(|| import::check_prefix(prefix));
+        let (attributes, unusable) = match unusable {
             Some(unusable) => {
                 store.retain(view.received);
                 (view.received, Some(unusable))
@@ -877,7 +881,6 @@ fn walk_table<F: Key>(
                         store.intern(data)
                     }
                 };
-                let prefix = table.prefix(view.net).into();
                 let imported = import::apply_policy(context, prefix, view.received, base, store);
                 store.release(base);
                 imported

@@ -390,6 +390,9 @@ pub enum Unusable {
     NextHop,
     /// It came to the peer from above, and is not for us (RFC 9234 §5).
     RouteLeak,
+    /// The prefix is inside a block of which no address is ever a host somewhere else: this host, loopback, link-local or
+    /// multicast (RFC 4271 §6.3).
+    Prefix,
     /// A route of ours that only peers of [`default_originate`](super::config::PeerConfig::default_originate) are told.
     OnlyTold,
     /// Nobody knows a way to the next hop.
@@ -398,13 +401,14 @@ pub enum Unusable {
 
 impl Unusable {
     /// What a peer's paths are counted by.
-    pub const COUNTED: [Self; 6] = [
+    pub const COUNTED: [Self; 7] = [
         Self::RejectedByPolicy,
         Self::AsLoop,
         Self::OwnOriginator,
         Self::ClusterLoop,
         Self::NextHop,
         Self::RouteLeak,
+        Self::Prefix,
     ];
 
     /// As counters are labelled.
@@ -417,6 +421,7 @@ impl Unusable {
             Self::ClusterLoop => "cluster-loop",
             Self::NextHop => "next-hop",
             Self::RouteLeak => "route-leak",
+            Self::Prefix => "prefix",
             Self::OnlyTold => "only-told",
             Self::Unreachable => "unreachable",
         }
@@ -432,6 +437,7 @@ impl fmt::Display for Unusable {
             Self::ClusterLoop => "own cluster in list",
             Self::NextHop => "unusable next hop",
             Self::RouteLeak => "route leak",
+            Self::Prefix => "no unicast prefix",
             Self::OnlyTold => "only told to peers",
             Self::Unreachable => "next hop out of reach",
         })

@@ -342,6 +342,7 @@ impl SeenPath {
             Unusable::ClusterLoop,
             Unusable::NextHop,
             Unusable::RouteLeak,
+            Unusable::Prefix,
             Unusable::OnlyTold,
             Unusable::Unreachable,
         ];

@@ -333,6 +333,81 @@ fn a3_next_hops_of_nobody_make_the_route_unusable_and_the_session_goes_on() {
 }
 
 #[test]
+fn a_prefix_of_which_no_address_is_ever_elsewhere_is_ignored_and_the_session_goes_on() {
+    let announce_any = |text: &str| {
+        let list = nlri(&[text]);
+        if prefix(text).addr().is_ipv4() {
+            return update(&[], &usual("a").concat(), &list);
+        }
+        let mut reach = vec![0, 2, 1, 16];
+        reach.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        reach.extend(list);
+        update(&[], &usual_but("a", &attribute(0x80, 14, &reach)), &[])
+    };
+    let never = [
+        "0.0.0.0/8",
+        "0.1.2.3/32",
+        "127.0.0.0/8",
+        "127.0.0.1/32",
+        "224.0.0.0/4",
+        "239.255.0.0/16",
+        "::/128",
+        "::1/128",
+        "fe80::/10",
+        "fe80::/64",
+        "febf::1/128",
+        "ff00::/8",
+        "ff02::1/128",
+    ];
+    let sometimes = [
+        "0.0.0.0/0",
+        "0.0.0.0/1",
+        "126.0.0.0/7",
+        "128.0.0.0/8",
+        "223.0.0.0/8",
+        "224.0.0.0/3",
+        "240.0.0.0/4",
+        "169.254.0.0/16",
+        "::/0",
+        "::/127",
+        "64:ff9b::/96",
+        "fc00::/7",
+        "fec0::/10",
+        "fe00::/9",
+        "fe80::/9",
+        "fe00::/7",
+    ];
+    let mut lab = Lab::established(&["a", "b"]);
+    for text in never.into_iter().chain(sometimes) {
+        lab.say("a", &announce_any(text));
+    }
+    let check = |lab: &Lab| {
+        for text in never {
+            let paths = lab.paths_of(text);
+            let unusable = paths.iter().map(|path| path.unusable);
+            assert!(unusable.eq([Some(Unusable::Prefix)]), "{text}: {paths:?}");
+            lab.lacks("b", text);
+        }
+        for text in sometimes {
+            lab.holds("b", text);
+        }
+        let families = lab.peer("a").families;
+        let rejected = families.into_iter().map(|family| family.rejected);
+        assert!(rejected.eq([vec![(Unusable::Prefix, 6)], vec![(Unusable::Prefix, 7)]]));
+        lab.assert_established("a");
+    };
+    check(&lab);
+    // No policy makes a destination of it.
+    lab.configure(|config| {
+        config.peers[0].import = Policy::reject_all().into();
+    });
+    lab.configure(|config| config.peers[0].import = Policy::accept_all().into());
+    check(&lab);
+    lab.say("a", &withdraw(&["224.0.0.0/4"]));
+    assert!(lab.paths_of("224.0.0.0/4").is_empty());
+}
+
+#[test]
 fn a5_a9_a10_attributes_of_the_inside_from_outside_are_discarded() {
     for bad in [
         attribute(0x40, 5, &[0, 0, 0, 200]),
