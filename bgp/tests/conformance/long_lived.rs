@@ -211,7 +211,7 @@ fn the_long_life_runs_on_while_the_peer_is_back_and_over_a_second_loss() {
     lab.advance(paced(20, 3), &[]);
     // Back, with forwarding kept, and nothing said: neither that nor a second loss begins a new time.
     let restarts = restarts(octet(paced(10, 2)));
-    let own = capabilities(&[&IPV4, &restarts, &long_lived(octet(life), 0x80)]);
+    let own = capabilities(&[&IPV4, &restarts, &long_lived(200, 0x80)]);
     lab.establish_with("d", &own);
     lab.advance(paced(20, 3), &[]);
     assert!(is_marked(&lab, "c"));
