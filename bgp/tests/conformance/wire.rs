@@ -533,8 +533,17 @@ impl Wire {
 
     /// What all did but for the witness and its like.
     pub(super) fn totals(&self) -> SeenTotals {
-        let status = self.ask(&json!({ "ask": "status" }));
-        let mut totals = SeenTotals::read(&status["speaker"]);
+        let deadline = Instant::now() + PATIENCE;
+        let mut totals = loop {
+            let status = self.ask(&json!({ "ask": "status" }));
+            let totals = SeenTotals::read(&status["speaker"]);
+            // Where no neighbour is told of them, it may not have come to the latest probes.
+            if totals.announced >= self.probes {
+                break totals;
+            }
+            assert!(Instant::now() < deadline, "{totals:?}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        };
         totals.established -= 1;
         totals.announced -= self.probes;
         totals
