@@ -19,6 +19,7 @@ mod collector;
 mod describe;
 mod inside;
 mod kernel;
+mod line;
 mod place;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use margay_bgp::codec::{
-    AddPathMode, Capability, EXTENDED_MAX_LEN, KEEPALIVE, Message, Open, decode, framing as frames,
+    AddPathMode, Capability, EXTENDED_MAX_LEN, KEEPALIVE, Message, decode, framing as frames,
 };
 use margay_bgp::family::{Family, FamilySet};
 use margay_bgp::fsm::Direction;
@@ -48,6 +49,7 @@ use self::collector::Listening;
 pub(super) use self::collector::sift;
 use self::describe::describe;
 use self::kernel::Kernel;
+use self::line::{Line, add_paths, has};
 use self::place::Place;
 use super::seen::{Seen, SeenEvent, SeenPath, SeenTotals};
 use super::{
@@ -110,36 +112,6 @@ pub(super) struct Wire {
     hearing: Sender<(u32, Option<Vec<u8>>)>,
 }
 
-/// A neighbour's end of its TCP connection.
-struct Line {
-    number: u32,
-    /// The neighbour that has it, by whatever name.
-    whose: &'static str,
-    stream: TcpStream,
-    /// How many octets more it reads.
-    allowance: Arc<AtomicUsize>,
-    /// What was heard and is no whole message yet.
-    incoming: BytesMut,
-    /// What was said of a message that is not whole.
-    outgoing: BytesMut,
-    /// What was said is no message any more, or a last one.
-    broken: bool,
-    theirs: Option<Open>,
-    ours: Option<Open>,
-    confirmed: bool,
-    ends_of_rib: usize,
-    /// The last probe seen, by family.
-    seen: [u32; 2],
-    /// The last probe said, by family.
-    probed: [Option<u32>; 2],
-    /// UPDATEs said.
-    updates: u64,
-    /// The session was confirmed by a KEEPALIVE, or tried to be.
-    kept: bool,
-    /// When anything was said last.
-    said: Instant,
-}
-
 /// The binary to run against, unless this case runs inside.
 pub(super) fn wanted() -> Option<PathBuf> {
     let binary = std::env::var_os(VARIABLE)?;
@@ -172,156 +144,6 @@ fn probe_of(prefix: Prefix) -> Option<(usize, u32)> {
             [0x2001, 2, 0, serial, ..] => Some((1, u32::from(serial))),
             _ => None,
         },
-    }
-}
-
-fn families_of(open: &Open) -> FamilySet {
-    let listed: Vec<Family> = open
-        .capabilities
-        .iter()
-        .filter_map(|capability| {
-            if let Capability::Multiprotocol(family) = capability {
-                Some(*family)
-            } else {
-                None
-            }
-        })
-        .collect();
-    if listed.is_empty() {
-        FamilySet::IPV4_UNICAST
-    } else {
-        listed.into_iter().collect()
-    }
-}
-
-fn has(open: &Open, wanted: fn(&Capability) -> bool) -> bool {
-    open.capabilities.iter().any(wanted)
-}
-
-fn add_paths(open: &Open, wanted: fn(AddPathMode) -> bool) -> FamilySet {
-    open.capabilities
-        .iter()
-        .filter_map(|capability| {
-            if let Capability::AddPath(tuples) = capability {
-                Some(tuples)
-            } else {
-                None
-            }
-        })
-        .flatten()
-        .filter(|tuple| wanted(tuple.mode))
-        .map(|tuple| tuple.family)
-        .collect()
-}
-
-impl Line {
-    fn families(&self) -> FamilySet {
-        match (&self.ours, &self.theirs) {
-            (Some(ours), Some(theirs)) => families_of(ours) & families_of(theirs),
-            _ => FamilySet::empty(),
-        }
-    }
-
-    fn is_established(&self) -> bool {
-        self.confirmed && self.ends_of_rib > 0
-    }
-
-    /// Follows what is said, so that a probe never lands inside a message.
-    fn follow(&mut self, octets: &[u8]) {
-        self.outgoing.extend_from_slice(octets);
-        loop {
-            match frames::split(&mut self.outgoing, EXTENDED_MAX_LEN) {
-                Ok(None) => return,
-                Ok(Some(frame)) => match decode(&frame.octets, &CodecContext::before_open()) {
-                    Ok(Message::Open(open)) => self.ours = Some(open),
-                    Ok(Message::Notification(_)) => self.broken = true,
-                    Ok(Message::Update(_)) => self.updates += 1,
-                    Ok(Message::Keepalive) => self.kept = true,
-                    Ok(Message::RouteRefresh(_)) | Err(_) => {}
-                },
-                Err(_) => {
-                    self.broken = true;
-                    return;
-                }
-            }
-        }
-    }
-
-    /// An announcement of a probe in this session's terms, in the place of the one before.
-    fn probe(
-        &self,
-        family: Family,
-        serial: u32,
-        before: Option<u32>,
-        next_hop: Ipv4Addr,
-    ) -> Vec<u8> {
-        let (Some(ours), Some(theirs)) = (&self.ours, &self.theirs) else {
-            return Vec::new();
-        };
-        let asn = ours.asn.0;
-        let inside = asn == theirs.asn.0;
-        let is_wide = |open| has(open, |c| matches!(c, Capability::FourOctetAs(_)));
-        let wide = is_wide(ours) && is_wide(theirs);
-        let mut path = Vec::new();
-        if !inside {
-            path.extend([2, 1]);
-            if wide {
-                path.extend(asn.to_be_bytes());
-            } else {
-                path.extend(u16::try_from(asn).unwrap().to_be_bytes());
-            }
-        }
-        let ids = add_paths(ours, AddPathMode::sends) & add_paths(theirs, AddPathMode::receives);
-        let prefix = probe_prefix(family, serial);
-        let mut nlri = Vec::new();
-        if ids.has(family) {
-            nlri.extend(1_u32.to_be_bytes());
-        }
-        nlri.push(prefix.len());
-        let mut attributes = Vec::new();
-        match prefix.addr() {
-            IpAddr::V4(address) => nlri.extend(address.octets()),
-            IpAddr::V6(address) => {
-                nlri.extend(&address.octets()[..8]);
-                let mut reach = vec![0, 2, 1, 16];
-                reach.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x77, 0]);
-                reach.append(&mut nlri);
-                attributes.extend(attribute(0x80, 14, &reach));
-            }
-        }
-        attributes.extend(attribute(0x40, 1, &[0]));
-        attributes.extend(attribute(0x40, 2, &path));
-        if family == Family::IPV4_UNICAST {
-            attributes.extend(attribute(0x40, 3, &next_hop.octets()));
-        }
-        if inside {
-            attributes.extend(attribute(0x40, 5, &[0, 0, 0, 100]));
-        }
-        // Of its own kind, so that it travels alone.
-        attributes.extend(attribute(0xc0, 8, &(0xfde7_0000 | serial).to_be_bytes()));
-        let announces = update(&[], &attributes, &nlri);
-        let Some(before) = before else {
-            return announces;
-        };
-        let mut gone = Vec::new();
-        if ids.has(family) {
-            gone.extend(1_u32.to_be_bytes());
-        }
-        let withdraws = match probe_prefix(family, before).addr() {
-            IpAddr::V4(address) => {
-                gone.push(32);
-                gone.extend(address.octets());
-                update(&gone, &[], &[])
-            }
-            IpAddr::V6(address) => {
-                let mut value = vec![0, 2, 1];
-                value.append(&mut gone);
-                value.push(64);
-                value.extend(&address.octets()[..8]);
-                update(&[], &attribute(0x80, 15, &value), &[])
-            }
-        };
-        [withdraws, announces].concat()
     }
 }
 
