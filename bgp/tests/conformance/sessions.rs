@@ -210,6 +210,7 @@ fn our_own_as_once_corrected_is_shown_at_once_to_those_who_refused_it() {
 #[test]
 fn our_own_as_once_corrected_ends_the_rest_of_those_who_refused_both_numbers() {
     let mut lab = Lab::with(|config| {
+        config.peers.truncate(1);
         let peer = &mut config.peers[0];
         (peer.passive, peer.idle_hold) = (false, 60 * SECOND);
         (peer.local_asn, peer.local_as_mode) = (Some(Asn(64997)), LocalAsMode::DualAs);
