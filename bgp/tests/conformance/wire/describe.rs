@@ -134,12 +134,13 @@ pub(super) fn describe(config: &SpeakerConfig, forwards: bool, marker: Option<Pr
         };
         writeln!(
             text,
-            "  - {{ address: \"{}\", port: {}, prePolicy: {}, postPolicy: {}, locRib: {}, statistics: {statistics} }}",
+            "  - {{ address: \"{}\", port: {}, prePolicy: {}, postPolicy: {}, locRib: {}, adjRibOut: {}, statistics: {statistics} }}",
             collector.address.ip(),
             collector.address.port(),
             collector.pre_policy,
             collector.post_policy,
-            collector.loc_rib
+            collector.loc_rib,
+            collector.adj_rib_out
         )
         .unwrap();
     }
