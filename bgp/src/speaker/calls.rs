@@ -67,6 +67,7 @@ impl Speaker {
                 if let Some(neighbour) = self.neighbour_mut(slot) {
                     neighbour.set_open(direction, true);
                 }
+                self.recount(slot);
                 Accepted::Peer(peer, direction)
             }
             refused @ (Admission::Close | Admission::Reject | Admission::Collide) => {
@@ -141,14 +142,9 @@ impl Speaker {
         local: Option<IpAddr>,
         binding: &Binding,
     ) -> Option<&PeerConfig> {
-        let range_of = |peer: &PeerConfig| match peer.remote {
-            Remote::Range(range) => Some(range),
-            Remote::Address(_) | Remote::Unnumbered(_) => None,
-        };
-        self.config
-            .peers
-            .iter()
-            .filter_map(|peer| Some((range_of(peer)?, peer)))
+        self.ranges
+            .places()
+            .filter_map(|(range, place)| Some((range, self.config.peers.get(place)?)))
             .filter(|(range, peer)| {
                 range.contains_addr(caller)
                     && peer.enabled
@@ -180,9 +176,9 @@ impl Speaker {
         }
         let mut config = template.clone();
         self.become_dynamic(&mut config, remote);
-        if members.all >= config.dynamic_limit {
+        if members.count >= config.dynamic_limit {
             // Those who did wrong must not keep the others out.
-            let (_, slot) = members.oldest.ok_or(NoPlace::Limit)?;
+            let slot = members.longest_remembered().ok_or(NoPlace::Limit)?;
             self.remove(slot, now);
         }
         let was_here = self.keepers.take(&config.name, now);
@@ -193,31 +189,6 @@ impl Speaker {
             neighbour.fsm.note_earlier_session();
         }
         Ok(slot)
-    }
-
-    pub(super) fn members(&self, range: &str) -> Members {
-        let mut members = Members {
-            all: 0,
-            half_open: 0,
-            oldest: None,
-        };
-        for slot in self.names.values().copied() {
-            let Some(neighbour) = self.neighbour(slot) else {
-                continue;
-            };
-            if neighbour.range.as_deref() != Some(range) {
-                continue;
-            }
-            members.all += 1;
-            if neighbour.is_only_remembered() {
-                let entry = (neighbour.state_since, slot);
-                members.oldest = Some(members.oldest.map_or(entry, |known| known.min(entry)));
-            } else {
-                // Whoever has routes kept here was somebody once.
-                members.half_open += usize::from(neighbour.established_count == 0);
-            }
-        }
-        members
     }
 
     /// Makes of a range what one caller from it is configured to be, under a name that nobody has.
@@ -244,15 +215,6 @@ pub(super) const fn as_caller(config: &mut PeerConfig, remote: SocketAddr) {
     address.set_port(0);
     config.remote = Remote::Address(address);
     config.passive = true;
-}
-
-/// Those that came from one range.
-pub(super) struct Members {
-    pub(super) all: usize,
-    /// Without a session so far.
-    half_open: usize,
-    /// Of those who are here only for what is held against them, the one that is longest, and since when.
-    pub(super) oldest: Option<(Instant, Slot)>,
 }
 
 /// Why a caller is not taken for a neighbour of a range.

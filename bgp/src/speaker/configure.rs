@@ -128,6 +128,7 @@ impl Speaker {
     // ---- peers ----------------------------------------------------------------------------------------------------
 
     fn take_peers(&mut self, now: Instant) {
+        self.take_ranges();
         let (mut gone, mut kept, mut renamed) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, fate) in self.fates() {
             match fate {
@@ -212,12 +213,13 @@ impl Speaker {
             return;
         };
         neighbour.leaving = true;
-        let name = Arc::clone(&neighbour.name);
+        let (name, address) = (Arc::clone(&neighbour.name), neighbour.address.ip());
         neighbour
             .fsm
             .handle_event(now, Event::Stop(Shutdown::Deconfigured));
         self.names.remove(&name);
-        self.forget_address(slot);
+        self.recount(slot);
+        self.forget_address(slot, address);
         self.refresh_liveness(slot, now);
         self.drain(slot, now);
         self.forget_kept(slot, now);
@@ -243,11 +245,13 @@ impl Speaker {
         self.take_steps(slot, &steps);
     }
 
-    fn forget_address(&mut self, slot: Slot) {
-        self.addresses.retain(|_, slots| {
+    fn forget_address(&mut self, slot: Slot, address: IpAddr) {
+        if let Some(slots) = self.addresses.get_mut(&address) {
             slots.retain(|other| *other != slot);
-            !slots.is_empty()
-        });
+            if slots.is_empty() {
+                self.addresses.remove(&address);
+            }
+        }
     }
 
     /// Puts another configuration of a neighbour in force.
@@ -275,7 +279,7 @@ impl Speaker {
         if neighbour.range.is_none() {
             let address = address_of(&new.remote);
             if address.ip() != neighbour.address.ip() {
-                moved = Some(address.ip());
+                moved = Some((neighbour.address.ip(), address.ip()));
             }
             neighbour.address = address;
         }
@@ -305,10 +309,10 @@ impl Speaker {
             }
             _ => {}
         }
-        if let Some(address) = moved {
+        if let Some((from, to)) = moved {
             // An unnumbered peer was found.
-            self.forget_address(slot);
-            self.addresses.entry(address).or_default().push(slot);
+            self.forget_address(slot, from);
+            self.addresses.entry(to).or_default().push(slot);
         }
         if (keys_changed || old.send_hold != new.send_hold) && connected {
             self.outputs.push_back(Output::Reconfigured {
@@ -345,6 +349,7 @@ impl Speaker {
 
     /// Lets a neighbour go that left, once nothing of it is there.
     pub(super) fn retire_if_gone(&mut self, slot: Slot, now: Instant) {
+        self.recount(slot);
         let Some(neighbour) = self.neighbour(slot) else {
             return;
         };
@@ -357,6 +362,7 @@ impl Speaker {
             return;
         }
         let (id, name) = (neighbour.id, Arc::clone(&neighbour.name));
+        let address = neighbour.address.ip();
         let neighbour_is_watched = neighbour.liveness.is_some();
         let had_paths = neighbour.established_count > 0;
         let about = Subject::of(neighbour);
@@ -373,7 +379,8 @@ impl Speaker {
         if self.names.get(&name) == Some(&slot) {
             self.names.remove(&name);
         }
-        self.forget_address(slot);
+        self.uncount(slot);
+        self.forget_address(slot, address);
         if let Some(place) = self.neighbours.get_mut(usize::from(slot))
             && let Some(gone) = place.take()
         {

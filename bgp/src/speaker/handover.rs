@@ -136,9 +136,9 @@ impl Speaker {
             }
             Becomes::CallerOf(peer) => {
                 let members = self.members(&peer.name);
-                if members.all >= peer.dynamic_limit {
+                if members.count >= peer.dynamic_limit {
                     // Those who did wrong give way to it as to any caller.
-                    let Some((_, oldest)) = members.oldest else {
+                    let Some(oldest) = members.longest_remembered() else {
                         return self.remove(slot, now);
                     };
                     self.remove(oldest, now);
@@ -152,6 +152,7 @@ impl Speaker {
         };
         let local = settled.map(|settled| settled.local.ip());
         self.tell_name(slot, (state, State::Idle));
+        self.uncount(slot);
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
@@ -174,6 +175,7 @@ impl Speaker {
             self.names.remove(&before);
         }
         self.names.insert(name, slot);
+        self.recount(slot);
         self.events.push(now, about, PeerEventKind::Removed(why));
         // Policies may name the peer.
         self.queue_import(slot);

@@ -16,7 +16,8 @@
 //! more when [`Speaker::handle_written`] says they went out, and a change leaves at once where nothing is queued. Changes for
 //! whoever forwards are fetched the same way. Both therefore cost memory by prefix, never by event.
 //!
-//! `neighbour.rs` holds one peer, `calls.rs` says whose an accepted connection is, `requests.rs` does what a peer's machine asks for,
+//! `neighbour.rs` holds one peer, `calls.rs` says whose an accepted connection is, `ranges.rs` counts those that nobody configured by
+//! address, `requests.rs` does what a peer's machine asks for,
 //! `liveness.rs` what BFD says of the path to it, `session.rs` what its sessions do to the tables, `configure.rs` changes of
 //! configuration, `handover.rs` sessions that go on as those of another configured peer, `tell.rs` the way out to peers, `inspect.rs` what can be asked, `operate.rs` what operators do, `deferral.rs` a restart
 //! of ours.
@@ -35,6 +36,7 @@ mod mirrors;
 mod monitoring;
 mod neighbour;
 mod operate;
+mod ranges;
 mod requests;
 mod session;
 pub mod snapshot;
@@ -51,6 +53,7 @@ use smallvec::SmallVec;
 use self::calls::Keepers;
 pub use self::inspect::RouteDump;
 use self::neighbour::Neighbour;
+use self::ranges::Ranges;
 use crate::bfd::SessionConfig;
 use crate::bmp::Monitor;
 use crate::codec::error::DecodeError;
@@ -220,6 +223,7 @@ pub struct Speaker {
     /// Configured and dynamic neighbours that are not leaving.
     names: BTreeMap<Arc<str>, Slot>,
     addresses: BTreeMap<IpAddr, SmallVec<[Slot; 1]>>,
+    ranges: Ranges,
     tables: Tables,
     originated: BTreeMap<Prefix, config::Originate>,
     /// Next hops that routes of ours have.
@@ -327,6 +331,7 @@ impl Speaker {
             generations: vec![0],
             names: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            ranges: Ranges::default(),
             tables: Tables {
                 store: AttributeStore::new(seed ^ 0x5eed_a77e),
                 facts: vec![local],

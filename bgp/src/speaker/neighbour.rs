@@ -11,6 +11,7 @@ use super::PeerId;
 use super::config::PeerConfig;
 use super::errors::{ErrorAction, ErrorLog};
 use super::liveness::Liveness;
+use super::ranges::Standing;
 use super::snapshot::MessageCounters;
 use crate::family::{Family, FamilySet};
 use crate::fsm::{Direction, Negotiated, Peer, PeerWarning};
@@ -28,6 +29,8 @@ pub(super) struct Neighbour {
     pub(super) address: SocketAddr,
     /// The range it came from; it is forgotten when it left and nothing is held against it.
     pub(super) range: Option<Arc<str>>,
+    /// As what its range counts it.
+    pub(super) counted: Option<Standing>,
     /// Our address that it calls.
     pub(super) called: Option<IpAddr>,
     pub(super) session: Option<Session>,
@@ -144,6 +147,7 @@ impl Neighbour {
             fsm,
             address,
             range,
+            counted: None,
             called: None,
             session: None,
             settled: None,
