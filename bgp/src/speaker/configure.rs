@@ -7,6 +7,7 @@
 //! | password, TCP-AO keys, how long its window may stay closed | the running connection is given them |
 //! | a peer came or went | it starts; it is told 6/3 and its routes go |
 //! | a caller from a range is configured by its address, or no longer is | its session goes on, as one of the other configuration |
+//! | a peer has another name | its session goes on under that |
 //! | a peer is disabled, or has another AS | its routes go, also those kept for its return |
 //! | what OPENs or the TCP connection settle | that session is reset and tried at once |
 //! | how its path is watched (BFD) | the watching changes, nothing else; off says AdminDown to the other end |
@@ -217,7 +218,9 @@ impl Speaker {
         neighbour
             .fsm
             .handle_event(now, Event::Stop(Shutdown::Deconfigured));
-        self.names.remove(&name);
+        if self.names.get(&name) == Some(&slot) {
+            self.names.remove(&name);
+        }
         self.recount(slot);
         self.forget_address(slot, address);
         self.refresh_liveness(slot, now);

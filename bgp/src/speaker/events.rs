@@ -96,7 +96,7 @@ pub enum Removal {
     NotConfigured,
     /// It called from a range and its connection ended.
     Left,
-    /// It called from a range, is configured by its address by now, and goes on under that name.
+    /// It is configured by its address, under a name that it did not go by so far, and goes on under that.
     Named,
     /// It is no longer configured by its address, and goes on as a caller from a range.
     Unnamed,

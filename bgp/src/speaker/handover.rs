@@ -1,4 +1,5 @@
-//! Neighbours that change hands: a caller from a range that is configured by its address from now on, or no longer is.
+//! Neighbours that change hands: a caller from a range that is configured by its address from now on, or no longer is, and a peer
+//! that is configured under another name.
 //!
 //! It is the same neighbour over the same connection, so its session goes on under the other name, unless the two configurations
 //! differ in what a session is made of; then it is reset like that of any neighbour whose configuration changes so. Two entries
@@ -68,13 +69,9 @@ impl Speaker {
     }
 
     fn fate_of_caller(&self, caller: &Neighbour, range: &str, wanted: &Wanted<'_>) -> Fate {
-        if let Some(exact) = wanted.for_caller(caller) {
-            let elsewhere = self.names.get(exact.name.as_str()).is_some_and(|slot| {
-                self.neighbour(*slot)
-                    .is_some_and(|other| other.range.is_none())
-            });
+        if let Some(exact) = wanted.at_address_of(caller) {
             // That one has a place, or begins without what is held against a caller.
-            return if elsewhere || caller.is_only_remembered() {
+            return if self.has_place(&exact.name) || caller.is_only_remembered() {
                 Fate::Goes
             } else {
                 Fate::GoesOn(Becomes::Named(exact.clone()))
@@ -104,19 +101,28 @@ impl Speaker {
             }
             // Its link is gone, or it has become another: what was learned over it leads nowhere.
             _ if is_link_local(address) => Fate::Goes,
+            // Nothing is lost by beginning anew.
+            _ if neighbour.session.is_none() && !neighbour.retention.keeps() => Fate::Goes,
             // Perhaps another neighbour under an old name.
-            _ => match self.range_around(neighbour) {
-                Some(range) => Fate::GoesOn(Becomes::CallerOf(range.clone())),
-                None => Fate::Goes,
+            _ => match wanted.at_address_of(neighbour) {
+                Some(exact) if self.has_place(&exact.name) => Fate::Goes,
+                Some(exact) => Fate::GoesOn(Becomes::Named(exact.clone())),
+                None => match self.range_around(neighbour) {
+                    Some(range) => Fate::GoesOn(Becomes::CallerOf(range.clone())),
+                    None => Fate::Goes,
+                },
             },
         }
     }
 
-    /// The range that would take the neighbour if it called again, where there is something to be lost by having it do so.
+    /// Whether a configured peer goes by this name already. Callers from ranges give way to one.
+    fn has_place(&self, name: &str) -> bool {
+        let known = self.names.get(name).and_then(|slot| self.neighbour(*slot));
+        known.is_some_and(|known| known.range.is_none())
+    }
+
+    /// The range that would take the neighbour if it called again.
     fn range_around(&self, neighbour: &Neighbour) -> Option<&PeerConfig> {
-        if neighbour.session.is_none() && !neighbour.retention.keeps() {
-            return None;
-        }
         let local = neighbour.settled.as_ref()?.local.ip();
         let binding = &neighbour.config.binding;
         self.range_of(neighbour.address.ip(), Some(local), binding)
@@ -130,6 +136,8 @@ impl Speaker {
         let (known, state) = (neighbour.address, neighbour.fsm.state());
         let settled = neighbour.settled.clone();
         let (config, address, range, why) = match becomes {
+            // It called two addresses of ours, and its other session goes on under that name by now.
+            Becomes::Named(peer) if self.has_place(&peer.name) => return self.remove(slot, now),
             Becomes::Named(peer) => {
                 let address = address_of(&peer.remote);
                 (peer, address, None, Removal::Named)
@@ -209,15 +217,23 @@ impl Speaker {
 }
 
 impl<'a> Wanted<'a> {
-    /// The peer that is configured for just this caller from a range.
-    fn for_caller(&self, caller: &Neighbour) -> Option<&'a PeerConfig> {
-        let local = caller.local_address().or(caller.called);
-        let of_address = self.addresses.get(&caller.address.ip())?;
-        of_address.iter().copied().find(|peer| {
-            same_host(&peer.remote, caller.address)
-                && peer.binding == caller.config.binding
-                && (peer.local_address.is_none() || peer.local_address == local)
-        })
+    /// The peer that is configured for just this address and that of ours; one that names ours before one that leaves it open.
+    fn at_address_of(&self, neighbour: &Neighbour) -> Option<&'a PeerConfig> {
+        let settled = neighbour.settled.as_ref();
+        let local = neighbour
+            .local_address()
+            .or(neighbour.called)
+            .or_else(|| Some(settled?.local.ip()));
+        let of_address = self.addresses.get(&neighbour.address.ip())?;
+        of_address
+            .iter()
+            .copied()
+            .filter(|peer| {
+                same_host(&peer.remote, neighbour.address)
+                    && peer.binding == neighbour.config.binding
+                    && (peer.local_address.is_none() || peer.local_address == local)
+            })
+            .min_by_key(|peer| peer.local_address.is_none())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A caller from a range that is configured by its address while it is here, and one that no longer is.
+//! A caller from a range that is configured by its address while it is here, one that no longer is, and a peer whose name changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use margay_bgp::codec::HoldTime;
 use margay_bgp::fsm::State;
 use margay_bgp::policy::{Condition, Policy, Rule, Verdict};
 use margay_bgp::speaker::Accepted;
-use margay_bgp::speaker::config::{PeerConfig, Remote, SpeakerConfig};
+use margay_bgp::speaker::config::{Listen, PeerConfig, Remote, SpeakerConfig};
 use margay_bgp::speaker::events::PeerEventKind;
 
 use super::ranges::{announce_of, call, caller, ranged};
 use super::refresh::GRACEFUL;
 use super::{
-    KEEPALIVE, Lab, SECOND, USUAL, announce, message, nlri, open, over_tcp, own_address, update,
-    usual,
+    KEEPALIVE, Lab, SECOND, USUAL, announce, message, nlri, open, over_tcp, own_address, prefix,
+    update, usual,
 };
 
 const FIRST: &str = "10.1.0.0/16";
@@ -130,6 +130,122 @@ fn a_name_taken_back_leaves_the_session_to_the_range() {
     lab.holds("b", SECOND_ROUTE);
     // And it is what any caller is: gone when its connection is.
     lab.cut("a");
+    lab.lacks("b", FIRST);
+    assert_eq!(those_of_the_range(&lab), []);
+}
+
+/// `named` has a session and announced [`FIRST`].
+fn named_session(with_range: bool) -> Lab {
+    let mut lab = ranged(|_| ());
+    lab.configure(|config| {
+        named(config, |peer| peer.passive = true);
+        if !with_range {
+            config.peers.retain(|peer| peer.name != "a");
+        }
+    });
+    announce_of(&mut lab, 1, &[FIRST]);
+    lab.holds("b", FIRST);
+    lab.told("b");
+    lab
+}
+
+fn of(config: &SpeakerConfig, name: &str) -> usize {
+    let mut peers = config.peers.iter();
+    peers.position(|peer| peer.name == name).unwrap()
+}
+
+#[test]
+fn a_peer_that_is_given_another_name_keeps_its_session_whatever_range_holds_it() {
+    for with_range in [true, false] {
+        let mut lab = named_session(with_range);
+        lab.configure(|config| {
+            let place = of(config, "named");
+            config.peers[place].name = "a-new".to_owned();
+            config.peers[place].passive = false;
+        });
+        lab.rename("a", "a-new");
+        assert_only(&lab, "a-new", false);
+        lab.assert_established("a-new");
+        assert!(lab.told("b").is_empty());
+        // It is this one's policy that holds, and nobody else is dialled.
+        lab.configure(|config| {
+            let place = of(config, "a-new");
+            config.peers[place].import = Arc::new(Policy::reject_all());
+        });
+        lab.lacks("b", FIRST);
+        if !over_tcp() {
+            lab.advance(5 * SECOND, &[]);
+            assert!(lab.dialled.is_empty());
+        }
+    }
+}
+
+#[test]
+fn peers_inside_a_range_that_swap_names_begin_anew_and_are_nobody_elses() {
+    let mut lab = named_session(true);
+    lab.rename("a", "first");
+    lab.configure(|config| {
+        named(config, |peer| {
+            peer.name = "a-second".to_owned();
+            peer.remote = Remote::Address(SocketAddr::from(([10, 9, 0, 2], 179)));
+            peer.passive = true;
+        });
+    });
+    announce_of(&mut lab, 2, &[SECOND_ROUTE]);
+    lab.holds("b", SECOND_ROUTE);
+    lab.configure(|config| {
+        let (first, second) = (of(config, "named"), of(config, "a-second"));
+        config.peers[first].name = "a-second".to_owned();
+        config.peers[second].name = "named".to_owned();
+    });
+    lab.assert_ended("first", 6, 3, &[]);
+    lab.assert_ended("a", 6, 3, &[]);
+    lab.put_aside("a");
+    let both = [("a-second".to_owned(), false), ("named".to_owned(), false)];
+    assert_eq!(those_of_the_range(&lab), both);
+    announce_of(&mut lab, 1, &[FIRST]);
+    lab.holds("b", FIRST);
+    assert_eq!(those_of_the_range(&lab), both);
+}
+
+#[test]
+fn of_a_caller_at_two_addresses_of_ours_one_session_goes_on_under_its_name() {
+    let own = [[192, 0, 2, 1], [192, 0, 2, 9]].map(|own| SocketAddr::from((own, 179)));
+    let mut lab = Lab::with(|config| {
+        config.listen = vec![Listen::from(SocketAddr::from(([0; 4], 179)))];
+        config.peers[0].remote = Remote::Range(prefix("10.9.0.0/24"));
+        let mut other = config.peers[0].clone();
+        other.name = "a-else".to_owned();
+        config.peers[0].local_address = Some(own[0].ip());
+        other.local_address = Some(own[1].ip());
+        config.peers.push(other);
+    });
+    lab.establish(&["b"]);
+    for (name, own, route) in [("c", own[0], FIRST), ("d", own[1], SECOND_ROUTE)] {
+        lab.connect_from(name, caller(1), own);
+        lab.say(name, &open(64600, [10, 9, 0, 1].into(), 90, USUAL));
+        lab.say(name, &KEEPALIVE);
+        lab.say(name, &announce("a", &[route]));
+        lab.holds("b", route);
+    }
+    let callers = ["a-10.9.0.1", "a-else-10.9.0.1"].map(|name| (name.to_owned(), true));
+    assert_eq!(those_of_the_range(&lab), callers);
+    lab.configure(|config| {
+        named(config, |peer| {
+            (peer.passive, peer.local_address) = (true, None);
+        });
+    });
+    lab.assert_ended("d", 6, 3, &[]);
+    lab.lacks("b", SECOND_ROUTE);
+    lab.holds("b", FIRST);
+    assert_only(&lab, "named", false);
+    // And it is that peer's alone.
+    lab.configure(|config| {
+        config
+            .peers
+            .retain(|peer| !peer.name.starts_with(['a', 'n']))
+    });
+    lab.assert_ended("c", 6, 3, &[]);
     lab.lacks("b", FIRST);
     assert_eq!(those_of_the_range(&lab), []);
 }
