@@ -183,8 +183,12 @@ impl Speaker {
         let id = PeerId::new(slot, *generation);
         let config = Arc::new(config);
         let seed = self.seed ^ (u64::from(id.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let fsm = Peer::new(Arc::clone(&config), self.identity(), seed, now);
+        let mut fsm = Peer::new(Arc::clone(&config), self.identity(), seed, now);
         let (range, called) = caller.unzip();
+        let own = called.or(config.local_address);
+        if self.keepers.was_here(address, own, &config.binding, now) {
+            fsm.note_earlier_session();
+        }
         let mut neighbour = Box::new(Neighbour::new(id, config, fsm, address, range, now));
         neighbour.called = called;
         if neighbour.range.is_some() {
@@ -287,9 +291,16 @@ impl Speaker {
             neighbour.address = address;
         }
         self.refresh_liveness(slot, now);
+        let was_here = moved.is_some() && {
+            let (address, own) = (address_of(&new.remote), new.local_address);
+            self.keepers.was_here(address, own, &new.binding, now)
+        };
         let Some(neighbour) = self.neighbour_mut(slot) else {
             return;
         };
+        if was_here {
+            neighbour.fsm.note_earlier_session();
+        }
         let id = neighbour.id;
         let connected = neighbour.is_connected();
         let keys_changed = old.password != new.password || old.tcp_ao != new.tcp_ao;
@@ -390,8 +401,9 @@ impl Speaker {
             self.departed.established += gone.established_count;
             self.departed.lost += gone.established_count;
             self.departed.messages.add(&gone.counters);
-            if had_paths && gone.range.is_some() && !gone.leaving {
-                self.keepers.note(gone.name, &gone.config, now);
+            if let Some(settled) = gone.settled {
+                let (remote, own) = (settled.remote, settled.local.ip());
+                self.keepers.note(remote, own, &gone.config, now);
             }
         }
         if neighbour_is_watched {
@@ -615,12 +627,16 @@ pub(super) fn address_of(remote: &Remote) -> SocketAddr {
 }
 
 pub(super) fn same_host(remote: &Remote, address: SocketAddr) -> bool {
-    let scope = |address: &SocketAddr| match address {
+    matches!(remote, Remote::Address(wanted)
+        if wanted.ip() == address.ip() && scope_of(wanted) == scope_of(&address))
+}
+
+/// The link that the address is one of; zero for one that is the same everywhere.
+pub(super) const fn scope_of(address: &SocketAddr) -> u32 {
+    match address {
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
         SocketAddr::V4(_) | SocketAddr::V6(_) => 0,
-    };
-    matches!(remote, Remote::Address(wanted)
-        if wanted.ip() == address.ip() && scope(wanted) == scope(&address))
+    }
 }
 
 fn originated(route: &Originate, store: &mut AttributeStore) -> Incoming {

@@ -10,7 +10,7 @@ use margay_bgp::speaker::Accepted;
 use margay_bgp::speaker::config::{Listen, PeerConfig, Remote, SpeakerConfig};
 use margay_bgp::speaker::events::PeerEventKind;
 
-use super::ranges::{announce_of, call, caller, ranged};
+use super::ranges::{announce_of, call, caller, helps, ranged};
 use super::refresh::GRACEFUL;
 use super::{
     KEEPALIVE, Lab, SECOND, USUAL, announce, message, nlri, open, over_tcp, own_address, prefix,
@@ -379,4 +379,53 @@ fn what_policies_say_of_a_name_holds_from_the_change_of_hands_on() {
         &update(&[], &usual("a").concat(), &nlri(&[SECOND_ROUTE])),
     );
     lab.lacks("b", SECOND_ROUTE);
+}
+
+/// The helper leaves, and nothing of it is here but a peer with this name, if any.
+fn leaves(lab: &mut Lab) {
+    lab.cut("a");
+    lab.soon("nothing of it is here", |lab| {
+        let known = those_of_the_range(lab);
+        let here = |name: &str| lab.peer(name).state == State::Established;
+        known.iter().all(|(name, dynamic)| !dynamic && !here(name))
+    });
+}
+
+#[test]
+fn a_caller_that_is_given_a_name_while_it_is_away_is_told_that_its_routes_of_ours_are_forwarded() {
+    let mut lab = ranged(|_| ());
+    let forwarded = helps(&mut lab, "a-10.9.0.1");
+    assert!(!forwarded, "that may be of an earlier life");
+    leaves(&mut lab);
+    lab.configure(|config| named(config, |peer| peer.passive = true));
+    assert!(helps(&mut lab, "named"));
+}
+
+#[test]
+fn a_peer_whose_name_goes_or_changes_while_it_is_away_is_told_that_its_routes_of_ours_are_forwarded()
+ {
+    for (name, then) in [(None, "a-10.9.0.1"), (Some("a-new"), "a-new")] {
+        let mut lab = ranged(|_| ());
+        lab.configure(|config| named(config, |peer| peer.passive = true));
+        assert!(!helps(&mut lab, "named"));
+        leaves(&mut lab);
+        lab.configure(|config| {
+            let place = of(config, "named");
+            match name {
+                Some(name) => config.peers[place].name = name.to_owned(),
+                None => drop(config.peers.remove(place)),
+            }
+        });
+        assert!(helps(&mut lab, then));
+    }
+}
+
+#[test]
+fn a_call_that_comes_to_nothing_is_not_what_a_caller_is_remembered_by() {
+    let mut lab = ranged(|_| ());
+    helps(&mut lab, "a-10.9.0.1");
+    leaves(&mut lab);
+    call(&mut lab, 1);
+    leaves(&mut lab);
+    assert!(helps(&mut lab, "a-10.9.0.1"));
 }

@@ -177,8 +177,8 @@ fn one_caller_more_than_there_may_be_is_told_nothing() {
     lab.holds("b", "10.2.0.0/16");
 }
 
-/// Caller 1 comes, only to help us restart, and leaves: whether it was told that our forwarding went on.
-fn comes_to_help(lab: &mut Lab) -> bool {
+/// Caller 1 comes, only to help us restart: whether it is told that our forwarding went on.
+pub(super) fn helps(lab: &mut Lab, name: &str) -> bool {
     call(lab, 1);
     let told = lab.told("a");
     let [Message::Open(ours)] = &told[..] else {
@@ -195,11 +195,17 @@ fn comes_to_help(lab: &mut Lab) -> bool {
     lab.say("a", &open(64600, [10, 9, 0, 1].into(), 90, &helper));
     lab.say("a", &KEEPALIVE);
     if !over_tcp() {
-        assert_eq!(lab.peer("a-10.9.0.1").state, State::Established);
+        assert_eq!(lab.peer(name).state, State::Established);
     }
+    families.unwrap().iter().all(|family| family.forwarding)
+}
+
+/// The same, and it leaves.
+fn comes_to_help(lab: &mut Lab) -> bool {
+    let forwarding = helps(lab, "a-10.9.0.1");
     lab.cut("a");
     lab.soon("nothing of it is here", |lab| callers(lab) == 0);
-    families.unwrap().iter().all(|family| family.forwarding)
+    forwarding
 }
 
 #[test]
