@@ -1,4 +1,4 @@
-//! What a collector is told reads as RFC 7854 and 9069 have it: lengths add up, each message is what its type says, and the
+//! What a collector is told reads as RFC 7854, 8671 and 9069 have it: lengths add up, each message is what its type says, and the
 //! values are those that were meant. The reader here knows nothing of the writer.
 
 #![no_main]
@@ -42,7 +42,13 @@ fn about<'a>(body: &'a [u8], header: &PeerHeader) -> &'a [u8] {
         Some(IpAddr::V6(address)) => (of_peer, 0x80, address.to_bits()),
     };
     assert_eq!(body[0], kind);
-    assert_eq!(body[1], v6 | if header.post_policy { 0x40 } else { 0 });
+    let flags = [
+        (header.post_policy, 0x40),
+        (header.two_octet_as, 0x20),
+        (header.adj_rib_out, 0x10),
+    ];
+    let flags = flags.into_iter().filter(|(set, _)| *set);
+    assert_eq!(body[1], flags.fold(v6, |flags, (_, flag)| flags | flag));
     assert_eq!(number(&body[2..10]), header.distinguisher);
     assert_eq!(body[10..26], address.to_be_bytes());
     assert_eq!(number(&body[26..30]), u64::from(header.asn.0));
@@ -89,6 +95,8 @@ fuzz_target!(|data: &[u8]| {
         asn: choices.asn(),
         router_id: choices.word(),
         post_policy: choices.flag(),
+        adj_rib_out: choices.flag(),
+        two_octet_as: choices.flag(),
         time: Duration::new(u64::from(choices.word()), choices.word() % 1_000_000_000),
     };
     match choices.below(6) {

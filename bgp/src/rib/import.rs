@@ -276,7 +276,8 @@ pub(crate) fn apply_policy(
         discard: changes.discard,
     };
     // Interned all the same: an address that is ours now may be another's later, and its users are found by it.
-    let unusable = set.filter(|next_hop| leads_nowhere(context, *next_hop));
+    // What is dropped needs no way there.
+    let unusable = set.filter(|next_hop| !changes.discard && leads_nowhere(context, *next_hop));
     (store.intern(data), unusable.map(|_| Unusable::NextHop))
 }
 

@@ -141,6 +141,11 @@ impl Speaker {
         for slot in gone {
             self.remove(slot, now);
         }
+        // Of two that are one from here on, it is the one with a session.
+        renamed.sort_by_key(|(slot, _)| {
+            self.neighbour(*slot)
+                .is_none_or(|neighbour| neighbour.session.is_none())
+        });
         for (slot, becomes) in renamed {
             self.hand_over(slot, becomes, now);
         }
@@ -230,9 +235,22 @@ impl Speaker {
         self.refresh_liveness(slot, now);
         self.drain(slot, now);
         self.forget_kept(slot, now);
+        // Its routes may take a while to go, and its successor begins at once.
+        self.note_keeper(slot, now);
         self.deferral.settle(slot, FamilySet::all());
         self.end_deferral_where_complete(now);
         self.retire_if_gone(slot, now);
+    }
+
+    /// Notes that a neighbour which goes may keep our routes.
+    fn note_keeper(&mut self, slot: Slot, now: Instant) {
+        let place = self.neighbours.get(usize::from(slot));
+        if let Some(neighbour) = place.and_then(Option::as_deref)
+            && let Some(settled) = &neighbour.settled
+        {
+            let (remote, own) = (settled.remote, settled.local.ip());
+            self.keepers.note(remote, own, &neighbour.config, now);
+        }
     }
 
     /// Routes kept of an ended session go: their return is awaited no more.
@@ -250,6 +268,8 @@ impl Speaker {
         ipv4.table.begin_epoch(slot, store);
         ipv6.table.begin_epoch(slot, store);
         self.take_steps(slot, &steps);
+        // Those without routes stand back behind those with some.
+        self.recount(slot);
     }
 
     fn forget_address(&mut self, slot: Slot, address: IpAddr) {
@@ -395,16 +415,13 @@ impl Speaker {
         }
         self.uncount(slot);
         self.forget_address(slot, address);
+        self.note_keeper(slot, now);
         if let Some(place) = self.neighbours.get_mut(usize::from(slot))
             && let Some(gone) = place.take()
         {
             self.departed.established += gone.established_count;
             self.departed.lost += gone.established_count;
             self.departed.messages.add(&gone.counters);
-            if let Some(settled) = gone.settled {
-                let (remote, own) = (settled.remote, settled.local.ip());
-                self.keepers.note(remote, own, &gone.config, now);
-            }
         }
         if neighbour_is_watched {
             self.outputs.push_back(Output::Watch {

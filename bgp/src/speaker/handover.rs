@@ -71,7 +71,7 @@ impl Speaker {
     fn fate_of_caller(&self, caller: &Neighbour, range: &str, wanted: &Wanted<'_>) -> Fate {
         if let Some(exact) = wanted.at_address_of(caller) {
             // That one has a place, or begins without what is held against a caller.
-            return if self.has_place(&exact.name) || caller.is_only_remembered() {
+            return if self.keeps_place(&exact.name, wanted) || caller.is_only_remembered() {
                 Fate::Goes
             } else {
                 Fate::GoesOn(Becomes::Named(exact.clone()))
@@ -91,21 +91,12 @@ impl Speaker {
     }
 
     fn fate_of_named(&self, neighbour: &Neighbour, wanted: &Wanted<'_>) -> Fate {
-        let address = neighbour.address;
-        match wanted.names.get(&*neighbour.name) {
-            Some(peer)
-                if !peer.remote.is_range()
-                    && (address.ip().is_unspecified() || same_host(&peer.remote, address)) =>
-            {
-                Fate::Stays((*peer).clone())
-            }
-            // Its link is gone, or it has become another: what was learned over it leads nowhere.
-            _ if is_link_local(address) => Fate::Goes,
-            // Nothing is lost by beginning anew.
-            _ if neighbour.session.is_none() && !neighbour.retention.keeps() => Fate::Goes,
+        match wanted.under_name_of(neighbour) {
+            Some(peer) => Fate::Stays(peer.clone()),
+            None if begins_anew(neighbour) => Fate::Goes,
             // Perhaps another neighbour under an old name.
-            _ => match wanted.at_address_of(neighbour) {
-                Some(exact) if self.has_place(&exact.name) => Fate::Goes,
+            None => match wanted.at_address_of(neighbour) {
+                Some(exact) if self.keeps_place(&exact.name, wanted) => Fate::Goes,
                 Some(exact) => Fate::GoesOn(Becomes::Named(exact.clone())),
                 None => match self.range_around(neighbour) {
                     Some(range) => Fate::GoesOn(Becomes::CallerOf(range.clone())),
@@ -115,10 +106,16 @@ impl Speaker {
         }
     }
 
-    /// Whether a configured peer goes by this name already. Callers from ranges give way to one.
-    fn has_place(&self, name: &str) -> bool {
-        let known = self.names.get(name).and_then(|slot| self.neighbour(*slot));
-        known.is_some_and(|known| known.range.is_none())
+    /// The configured peer that goes by this name. Callers from ranges give way to one.
+    fn holder_of(&self, name: &str) -> Option<&Neighbour> {
+        let slot = self.names.get(name)?;
+        self.neighbour(*slot).filter(|known| known.range.is_none())
+    }
+
+    /// Whether whoever goes by this name has it also under the new configuration, or something to lose with it.
+    fn keeps_place(&self, name: &str, wanted: &Wanted<'_>) -> bool {
+        self.holder_of(name)
+            .is_some_and(|known| wanted.under_name_of(known).is_some() || !begins_anew(known))
     }
 
     /// The range that would take the neighbour if it called again.
@@ -137,7 +134,9 @@ impl Speaker {
         let settled = neighbour.settled.clone();
         let (config, address, range, why) = match becomes {
             // It called two addresses of ours, and its other session goes on under that name by now.
-            Becomes::Named(peer) if self.has_place(&peer.name) => return self.remove(slot, now),
+            Becomes::Named(peer) if self.holder_of(&peer.name).is_some() => {
+                return self.remove(slot, now);
+            }
             Becomes::Named(peer) => {
                 let address = address_of(&peer.remote);
                 (peer, address, None, Removal::Named)
@@ -217,6 +216,15 @@ impl Speaker {
 }
 
 impl<'a> Wanted<'a> {
+    /// The peer that is configured by the neighbour's name, if it is still that neighbour.
+    fn under_name_of(&self, neighbour: &Neighbour) -> Option<&'a PeerConfig> {
+        let address = neighbour.address;
+        let peer = *self.names.get(&*neighbour.name)?;
+        let is_it = !peer.remote.is_range()
+            && (address.ip().is_unspecified() || same_host(&peer.remote, address));
+        is_it.then_some(peer)
+    }
+
     /// The peer that is configured for just this address and that of ours; one that names ours before one that leaves it open.
     fn at_address_of(&self, neighbour: &Neighbour) -> Option<&'a PeerConfig> {
         let settled = neighbour.settled.as_ref();
@@ -235,6 +243,12 @@ impl<'a> Wanted<'a> {
             })
             .min_by_key(|peer| peer.local_address.is_none())
     }
+}
+
+/// Whether nothing is lost by beginning anew: there is neither a session nor a route kept of one, or what was learned over a link
+/// leads nowhere now that it is gone, or has become another.
+fn begins_anew(neighbour: &Neighbour) -> bool {
+    is_link_local(neighbour.address) || neighbour.session.is_none() && !neighbour.retention.keeps()
 }
 
 fn holds(remote: &Remote, address: IpAddr) -> bool {

@@ -208,9 +208,8 @@ fn peers_inside_a_range_that_swap_names_begin_anew_and_are_nobody_elses() {
     assert_eq!(those_of_the_range(&lab), both);
 }
 
-#[test]
-fn of_a_caller_at_two_addresses_of_ours_one_session_goes_on_under_its_name() {
-    let own = [[192, 0, 2, 1], [192, 0, 2, 9]].map(|own| SocketAddr::from((own, 179)));
+/// One range for each of two addresses of ours.
+fn at_two_addresses(own: [SocketAddr; 2]) -> Lab {
     let mut lab = Lab::with(|config| {
         config.listen = vec![Listen::from(SocketAddr::from(([0; 4], 179)))];
         config.peers[0].remote = Remote::Range(prefix("10.9.0.0/24"));
@@ -221,6 +220,13 @@ fn of_a_caller_at_two_addresses_of_ours_one_session_goes_on_under_its_name() {
         config.peers.push(other);
     });
     lab.establish(&["b"]);
+    lab
+}
+
+#[test]
+fn of_a_caller_at_two_addresses_of_ours_one_session_goes_on_under_its_name() {
+    let own = [[192, 0, 2, 1], [192, 0, 2, 9]].map(|own| SocketAddr::from((own, 179)));
+    let mut lab = at_two_addresses(own);
     for (name, own, route) in [("c", own[0], FIRST), ("d", own[1], SECOND_ROUTE)] {
         lab.connect_from(name, caller(1), own);
         lab.say(name, &open(64600, [10, 9, 0, 1].into(), 90, USUAL));
@@ -248,6 +254,45 @@ fn of_a_caller_at_two_addresses_of_ours_one_session_goes_on_under_its_name() {
     lab.assert_ended("c", 6, 3, &[]);
     lab.lacks("b", FIRST);
     assert_eq!(those_of_the_range(&lab), []);
+}
+
+#[test]
+fn a_caller_takes_the_name_of_a_peer_that_was_looked_for_elsewhere_in_vain() {
+    let mut lab = called(USUAL);
+    lab.configure(|config| {
+        named(config, |peer| {
+            peer.remote = Remote::Address(SocketAddr::from(([10, 9, 0, 7], 179)));
+            peer.passive = true;
+        });
+    });
+    lab.configure(|config| {
+        let place = of(config, "named");
+        config.peers[place].remote = Remote::Address(SocketAddr::from(([10, 9, 0, 1], 179)));
+    });
+    lab.rename("a", "named");
+    assert_only(&lab, "named", false);
+    assert_eq!(lab.peer("named").established_count, 1);
+    assert!(lab.told("b").is_empty());
+}
+
+#[test]
+fn of_a_caller_at_two_addresses_of_ours_the_one_with_a_session_goes_on() {
+    let own = [[192, 0, 2, 1], [192, 0, 2, 9]].map(|own| SocketAddr::from((own, 179)));
+    let mut lab = at_two_addresses(own);
+    lab.connect_from("c", caller(1), own[0]);
+    lab.connect_from("d", caller(1), own[1]);
+    lab.say("d", &open(64600, [10, 9, 0, 1].into(), 90, USUAL));
+    lab.say("d", &KEEPALIVE);
+    lab.say("d", &announce("a", &[SECOND_ROUTE]));
+    lab.holds("b", SECOND_ROUTE);
+    lab.configure(|config| {
+        named(config, |peer| {
+            (peer.passive, peer.local_address) = (true, None);
+        });
+    });
+    lab.assert_ended("c", 6, 3, &[]);
+    lab.holds("b", SECOND_ROUTE);
+    assert_only(&lab, "named", false);
 }
 
 #[test]
@@ -418,6 +463,26 @@ fn a_peer_whose_name_goes_or_changes_while_it_is_away_is_told_that_its_routes_of
         });
         assert!(helps(&mut lab, then));
     }
+}
+
+#[test]
+fn who_begins_anew_before_its_kept_routes_are_gone_is_told_that_its_routes_of_ours_are_forwarded() {
+    // What is between two configurations is the speaker's own.
+    if over_tcp() {
+        return;
+    }
+    let mut lab = called(GRACEFUL);
+    lab.cut("a");
+    lab.holds("b", FIRST);
+    let mut config = lab.speaker.config().clone();
+    let range = config.peers.remove(0);
+    let now = lab.now;
+    lab.speaker.configure(config.clone(), now);
+    config.peers.insert(0, range);
+    named(&mut config, |peer| peer.passive = true);
+    lab.speaker.configure(config, now);
+    lab.settle();
+    assert!(helps(&mut lab, "named"));
 }
 
 #[test]

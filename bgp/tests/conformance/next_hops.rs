@@ -236,6 +236,16 @@ fn a3_a_next_hop_that_import_policy_sets_is_judged_as_a_received_one() {
 }
 
 #[test]
+fn a3_what_policy_drops_needs_no_next_hop_that_leads_anywhere() {
+    let mut policy = Policy::clone(&by("127.0.0.9"));
+    policy.rules[0].actions.push(Action::Discard);
+    let mut lab = Lab::with(|config| config.peers[0].import = Arc::new(policy));
+    lab.establish(&["a"]);
+    lab.say("a", &announce("a", &[ROUTE]));
+    assert_eq!(unusable(&lab, "a"), None);
+}
+
+#[test]
 fn a3_an_ipv6_route_is_given_no_ipv4_next_hop_by_policy() {
     const OVER: &str = "fd01::/16";
     let mut lab = Lab::with(|config| config.peers[0].import = by("192.0.2.77"));
