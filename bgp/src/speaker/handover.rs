@@ -96,6 +96,10 @@ impl Speaker {
             None if begins_anew(neighbour) => Fate::Goes,
             // Perhaps another neighbour under an old name.
             None => match wanted.at_address_of(neighbour) {
+                // At another port of its host it is another speaker.
+                Some(exact) if address_of(&exact.remote).port() != neighbour.address.port() => {
+                    Fate::Goes
+                }
                 Some(exact) if self.keeps_place(&exact.name, wanted) => Fate::Goes,
                 Some(exact) => Fate::GoesOn(Becomes::Named(exact.clone())),
                 None => match self.range_around(neighbour) {

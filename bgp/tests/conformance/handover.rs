@@ -181,6 +181,20 @@ fn a_peer_that_is_given_another_name_keeps_its_session_whatever_range_holds_it()
 }
 
 #[test]
+fn a_name_for_another_port_of_the_same_host_is_another_peer() {
+    let mut lab = named_session(true);
+    lab.configure(|config| {
+        let place = of(config, "named");
+        let peer = &mut config.peers[place];
+        peer.name = "a-new".to_owned();
+        peer.remote = Remote::Address(SocketAddr::from(([10, 9, 0, 1], 1179)));
+    });
+    lab.assert_ended("a", 6, 3, &[]);
+    lab.lacks("b", FIRST);
+    assert_only(&lab, "a-new", false);
+}
+
+#[test]
 fn peers_inside_a_range_that_swap_names_begin_anew_and_are_nobody_elses() {
     let mut lab = named_session(true);
     lab.rename("a", "first");
