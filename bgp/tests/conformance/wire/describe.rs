@@ -187,6 +187,9 @@ fn is_on_link(remote: &Remote) -> bool {
 
 fn describe_peer(text: &mut String, policies: &mut String, peer: &PeerConfig) {
     let remote = match peer.remote {
+        Remote::Address(remote) if remote.is_ipv4() && remote.port() != 179 => {
+            format!("address: {}\n    port: {}", remote.ip(), remote.port())
+        }
         Remote::Address(remote) if remote.is_ipv4() => format!("address: {}", remote.ip()),
         Remote::Range(range) => format!("range: {range}"),
         Remote::Address(SocketAddr::V6(remote)) if remote.scope_id() != 0 => format!(
