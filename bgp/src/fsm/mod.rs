@@ -59,6 +59,8 @@ use std::time::{Duration, Instant};
 
 use self::ending::Next;
 pub use self::event::{Direction, Event, Shutdown};
+#[cfg(test)]
+pub(crate) use self::negotiation::add_paths;
 pub use self::output::{DownCause, DownReason, Negotiated, PeerOutput, PeerWarning};
 pub use self::state::State;
 use self::state::{Connection, Delaying, Established, OpenConfirm, OpenSent, Run};

@@ -358,7 +358,8 @@ fn graceful_restart(open: &Open) -> Option<&GracefulRestartCapability> {
     })
 }
 
-fn add_paths(open: &Open, wanted: fn(AddPathMode) -> bool) -> FamilySet {
+/// Families for which an OPEN has a mode of ADD-PATH that is wanted.
+pub(crate) fn add_paths(open: &Open, wanted: fn(AddPathMode) -> bool) -> FamilySet {
     open.capabilities
         .iter()
         .filter_map(|capability| {

@@ -17,8 +17,8 @@ use super::{Speaker, Tables, with_rib, with_rib_ref};
 use crate::bmp::message::{self, PeerHeader};
 use crate::bmp::{Mirror, Monitor, MonitorId};
 use crate::family::Family;
+use crate::rib::Slot;
 use crate::rib::adj_rib_out::{Entrance, Group, MemberId};
-use crate::rib::{Slot, View};
 
 /// Mirrors that have a turn in one go.
 const TURNS: usize = 64;
@@ -134,18 +134,8 @@ impl Speaker {
                 if out.len() >= limit {
                     return true;
                 }
-                let Tables {
-                    store,
-                    facts,
-                    ipv4,
-                    ipv6,
-                } = &mut self.tables;
-                let view = View { facts, options };
-                let (octets, unsendable, more) = if *family == Family::IPV6_UNICAST {
-                    ipv6.pull(mirror.group, mirror.member, store, &view)
-                } else {
-                    ipv4.pull(mirror.group, mirror.member, store, &view)
-                };
+                let Mirror { group, member } = *mirror;
+                let (octets, unsendable, more) = self.tables.pull(*family, group, member, options);
                 let neighbour = self
                     .neighbours
                     .get(usize::from(*slot))

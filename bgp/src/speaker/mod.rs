@@ -19,8 +19,9 @@
 //! `neighbour.rs` holds one peer, `calls.rs` says whose an accepted connection is, `ranges.rs` counts those that nobody configured by
 //! address, `requests.rs` does what a peer's machine asks for,
 //! `liveness.rs` what BFD says of the path to it, `session.rs` what its sessions do to the tables, `configure.rs` changes of
-//! configuration, `handover.rs` sessions that go on as those of another configured peer, `tell.rs` the way out to peers, `inspect.rs` what can be asked, `operate.rs` what operators do, `deferral.rs` a restart
-//! of ours.
+//! configuration, `handover.rs` sessions that go on as those of another configured peer and `keepers.rs` who was here before, `tell.rs` the way
+//! out to peers, `monitoring.rs` what collectors are told and `mirrors.rs` what of that peers were, `inspect.rs` what can be asked,
+//! `operate.rs` what operators do, `deferral.rs` a restart of ours.
 
 mod calls;
 pub mod config;
@@ -31,6 +32,7 @@ pub mod events;
 mod groups;
 mod handover;
 mod inspect;
+mod keepers;
 mod liveness;
 mod mirrors;
 mod monitoring;
@@ -50,8 +52,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use self::calls::Keepers;
 pub use self::inspect::RouteDump;
+use self::keepers::Keepers;
 use self::neighbour::Neighbour;
 use self::ranges::Ranges;
 use crate::bfd::SessionConfig;
@@ -63,6 +65,7 @@ use crate::family::Family;
 use crate::fsm::{Direction, Event, LocalIdentity, PeerWarning, State};
 use crate::graceful_restart::Deferral;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix, Prefix};
+use crate::rib::adj_rib_out::MemberId;
 use crate::rib::attribute_store::AttributeStore;
 use crate::rib::import::OwnAddress;
 use crate::rib::{
@@ -291,6 +294,21 @@ macro_rules! with_rib_ref {
     };
 }
 use {with_rib, with_rib_ref};
+
+impl Tables {
+    /// The next octets for a member of one of a family's groups: see [`FamilyRib::pull`].
+    fn pull(
+        &mut self,
+        family: Family,
+        group: usize,
+        member: MemberId,
+        options: Options,
+    ) -> (SmallVec<[Bytes; 2]>, u64, bool) {
+        let (store, facts) = (&self.store, &self.facts);
+        let view = View { facts, options };
+        with_rib!(self, family, |rib| rib.pull(group, member, store, &view))
+    }
+}
 
 impl PeerId {
     const fn new(slot: Slot, generation: u16) -> Self {

@@ -8,10 +8,10 @@ use smallvec::SmallVec;
 
 use super::neighbour::Neighbour;
 use super::snapshot::Totals;
-use super::{LOW_WATER, Output, Speaker, Tables, WINDOW, with_rib};
+use super::{LOW_WATER, Output, Speaker, WINDOW, with_rib};
 use crate::family::Family;
 use crate::fsm::PeerWarning;
-use crate::rib::{Slot, View};
+use crate::rib::Slot;
 
 /// Peers served between two looks at the budget count for this much of it: a chunk is cheap to share.
 const COST_OF_PEER: usize = 16;
@@ -100,19 +100,9 @@ impl Speaker {
             } else {
                 Family::IPV4_UNICAST
             };
-            let Tables {
-                store,
-                facts,
-                ipv4,
-                ipv6,
-            } = &mut *tables;
-            let view = View { facts, options };
             let (octets, unsendable, more) = match session.family(family) {
                 None => (SmallVec::new(), 0, false),
-                Some(carried) if family == Family::IPV6_UNICAST => {
-                    ipv6.pull(carried.group, carried.member, store, &view)
-                }
-                Some(carried) => ipv4.pull(carried.group, carried.member, store, &view),
+                Some(carried) => tables.pull(family, carried.group, carried.member, options),
             };
             note_unsendable(neighbour, family, unsendable, departed, outputs);
             unfinished |= octets.is_empty() && more;

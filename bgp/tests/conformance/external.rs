@@ -19,23 +19,16 @@ use super::{
 const ROUTE: &str = "10.1.0.0/16";
 const OTHER: &str = "10.2.0.0/16";
 
-fn path_told(lab: &Lab, name: &str) -> String {
+pub(super) fn path_told(lab: &Lab, name: &str) -> String {
     lab.holds(name, ROUTE).0.as_path.to_string()
 }
 
-/// `a` announces the route with this path.
-fn tell(lab: &mut Lab, name: &'static str, path: &[u32]) {
+/// `name` announces the route with this path.
+pub(super) fn tell(lab: &mut Lab, name: &'static str, path: &[u32]) {
     lab.say(
         name,
         &update(&[], &usual_but(name, &as_path(path)), &nlri(&[ROUTE])),
     );
-}
-
-/// Why the route of `name` is not used.
-fn unusable(lab: &Lab, name: &str, text: &str) -> Option<Unusable> {
-    let paths = lab.paths_of(text);
-    let path = paths.iter().find(|path| path.from == name);
-    path.unwrap_or_else(|| panic!("no path of {name}")).unusable
 }
 
 /// Whether whoever forwards was last told to drop traffic to the route.
@@ -125,7 +118,7 @@ fn e11_a_route_that_was_in_our_cluster_takes_the_one_before_it_along() {
     attributes.push(attribute(0x80, 10, &[192, 0, 2, 99, 192, 0, 2, 1]));
     lab.say("c", &update(&[], &attributes.concat(), &nlri(&[ROUTE])));
     lab.lacks("d", ROUTE);
-    assert_eq!(unusable(&lab, "c", ROUTE), Some(Unusable::ClusterLoop));
+    assert_eq!(lab.unusable("c", ROUTE), Some(Unusable::ClusterLoop));
     lab.assert_established("c");
 }
 
@@ -532,7 +525,7 @@ fn e26_without_a_policy_nothing_passes_a_session_between_ass() {
     lab.establish(&["a", "b"]);
     lab.say("a", &announce("a", &[ROUTE]));
     lab.lacks("b", ROUTE);
-    assert_eq!(unusable(&lab, "a", ROUTE), Some(Unusable::RejectedByPolicy));
+    assert_eq!(lab.unusable("a", ROUTE), Some(Unusable::RejectedByPolicy));
     lab.holds("b", OTHER);
     lab.lacks("a", OTHER);
     // The session is complete all the same.
@@ -581,7 +574,7 @@ fn e27_what_may_only_go_down_does_not_come_up() {
             None => usual("a").concat(),
         };
         lab.say("a", &update(&[], &attributes, &nlri(&[ROUTE])));
-        assert_eq!(unusable(&lab, "a", ROUTE), wanted, "{role:?} {marked:?}");
+        assert_eq!(lab.unusable("a", ROUTE), wanted, "{role:?} {marked:?}");
         // The leak takes the good route before it along.
         assert_eq!(
             lab.ends["b"].table.contains_key(&prefix(ROUTE)),

@@ -6,6 +6,7 @@ use margay_bgp::router_id::RouterId;
 use margay_bgp::speaker::config::{LocalAsMode, NextHopMode, Originate, SpeakerConfig};
 use margay_bgp::speaker::snapshot::Unusable;
 
+use super::external::{path_told, tell};
 use super::{
     KEEPALIVE, Lab, OWN_ASN, USUAL, address_of, announce, as_path, attribute, nlri, open, paced,
     prefix, update, usual, usual_but,
@@ -13,25 +14,6 @@ use super::{
 
 const ROUTE: &str = "10.1.0.0/16";
 const OTHER: &str = "10.2.0.0/16";
-
-fn path_told(lab: &Lab, name: &str) -> String {
-    lab.holds(name, ROUTE).0.as_path.to_string()
-}
-
-/// `name` announces the route with this path.
-fn tell(lab: &mut Lab, name: &'static str, path: &[u32]) {
-    lab.say(
-        name,
-        &update(&[], &usual_but(name, &as_path(path)), &nlri(&[ROUTE])),
-    );
-}
-
-/// Why the route of `name` is not used.
-fn unusable(lab: &Lab, name: &str) -> Option<Unusable> {
-    let paths = lab.paths_of(ROUTE);
-    let path = paths.iter().find(|path| path.from == name);
-    path.unwrap_or_else(|| panic!("no path of {name}")).unusable
-}
 
 /// The AS that `c` is in, and we with it.
 const ITS_OWN: u32 = 65000;
@@ -162,7 +144,7 @@ fn e20_each_of_two_ass_of_ours_is_allowed_as_often_as_configured() {
     ] {
         tell(&mut lab, "b", path);
         let wanted = (!used).then_some(Unusable::AsLoop);
-        assert_eq!(unusable(&lab, "b"), wanted, "{path:?}");
+        assert_eq!(lab.unusable("b", ROUTE), wanted, "{path:?}");
     }
 }
 
@@ -175,9 +157,9 @@ fn e21_a_local_as_stands_for_ours_on_its_session_alone() {
     };
     assert_eq!(said.asn, Asn(65200));
     tell(&mut lab, "b", &[64700, OWN_ASN]);
-    assert_eq!(unusable(&lab, "b"), None);
+    assert_eq!(lab.unusable("b", ROUTE), None);
     tell(&mut lab, "b", &[64700, 65200]);
-    assert_eq!(unusable(&lab, "b"), Some(Unusable::AsLoop));
+    assert_eq!(lab.unusable("b", ROUTE), Some(Unusable::AsLoop));
 }
 
 #[test]
@@ -207,7 +189,7 @@ fn e22_a_local_as_is_prepended_both_ways_or_as_little_as_asked_for() {
         tell(&mut lab, "b", &[64700, OWN_ASN]);
         let loops = mode != LocalAsMode::Session;
         let wanted = loops.then_some(Unusable::AsLoop);
-        assert_eq!(unusable(&lab, "b"), wanted, "{mode:?}");
+        assert_eq!(lab.unusable("b", ROUTE), wanted, "{mode:?}");
     }
 }
 

@@ -17,13 +17,6 @@ const OTHER: &str = "10.2.0.0/16";
 /// IPv4 prefixes with IPv6 next hops, beside the usual.
 const EXTENDED: &[u8] = &[5, 6, 0, 1, 0, 1, 0, 2];
 
-/// Why the route of `name` is not used.
-fn unusable(lab: &Lab, name: &str) -> Option<Unusable> {
-    let paths = lab.paths_of(ROUTE);
-    let path = paths.iter().find(|path| path.from == name);
-    path.unwrap_or_else(|| panic!("no path of {name}")).unusable
-}
-
 /// `name` announces the route by this next hop.
 fn tell(lab: &mut Lab, name: &'static str, hop: [u8; 4]) {
     let hop = attribute(0x40, 3, &hop);
@@ -224,13 +217,13 @@ fn a3_a_next_hop_that_import_policy_sets_is_judged_as_a_received_one() {
         let mut lab = Lab::with(|config| config.peers[0].import = by(hop));
         lab.establish(&["a", "c"]);
         lab.say("a", &announce("a", &[ROUTE]));
-        assert_eq!(unusable(&lab, "a"), wanted, "{hop}");
+        assert_eq!(lab.unusable("a", ROUTE), wanted, "{hop}");
         assert_eq!(lab.held("c", ROUTE).is_some(), wanted.is_none(), "{hop}");
         // What is in memory is judged alike.
         lab.configure(|config| config.peers[0].import = by("192.0.2.78"));
         assert_eq!(lab.holds("c", ROUTE).1.addr().to_string(), "192.0.2.78");
         lab.configure(|config| config.peers[0].import = by(hop));
-        assert_eq!(unusable(&lab, "a"), wanted, "{hop}");
+        assert_eq!(lab.unusable("a", ROUTE), wanted, "{hop}");
         lab.assert_established("a");
     }
 }
@@ -242,7 +235,7 @@ fn a3_what_policy_drops_needs_no_next_hop_that_leads_anywhere() {
     let mut lab = Lab::with(|config| config.peers[0].import = Arc::new(policy));
     lab.establish(&["a"]);
     lab.say("a", &announce("a", &[ROUTE]));
-    assert_eq!(unusable(&lab, "a"), None);
+    assert_eq!(lab.unusable("a", ROUTE), None);
 }
 
 #[test]
@@ -274,7 +267,7 @@ fn a3_an_address_that_policy_names_may_become_ours_and_be_anothers_again() {
     for _ in 0..2 {
         lab.holds("c", ROUTE);
         lab.configure(|config| config.listen.push(Listen::from(ours)));
-        assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+        assert_eq!(lab.unusable("a", ROUTE), Some(Unusable::NextHop));
         lab.lacks("c", ROUTE);
         lab.configure(|config| config.listen.truncate(1));
     }
@@ -305,30 +298,30 @@ fn a3_an_external_peer_one_hop_away_names_itself_or_its_neighbours() {
     });
     lab.establish(&["a", "c"]);
     tell(&mut lab, "a", far);
-    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    assert_eq!(lab.unusable("a", ROUTE), Some(Unusable::NextHop));
     lab.lacks("c", ROUTE);
     tell(&mut lab, "a", near);
-    assert_eq!(unusable(&lab, "a"), None);
+    assert_eq!(lab.unusable("a", ROUTE), None);
     // Inside the AS next hops are wherever they are.
     tell(&mut lab, "c", far);
-    assert_eq!(unusable(&lab, "c"), None);
+    assert_eq!(lab.unusable("c", ROUTE), None);
     // It is known from what is in memory, and nothing is known where no subnet is said to be shared.
     tell(&mut lab, "a", far);
-    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    assert_eq!(lab.unusable("a", ROUTE), Some(Unusable::NextHop));
     lab.configure(|config| config.peers[0].connected_subnets = vec![prefix("2001:db8::/64")]);
-    assert_eq!(unusable(&lab, "a"), None);
+    assert_eq!(lab.unusable("a", ROUTE), None);
     lab.configure(|config| config.peers[0].connected_subnets = shared());
-    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    assert_eq!(lab.unusable("a", ROUTE), Some(Unusable::NextHop));
     assert_eq!(lab.peer("a").established_count, 1);
     // Its own address serves wherever it is.
     lab.configure(|config| config.peers[0].connected_subnets = vec![prefix("203.0.113.0/24")]);
     tell(&mut lab, "a", [192, 0, 2, 2]);
-    assert_eq!(unusable(&lab, "a"), None);
+    assert_eq!(lab.unusable("a", ROUTE), None);
 
     let mut lab = Lab::with(|config| config.peers[0].connected_subnets = shared());
     lab.establish(&["a"]);
     tell(&mut lab, "a", far);
-    assert_eq!(unusable(&lab, "a"), None);
+    assert_eq!(lab.unusable("a", ROUTE), None);
 }
 
 const ELSE: [u8; 4] = [203, 0, 113, 9];
@@ -340,12 +333,12 @@ fn a3_an_address_that_a_listener_makes_ours_is_no_next_hop_while_it_listens() {
     });
     lab.establish(&["a", "c"]);
     tell(&mut lab, "a", [192, 0, 2, 1]);
-    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    assert_eq!(lab.unusable("a", ROUTE), Some(Unusable::NextHop));
     tell(&mut lab, "a", ELSE);
     lab.holds("c", ROUTE);
     let ours = SocketAddr::from((ELSE, 179));
     lab.configure(|config| config.listen.push(Listen::from(ours)));
-    assert_eq!(unusable(&lab, "a"), Some(Unusable::NextHop));
+    assert_eq!(lab.unusable("a", ROUTE), Some(Unusable::NextHop));
     lab.lacks("c", ROUTE);
     lab.configure(|config| config.listen.truncate(1));
     lab.holds("c", ROUTE);

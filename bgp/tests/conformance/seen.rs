@@ -11,6 +11,8 @@ use margay_bgp::speaker::snapshot::{
 };
 use serde_json::Value;
 
+use super::Lab;
+
 /// A neighbour.
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -75,6 +77,16 @@ pub(super) struct SeenPath {
     pub(super) used: bool,
     pub(super) step: Option<Step>,
     pub(super) unusable: Option<Unusable>,
+}
+
+impl Lab {
+    /// Why the path that `name` told of this prefix is not used.
+    #[track_caller]
+    pub(super) fn unusable(&self, name: &str, text: &str) -> Option<Unusable> {
+        let paths = self.paths_of(text);
+        let path = paths.iter().find(|path| path.from == name);
+        path.unwrap_or_else(|| panic!("no path of {name}")).unusable
+    }
 }
 
 impl From<PeerSnapshot> for Seen {

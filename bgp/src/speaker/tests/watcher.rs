@@ -10,7 +10,7 @@ use super::net::{Held, Net, address};
 use crate::bmp::{Collector, MonitorId, MonitorOutput};
 use crate::codec::{self, AddPathMode, Capability, CodecContext, Message, Nlri, Open};
 use crate::family::FamilySet;
-use crate::fsm::State;
+use crate::fsm::{State, add_paths};
 
 const ADJ_RIB_OUT: u8 = 0x10;
 const POST_POLICY: u8 = 0x40;
@@ -158,28 +158,14 @@ fn context(sent: &Open, received: &Open) -> CodecContext {
     let both = |which: fn(&Capability) -> bool| {
         sent.capabilities.iter().any(which) && received.capabilities.iter().any(which)
     };
-    let add_path = |open: &Open, mode: fn(AddPathMode) -> bool| -> FamilySet {
-        let tuples = open.capabilities.iter().filter_map(|one| {
-            if let Capability::AddPath(tuples) = one {
-                Some(tuples)
-            } else {
-                None
-            }
-        });
-        tuples
-            .flatten()
-            .filter(|tuple| mode(tuple.mode))
-            .map(|tuple| tuple.family)
-            .collect()
-    };
     CodecContext {
         four_octet_as: both(|one| matches!(one, Capability::FourOctetAs(_))),
         families: FamilySet::all(),
         peer_is_external: sent.asn != received.asn,
         extended_message_receive: true,
         extended_next_hop: true,
-        add_path_receive: add_path(sent, AddPathMode::sends)
-            & add_path(received, AddPathMode::receives),
+        add_path_receive: add_paths(sent, AddPathMode::sends)
+            & add_paths(received, AddPathMode::receives),
         ..CodecContext::before_open()
     }
 }
