@@ -1,6 +1,7 @@
 //! Runs many scenarios, a few at a time, each as a process of its own, and counts.
 
 use std::env;
+use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use crate::scenario::Scenario;
 pub const SKIPPED: u8 = 77;
 
 /// A scenario that takes longer has failed; the emulated ones are the slowest.
-const LIMIT: Duration = Duration::from_secs(1_600);
+const LIMIT: Duration = Duration::from_secs(1_000);
 
 /// How the scenarios went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +63,7 @@ fn side_by_side(scenarios: &[Scenario], jobs: usize) -> Result<Counts> {
                     command
                         .args(["scenario", scenario.name])
                         .stdin(Stdio::null());
-                    let (status, text) = match exec::output_within(&mut command, &[], LIMIT) {
+                    let (status, mut text) = match exec::output_within(&mut command, &[], LIMIT) {
                         Ok(output) => {
                             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
                             text.push_str(&String::from_utf8_lossy(&output.stderr));
@@ -76,7 +77,12 @@ fn side_by_side(scenarios: &[Scenario], jobs: usize) -> Result<Counts> {
                     match status {
                         Some(0) => counts.passed += 1,
                         Some(code) if code == i32::from(SKIPPED) => counts.skipped += 1,
-                        _ => counts.failed += 1,
+                        _ => {
+                            counts.failed += 1;
+                            if !text.contains(&format!("FAILED {}", scenario.name)) {
+                                let _ = writeln!(text, "FAILED {}", scenario.name);
+                            }
+                        }
                     }
                     say(format_args!(
                         "{text}  ({}, {:.0} s)\n",
