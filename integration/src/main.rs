@@ -119,7 +119,7 @@ enum Bench {
 }
 
 /// A lab in the emulated machine that takes longer than this has failed.
-const EMULATED_LIMIT: Duration = Duration::from_secs(900);
+const EMULATED_LIMIT: Duration = Duration::from_secs(1_000);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -6,8 +6,8 @@
 //! program there and takes the verdict from a file the guest writes. QEMU's own exit status says nothing, and a missing
 //! file is a failure. The guest works in memory; its logs are copied to the lab's folder at the end.
 //!
-//! It has one processor: the kernel rewrites its own code while it runs, by a breakpoint it then takes away again, and an
-//! emulated second processor may meet the breakpoint when it is gone. Of some forty boots of Linux 7.3 one ended that way.
+//! It has one processor: the kernel rewrites its own code while it runs, with a breakpoint in place of it meanwhile, and an
+//! emulated second processor may run into the breakpoint after it was taken away. Of some forty boots of Linux 7.3 one died so.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read, Seek, SeekFrom, Write as _};
@@ -132,7 +132,7 @@ impl Kernel {
             .arg(self.folder.join("initrd.gz"))
             .arg("-append");
         command.arg(format!(
-            "console=ttyS0 quiet panic=1 lab.script={}",
+            "console=ttyS0 quiet oops=panic panic=1 lab.script={}",
             script.display()
         ));
         command
@@ -180,7 +180,7 @@ pub fn run(feature: Feature, arguments: &[&str], folder: &Path, limit: Duration)
     let kernel = Kernel::find(feature)?;
     let script = folder.join("guest.sh");
     let (console, begun) = (folder.join("output.txt"), folder.join("begun"));
-    let verdict = folder.join("verdict");
+    let (verdict, serial) = (folder.join("verdict"), folder.join("serial.log"));
     File::create(&console)?;
     fs::write(&script, guest_script(&kernel, arguments, folder)?)?;
     let command = Command::new("setpriv");
@@ -194,25 +194,27 @@ pub fn run(feature: Feature, arguments: &[&str], folder: &Path, limit: Duration)
     while machine.ended().is_none() {
         tail.print()?;
         let waited = start.elapsed();
-        if waited > limit || (waited > BOOT_LIMIT && !begun.exists()) {
-            let what = if begun.exists() {
-                "verdict"
+        let begun = begun.exists();
+        if waited > limit || (waited > BOOT_LIMIT && !begun) {
+            let what = if begun {
+                "given no verdict"
             } else {
-                "sign of life"
+                "not begun with its script"
             };
+            say(last(&serial));
             bail!(
-                "no {what} from the guest after {waited:.0?}; its logs are in {}; its console: {}",
-                folder.display(),
-                last(&folder.join("serial.log"))
+                "the guest had {what} after {waited:.0?}; what there is of its logs is in {}",
+                folder.display()
             );
         }
         idle(Duration::from_millis(100));
     }
     tail.print()?;
     let verdict = fs::read_to_string(&verdict).with_context(|| {
+        say(last(&serial));
         format!(
-            "the guest ended without a verdict; its console: {}",
-            last(&folder.join("serial.log"))
+            "the guest ended without a verdict; what there is of its logs is in {}",
+            folder.display()
         )
     })?;
     verdict
@@ -242,7 +244,7 @@ sync
 /// What a console showed last: of a kernel that died, its farewell.
 fn last(serial: &Path) -> String {
     let text = fs::read(serial).unwrap_or_default();
-    let last = text.get(text.len().saturating_sub(4_000)..);
+    let last = text.get(text.len().saturating_sub(3_000)..);
     String::from_utf8_lossy(last.unwrap_or_default())
         .trim()
         .to_owned()

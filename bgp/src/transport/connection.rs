@@ -6,7 +6,7 @@
 //! In: whatever the kernel has is read into a buffer the thread's connections share, framed and decoded in place, and handed
 //! over as one batch: at once where the driver rests (see [`Desk`]), else by a queue. A connection has at most [`BATCHES`] batches
 //! under way; then its octets wait in the kernel and TCP slows the peer down. After an OPEN nothing is decoded until the speaker
-//! says what was settled, because from there on octets mean something else.
+//! says what was settled, because from there on octets mean something else. What was read is acknowledged when it was handed over.
 //!
 //! Out: the speaker's chunks are shared buffers, many to a system call. Where nothing is queued they are offered to the kernel at
 //! once, by whoever hands them over. What it does not take, and KEEPALIVEs, between two chunks, are the business of a task.
@@ -480,6 +480,9 @@ async fn read(stream: &mut OwnedReadHalf, shared: &Shared, reports: &Reports) ->
                 return ReadEnd::Gone;
             }
         }
+        // Only now: where the driver rests, everybody was told by then. Also where no message is whole yet: a peer may hold back
+        // the rest until the beginning is acknowledged (Nagle). Where this fails the kernel does it in its own time.
+        drop(sockopt::acknowledge(stream.as_ref()));
         if let Some(end) = batch.end {
             let malformed = matches!(end, News::Malformed(..));
             let told = reports.queue.send(shared.report(end, None)).await;

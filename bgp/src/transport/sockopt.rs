@@ -331,6 +331,19 @@ pub(super) fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Res
     socket2::SockRef::from(socket).set_tcp_user_timeout(Some(timeout))
 }
 
+/// Acknowledges what was read, and has the kernel leave that to the next call. Otherwise reading itself acknowledges, on one
+/// machine all the way into the peer's socket, before anybody is told what was read. What is left the kernel acknowledges
+/// itself: beyond a full segment at once, else after 40 ms, on long paths 200 ms at most.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn acknowledge(socket: &impl AsFd) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    // The first sends, but also ends what the second begins.
+    socket.set_tcp_quickack(true)?;
+    socket.set_tcp_quickack(false)
+}
+
 /// A non-blocking socket bound to what `listen` says, not listening yet. IPv6 ones take IPv6 only, so that each family has its own and TCP-MD5 keys need no mapped
 /// addresses.
 ///
@@ -429,6 +442,18 @@ mod tests {
             .await
             .ok()?
             .ok()
+    }
+
+    #[tokio::test]
+    async fn once_acknowledged_reading_leaves_the_next_to_us() {
+        let (listener, address) = signed_listener(&[]);
+        let dialled = TcpStream::connect(address).await.expect("a connection");
+        let (accepted, _) = listener.accept().await.expect("a caller");
+        for stream in [&dialled, &accepted] {
+            acknowledge(stream).expect("it is connected");
+            let itself = socket2::SockRef::from(stream).tcp_quickack();
+            assert!(!itself.expect("readable"), "the kernel does it by itself");
+        }
     }
 
     #[tokio::test]
