@@ -102,6 +102,8 @@ impl Speaker {
                 }
                 Some(exact) if self.keeps_place(&exact.name, wanted) => Fate::Goes,
                 Some(exact) => Fate::GoesOn(Becomes::Named(exact.clone())),
+                // What was learned over a link that is gone, or has another address now, leads nowhere.
+                None if is_link_local(neighbour.address) => Fate::Goes,
                 None => match self.range_around(neighbour) {
                     Some(range) => Fate::GoesOn(Becomes::CallerOf(range.clone())),
                     None => Fate::Goes,
@@ -249,10 +251,9 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Whether nothing is lost by beginning anew: there is neither a session nor a route kept of one, or what was learned over a link
-/// leads nowhere now that it is gone, or has become another.
+/// Whether nothing is lost by beginning anew: there is neither a session nor a route kept of one.
 fn begins_anew(neighbour: &Neighbour) -> bool {
-    is_link_local(neighbour.address) || neighbour.session.is_none() && !neighbour.retention.keeps()
+    neighbour.session.is_none() && !neighbour.retention.keeps()
 }
 
 fn holds(remote: &Remote, address: IpAddr) -> bool {

@@ -530,5 +530,17 @@ fn one_router_over_two_links_is_chosen_by_name_whatever_came_first() {
         let best = paths.iter().find(|path| path.best).expect("a path");
         assert_eq!(paths.len(), 2);
         assert_eq!((&*best.from, best.step), ("a", Some(Step::PeerName)));
+        // Under another name its session goes on, and counts as that.
+        lab.configure(|config| "c".clone_into(&mut config.peers[0].name));
+        lab.rename("a", "c");
+        let paths = lab.paths_of(OVER);
+        let best = paths.iter().find(|path| path.best).expect("a path");
+        assert_eq!(paths.len(), 2);
+        assert_eq!((&*best.from, best.step), ("b", Some(Step::PeerName)));
+        assert_eq!(lab.peer("c").established_count, 1);
+        // Another link under a name is another neighbour.
+        lab.configure(|config| config.peers[0].remote = Remote::Address(on(9, 2, 179)));
+        assert!(lab.ends["c"].closed);
+        assert_eq!(lab.paths_of(OVER).len(), 1);
     }
 }
