@@ -120,8 +120,10 @@ impl Speaker {
 
     /// Whether whoever goes by this name has it also under the new configuration, or something to lose with it.
     fn keeps_place(&self, name: &str, wanted: &Wanted<'_>) -> bool {
-        self.holder_of(name)
-            .is_some_and(|known| wanted.under_name_of(known).is_some() || !begins_anew(known))
+        self.holder_of(name).is_some_and(|known| {
+            let goes = is_link_local(known.address) && wanted.at_address_of(known).is_none();
+            wanted.under_name_of(known).is_some() || !goes && !begins_anew(known)
+        })
     }
 
     /// The range that would take the neighbour if it called again.

@@ -538,9 +538,17 @@ fn one_router_over_two_links_is_chosen_by_name_whatever_came_first() {
         assert_eq!(paths.len(), 2);
         assert_eq!((&*best.from, best.step), ("b", Some(Step::PeerName)));
         assert_eq!(lab.peer("c").established_count, 1);
-        // Another link under a name is another neighbour.
-        lab.configure(|config| config.peers[0].remote = Remote::Address(on(9, 2, 179)));
+        // Another link under a name is another neighbour, and the name of one whose link is not there any more is free.
+        lab.configure(|config| {
+            config.peers[0].remote = Remote::Address(on(9, 2, 179));
+            "d".clone_into(&mut config.peers[0].name);
+            "c".clone_into(&mut config.peers[1].name);
+        });
         assert!(lab.ends["c"].closed);
+        lab.put_aside("c");
+        lab.rename("b", "c");
         assert_eq!(lab.paths_of(OVER).len(), 1);
+        assert_eq!(lab.peer("c").established_count, 1);
+        lab.assert_established("c");
     }
 }
