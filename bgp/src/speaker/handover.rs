@@ -95,20 +95,27 @@ impl Speaker {
             Some(peer) => Fate::Stays(peer.clone()),
             None if begins_anew(neighbour) => Fate::Goes,
             // Perhaps another neighbour under an old name.
-            None => match wanted.at_address_of(neighbour) {
+            None => match self.elsewhere(neighbour, wanted) {
                 // At another port of its host it is another speaker.
-                Some(exact) if address_of(&exact.remote).port() != neighbour.address.port() => {
+                Some(Becomes::Named(exact))
+                    if address_of(&exact.remote).port() != neighbour.address.port()
+                        || self.keeps_place(&exact.name, wanted) =>
+                {
                     Fate::Goes
                 }
-                Some(exact) if self.keeps_place(&exact.name, wanted) => Fate::Goes,
-                Some(exact) => Fate::GoesOn(Becomes::Named(exact.clone())),
-                // What was learned over a link that is gone, or has another address now, leads nowhere.
-                None if is_link_local(neighbour.address) => Fate::Goes,
-                None => match self.range_around(neighbour) {
-                    Some(range) => Fate::GoesOn(Becomes::CallerOf(range.clone())),
-                    None => Fate::Goes,
-                },
+                Some(becomes) => Fate::GoesOn(becomes),
+                None => Fate::Goes,
             },
+        }
+    }
+
+    /// Who the neighbour is by its address alone.
+    fn elsewhere(&self, neighbour: &Neighbour, wanted: &Wanted<'_>) -> Option<Becomes> {
+        match wanted.at_address_of(neighbour) {
+            Some(exact) => Some(Becomes::Named(exact.clone())),
+            // What was learned over a link that is gone, or has another address now, leads nowhere.
+            None if is_link_local(neighbour.address) => None,
+            None => Some(Becomes::CallerOf(self.range_around(neighbour)?.clone())),
         }
     }
 
@@ -118,11 +125,11 @@ impl Speaker {
         self.neighbour(*slot).filter(|known| known.range.is_none())
     }
 
-    /// Whether whoever goes by this name has it also under the new configuration, or something to lose with it.
+    /// Whether whoever goes by this name has it also under the new configuration, or goes on under another with what it has.
     fn keeps_place(&self, name: &str, wanted: &Wanted<'_>) -> bool {
         self.holder_of(name).is_some_and(|known| {
-            let goes = is_link_local(known.address) && wanted.at_address_of(known).is_none();
-            wanted.under_name_of(known).is_some() || !goes && !begins_anew(known)
+            wanted.under_name_of(known).is_some()
+                || !begins_anew(known) && self.elsewhere(known, wanted).is_some()
         })
     }
 

@@ -117,6 +117,25 @@ fn a_name_whose_session_is_another_one_resets_the_caller_which_is_taken_as_that_
 }
 
 #[test]
+fn the_name_of_a_peer_that_goes_is_free_for_one_that_stays() {
+    let mut lab = Lab::with(|_| ());
+    lab.establish(&["a", "b", "c"]);
+    lab.say("b", &announce("b", &[FIRST]));
+    lab.holds("c", FIRST);
+    lab.told("c");
+    lab.configure(|config| {
+        config.peers.remove(0);
+        "a".clone_into(&mut config.peers[0].name);
+    });
+    lab.assert_ended("a", 6, 3, &[]);
+    lab.put_aside("a");
+    lab.rename("b", "a");
+    lab.assert_established("a");
+    assert_eq!(lab.peer("a").established_count, 1);
+    assert!(lab.told("c").is_empty());
+}
+
+#[test]
 fn a_name_taken_back_leaves_the_session_to_the_range() {
     let mut lab = ranged(|_| ());
     lab.configure(|config| named(config, |peer| peer.passive = true));
