@@ -118,9 +118,6 @@ enum Bench {
     },
 }
 
-/// A lab in the emulated machine that takes longer than this has failed.
-const EMULATED_LIMIT: Duration = Duration::from_secs(1_000);
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
@@ -340,7 +337,7 @@ fn play(scenario: Scenario, owner: u32) -> Result<ExitCode> {
 
 fn emulate(feature: Feature, arguments: &[&str], name: &str, owner: u32) -> Result<ExitCode> {
     let folder = workdir::create(&format!("{name}-vm"), owner)?;
-    let code = vm::run(feature, arguments, &folder, EMULATED_LIMIT)?;
+    let code = vm::run(feature, arguments, &folder)?;
     if code == 0 {
         let _ = fs::remove_dir_all(&folder);
     } else {

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::exec;
 use crate::report::say;
 use crate::scenario::Scenario;
+use crate::{exec, vm};
 
 /// Exit status by which a scenario says that it could not run here.
 pub const SKIPPED: u8 = 77;
 
 /// A scenario that takes longer has failed. A little more than an emulated one may take, so that it says itself what was missing.
-const LIMIT: Duration = Duration::from_secs(1_100);
+const LIMIT: Duration = vm::LIMIT.saturating_add(Duration::from_secs(100));
 
 /// How the scenarios went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -28,6 +28,9 @@ use crate::{netns::Netns, process::Daemon, speaker};
 /// How much slower than a real machine the guest may be.
 const GUEST_PACE: u32 = 6;
 
+/// A lab in the guest that takes longer has failed.
+pub const LIMIT: Duration = Duration::from_secs(1_000);
+
 /// A guest boots in seconds; one that has not begun with its script by then never will.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
@@ -175,8 +178,8 @@ while :; do read -r _ < /dev/console; done
 /// Runs `lab <arguments>` in a guest that has `feature`, prints what it prints, and returns its exit status.
 ///
 /// # Errors
-/// When the kernel was not unpacked, the guest does not boot or gives no verdict within the limit.
-pub fn run(feature: Feature, arguments: &[&str], folder: &Path, limit: Duration) -> Result<i32> {
+/// When the kernel was not unpacked, the guest does not boot or gives no verdict within [`LIMIT`].
+pub fn run(feature: Feature, arguments: &[&str], folder: &Path) -> Result<i32> {
     let kernel = Kernel::find(feature)?;
     let script = folder.join("guest.sh");
     let (console, begun) = (folder.join("output.txt"), folder.join("begun"));
@@ -195,7 +198,7 @@ pub fn run(feature: Feature, arguments: &[&str], folder: &Path, limit: Duration)
         tail.print()?;
         let waited = start.elapsed();
         let begun = begun.exists();
-        if waited > limit || (waited > BOOT_LIMIT && !begun) {
+        if waited > LIMIT || (waited > BOOT_LIMIT && !begun) {
             let what = if begun {
                 "given no verdict"
             } else {
